@@ -1,0 +1,1 @@
+//! The command `sluice`: eval, explain, matrix, demo.

@@ -1,0 +1,1 @@
+//! Objects in, one snapshot per node out: `watch -> world -> plan -> publish`.

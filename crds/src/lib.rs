@@ -1,0 +1,1 @@
+//! How people write policy: Kubernetes objects and manifests, lowered to `sluice_policy::source`.

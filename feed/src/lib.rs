@@ -1,0 +1,1 @@
+//! The messages between the controller and a node, and nothing else.

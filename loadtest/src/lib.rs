@@ -1,0 +1,1 @@
+//! Traffic, scale scenarios, peers and reports.

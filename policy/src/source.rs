@@ -1,0 +1,229 @@
+//! What people and the cluster say, in the engine's own words: inventory (namespaces, pods, nodes) and policies.
+//!
+//! `sluice-crds` makes these from Kubernetes objects. They are what was *understood*: a rule that can't be read arrives as
+//! [`Rule::unreadable`], never as nothing, so that its pods stay isolated.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::{Direction, Protocol};
+use crate::http::HttpMatch;
+use crate::label::{Labels, Selector};
+
+/// One object of the cluster. Objects of the same key replace each other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    Namespace(Namespace),
+    Pod(Pod),
+    Node(Node),
+    Policy(Policy),
+}
+
+/// What identifies an [`Object`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    Namespace(Arc<str>),
+    Pod(PodRef),
+    Node(Arc<str>),
+    Policy(PolicyRef),
+}
+
+impl Object {
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Namespace(n) => Key::Namespace(n.name.clone()),
+            Self::Pod(p) => Key::Pod(p.reference.clone()),
+            Self::Node(n) => Key::Node(n.name.clone()),
+            Self::Policy(p) => Key::Policy(p.reference.clone()),
+        }
+    }
+}
+
+/// A namespace. `kubernetes.io/metadata.name` is among its labels, whether the manifest says so or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    pub name: Arc<str>,
+    pub labels: Labels,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodRef {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl std::fmt::Display for PodRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub reference: PodRef,
+    pub labels: Labels,
+    /// `status.podIPs`. Empty while the pod has none.
+    pub ips: Vec<IpAddr>,
+    /// `spec.nodeName`; `None` while it is not scheduled.
+    pub node: Option<Arc<str>>,
+    /// Such a pod is never selected, as subject or as peer: its address is its node's.
+    pub host_network: bool,
+    /// Phase `Succeeded` or `Failed`: its address may already be another's.
+    pub finished: bool,
+    pub service_account: Arc<str>,
+    pub ports: Vec<NamedPort>,
+}
+
+/// A port of a pod that has a name. Init containers' are not among them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NamedPort {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    pub labels: Labels,
+    /// `status.addresses` of the types InternalIP and ExternalIP.
+    pub ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`. An address in them that no pod claims is closed on this node.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// Which object a policy is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PolicyRef {
+    pub kind: PolicyKind,
+    /// Empty for the cluster kinds.
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PolicyKind {
+    NetworkPolicy,
+    ClusterNetworkPolicy,
+    SluiceNetworkPolicy,
+    SluiceClusterNetworkPolicy,
+}
+
+impl PolicyKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::SluiceNetworkPolicy => "SluiceNetworkPolicy",
+            Self::SluiceClusterNetworkPolicy => "SluiceClusterNetworkPolicy",
+        }
+    }
+}
+
+impl std::fmt::Display for PolicyRef {
+    /// `NetworkPolicy production/backend`, `ClusterNetworkPolicy guard`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind.as_str(), self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+        }
+    }
+}
+
+/// Where a policy stands in the order. Lower `priority` is judged first.
+///
+/// Admin -> Deny rules of our kinds -> additive (the union of all allows; isolation) -> Baseline -> allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tier {
+    Admin { priority: u16 },
+    Additive,
+    Baseline { priority: u16 },
+}
+
+/// A policy as it was understood.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    pub reference: PolicyRef,
+    pub tier: Tier,
+    pub subject: PodSelector,
+    /// Directions in which the subjects are isolated (additive tier) or judged (others): `policyTypes`, after its defaults.
+    pub ingress: bool,
+    pub egress: bool,
+    /// In the order of the manifest: ingress rules and egress rules.
+    pub rules: Vec<Rule>,
+}
+
+/// Pods: by namespace and labels. Never outside addresses, never host-network pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodSelector {
+    pub namespaces: Namespaces,
+    pub pods: Selector,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Namespaces {
+    /// Exactly this one: a `podSelector` without `namespaceSelector`.
+    Named(Arc<str>),
+    /// All that the selector matches.
+    Matching(Selector),
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Action {
+    /// Allows. In the Admin tier (`Accept`) this ends the walk, L7 included; elsewhere it is one of a union.
+    Allow,
+    Deny,
+    /// Admin tier: leave the decision to the tiers below.
+    Pass,
+}
+
+/// One rule of a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub direction: Direction,
+    /// The rule's field path below `spec`: `ingress[0]`.
+    pub path: Arc<str>,
+    pub action: Action,
+    /// OR. `None`: everyone (`from`/`to` absent or empty). `Some(vec![])`: nobody (all entries unreadable).
+    pub peers: Option<Vec<Peer>>,
+    /// OR. `None`: all ports of all protocols. `Some(vec![])`: none.
+    pub ports: Option<Vec<PortMatch>>,
+    pub l7: Option<L7>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    Pods(PodSelector),
+    /// Any address in `cidr` and in no `except`, a pod's or not. Both are in canonical form (host bits zero).
+    Block { cidr: IpNet, except: Vec<IpNet> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PortMatch {
+    /// All ports of one protocol.
+    All { protocol: Protocol },
+    /// `first..=last`.
+    Range { protocol: Protocol, first: u16, last: u16 },
+    /// By the name it has on the destination's pod. A pod without that name and protocol is not matched.
+    Named { protocol: Protocol, name: Arc<str> },
+}
+
+/// What a rule says about contents. A rule has at most one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum L7 {
+    /// OR over the items. An item that could not be read is left out; if none is left nothing matches.
+    Http(Vec<HttpMatch>),
+}
+
+impl Rule {
+    /// The rule that takes the place of one that can't be read: an allow that matches nothing, a deny that matches everything.
+    pub fn unreadable(direction: Direction, path: Arc<str>, action: Action) -> Self {
+        let nothing = matches!(action, Action::Allow);
+        Self { direction, path, action, peers: nothing.then(Vec::new), ports: None, l7: None }
+    }
+}

@@ -1,0 +1,1 @@
+//! The traffic of one node: kernel rules, interception, filters, upstream.

@@ -1,0 +1,1 @@
+//! Nodes and pods as network namespaces, without root: for tests, the demo and load tests.
