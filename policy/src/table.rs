@@ -95,6 +95,11 @@ impl Table {
         unimplemented!()
     }
 
+    /// The list of changes that leads from [`Table::empty`] to this table: what is written to disk.
+    pub fn to_changes(&self) -> Vec<Change> {
+        unimplemented!()
+    }
+
     /// Whether a snapshot has arrived.
     pub fn is_loaded(&self) -> bool {
         unimplemented!()
