@@ -51,7 +51,7 @@ impl std::fmt::Display for Generation {
 /// One step from a state to the next. `Put` adds or replaces.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// The node itself. Exactly one per snapshot.
+    /// The node itself: exactly one in a node's snapshot. A table of everything has one for each node.
     PutNode(NodeFacts),
     PutPolicy(PolicyId, Arc<Policy>),
     DropPolicy(PolicyId),
@@ -148,5 +148,7 @@ pub struct Endpoint {
     pub local: bool,
     /// Another live pod claims the address too: all its traffic is denied.
     pub conflict: bool,
+    /// The node that the pod is on, in a table of everything. `None` in a node's own table, and never on the wire: there, local says it.
+    pub host: Option<Arc<str>>,
     pub ports: Arc<[NamedPort]>,
 }
