@@ -1,0 +1,211 @@
+//! The conformance cases (`shared/conformance/README.md`), read as manifests: for the naive judge, and without `sluice_crds::case`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::reference::{Answer, Cluster};
+use crate::worlds::Edit;
+
+/// A case: states that follow each other, each with its probes. The first is reached by a list of edits from nothing.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) line: Value,
+    pub(crate) states: Vec<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) edits: Vec<Edit>,
+    pub(crate) cluster: Cluster,
+    pub(crate) probes: Vec<Probe>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    pub(crate) from: IpAddr,
+    pub(crate) to: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: String,
+    pub(crate) request: Option<(String, String)>,
+    pub(crate) expect: Answer,
+}
+
+/// `../shared/conformance` beside the repository. `None`, loudly, where it isn't there.
+pub(crate) fn shared() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("\n!!! SKIPPED: {} isn't there, so NO conformance case was judged !!!\n", path.display());
+    None
+}
+
+/// The JSON objects of a file of lines.
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let parse =
+        |(i, line): (usize, &str)| serde_json::from_str(line).unwrap_or_else(|e| panic!("{}:{}: {e}", path.display(), i + 1));
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+}
+
+/// Whether a policy of `kind` occurs in the case, steps included.
+pub(crate) fn holds_kind(case: &Value, kind: &str) -> bool {
+    let steps = case["steps"].as_array().into_iter().flatten();
+    let in_steps = steps.flat_map(|step| step["actions"].as_array().into_iter().flatten()).map(|a| &a["policy"]);
+    case["policies"].as_array().into_iter().flatten().chain(in_steps).any(|policy| policy["kind"] == kind)
+}
+
+impl Case {
+    pub(crate) fn read(line: &Value) -> Self {
+        let of = |field: &str| line[field].as_array().cloned().unwrap_or_default();
+        let first = of("namespaces")
+            .iter()
+            .map(namespace)
+            .chain(of("nodes").iter().map(node))
+            .chain(of("pods").iter().map(pod))
+            .chain(of("policies"))
+            .map(Edit::Put)
+            .collect::<Vec<_>>();
+        let mut cluster = Cluster::default();
+        cluster.edit(&first);
+        let mut states = vec![State { edits: first, probes: probes(line, &cluster), cluster }];
+        for step in of("steps") {
+            let mut cluster = states.last().expect("the first state is there").cluster.clone();
+            let mut edits = Vec::new();
+            for action in step["actions"].as_array().into_iter().flatten() {
+                let made = perform(action, &cluster);
+                cluster.edit(&made);
+                edits.extend(made);
+            }
+            states.push(State { edits, probes: probes(&step, &cluster), cluster });
+        }
+        Self { name: line["name"].as_str().unwrap_or("unnamed").to_owned(), line: line.clone(), states }
+    }
+}
+
+fn namespace(entry: &Value) -> Value {
+    let name = entry.get("name").unwrap_or(&entry["ns"]);
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": entry["labels"]}})
+}
+
+fn node(entry: &Value) -> Value {
+    let addresses: Vec<_> = entry["ips"].as_array().into_iter().flatten().collect();
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": entry["name"], "labels": entry["labels"]},
+        "status": {"addresses": addresses}})
+}
+
+fn pod(entry: &Value) -> Value {
+    let ips = entry["ips"].as_array().cloned().unwrap_or_else(|| vec![entry["ip"].clone()]);
+    let ips: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+    let ports = entry["ports"].as_array().into_iter().flatten();
+    let ports: Vec<_> =
+        ports.map(|p| json!({"name": p["name"], "containerPort": p["port"], "protocol": p["protocol"]})).collect();
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": entry["ns"], "name": entry["name"], "labels": entry["labels"]},
+        "spec": {"nodeName": entry["node"], "hostNetwork": entry["hostNetwork"] == true,
+            "containers": [{"name": "main", "ports": ports}]},
+        "status": {"phase": entry.get("phase").unwrap_or(&json!("Running")), "podIPs": ips}})
+}
+
+/// The edits that a step's action stands for.
+fn perform(action: &Value, cluster: &Cluster) -> Vec<Edit> {
+    let named =
+        |kind: &Value, namespace: &Value, name: &Value| json!({"kind": kind, "metadata": {"namespace": namespace, "name": name}});
+    match action["op"].as_str().unwrap_or_default() {
+        "create-policy" | "update-policy" => vec![Edit::Put(action["policy"].clone())],
+        "delete-policy" => {
+            let kind = action.get("kind").cloned().unwrap_or_else(|| json!("NetworkPolicy"));
+            vec![Edit::Remove(named(&kind, &action["ns"], &action["name"]))]
+        }
+        "create-namespace" | "set-namespace-labels" => vec![Edit::Put(namespace(action))],
+        "delete-namespace" => {
+            let of_it = cluster.objects.iter().filter(|object| match object["kind"].as_str() {
+                Some("Namespace") => object["metadata"]["name"] == action["ns"],
+                Some("Node") => false,
+                _ => object["metadata"]["namespace"] == action["ns"],
+            });
+            of_it.cloned().map(Edit::Remove).collect()
+        }
+        "create-pod" => vec![Edit::Put(pod(&action["pod"]))],
+        "set-pod-labels" => {
+            let mut pod = find_pod(cluster, &action["ns"], &action["name"]).clone();
+            pod["metadata"]["labels"] = action["labels"].clone();
+            vec![Edit::Put(pod)]
+        }
+        "delete-pod" => vec![Edit::Remove(named(&json!("Pod"), &action["ns"], &action["name"]))],
+        other => panic!("no such step: {other}"),
+    }
+}
+
+fn find_pod<'a>(cluster: &'a Cluster, namespace: &Value, name: &Value) -> &'a Value {
+    let found = cluster.objects.iter().find(|object| {
+        let metadata = &object["metadata"];
+        object["kind"] == "Pod" && metadata["namespace"] == *namespace && metadata["name"] == *name
+    });
+    found.unwrap_or_else(|| panic!("the case names a pod that isn't there: {namespace}/{name}"))
+}
+
+fn end(cluster: &Cluster, end: &Value) -> IpAddr {
+    let ip = match end.get("ip") {
+        Some(ip) => ip,
+        None => {
+            let pod = find_pod(cluster, end.get("ns").unwrap_or(&end["namespace"]), &end["pod"]);
+            &pod["status"]["podIPs"][0]["ip"]
+        }
+    };
+    crate::reference::read::address(ip).unwrap_or_else(|| panic!("no address: {end}"))
+}
+
+fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
+    let number = |port: &Value| u16::try_from(port.as_u64().unwrap_or(0)).expect("a port has 16 bits");
+    let word = |value: &Value| value.as_str().unwrap_or("TCP").to_owned();
+    let mut probes = Vec::new();
+    for probe in part["probes"].as_array().into_iter().flatten() {
+        let http = &probe["http"];
+        probes.push(Probe {
+            from: end(cluster, &probe["from"]),
+            to: end(cluster, &probe["to"]),
+            port: number(&probe["port"]),
+            protocol: word(&probe["protocol"]),
+            request: http.is_object().then(|| (word(&http["method"]), word(&http["path"]))),
+            expect: match probe["expect"].as_str() {
+                Some("allow") => Answer::Allow,
+                Some("deny") => Answer::Deny,
+                Some("l7") => Answer::L7,
+                other => panic!("a probe expects {other:?}"),
+            },
+        });
+    }
+    for table in part["tables"].as_array().into_iter().flatten() {
+        let order = table["order"].as_array().expect("a table has an order");
+        let ips: Vec<IpAddr> = order
+            .iter()
+            .map(|name| {
+                let (namespace, pod) = name.as_str().and_then(|n| n.split_once('/')).expect("order lists ns/pod");
+                end(cluster, &json!({"ns": namespace, "pod": pod}))
+            })
+            .collect();
+        for on in table["on"].as_array().into_iter().flatten() {
+            for (from, row) in ips.iter().zip(table["rows"].as_array().into_iter().flatten()) {
+                for (to, cell) in ips.iter().zip(row.as_str().expect("a row is a string").chars()) {
+                    let expect = match cell {
+                        '1' => Answer::Allow,
+                        '0' => Answer::Deny,
+                        _ => continue,
+                    };
+                    probes.push(Probe {
+                        from: *from,
+                        to: *to,
+                        port: number(&on["port"]),
+                        protocol: word(&on["protocol"]),
+                        request: None,
+                        expect,
+                    });
+                }
+            }
+        }
+    }
+    probes
+}

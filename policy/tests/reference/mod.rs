@@ -1,0 +1,334 @@
+//! A naive judge of NetworkPolicy and SluiceNetworkPolicy, to be read beside the API text and DESIGN.md section 3.
+//!
+//! It shares no code with the engine or with `sluice-crds`: its input is manifests as JSON, and for every question it reads all of
+//! them again and tries every policy, rule, peer and port. It is slow, and meant to be obviously right.
+//!
+//! The semantics, row by row:
+//!
+//! | the API says | here |
+//! |---|---|
+//! | a pod no policy selects is not isolated | [`judge_half`]: `isolating` is empty |
+//! | isolation is per direction, `policyTypes` has defaults | [`isolates`] |
+//! | what any rule of any policy allows is allowed | [`judge_half`]: the union of [`matching`] |
+//! | absent or empty `from`/`to`/`ports`: no restriction | [`read::list`] gives `None` |
+//! | selectors match pods, never addresses | [`peer_matches`] |
+//! | `ipBlock` matches addresses, pods' too | [`peer_matches`] |
+//! | a named port is the destination pod's | [`port_matches`] |
+//! | host-network and finished pods are no pods here | [`Cluster::pods`] |
+//! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
+
+pub(crate) mod read;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use self::read::{Block, Port, Read, Term, Unreadable};
+
+/// The objects of a cluster, as manifests; no two of one kind, namespace and name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cluster {
+    pub(crate) objects: Vec<Value>,
+}
+
+/// The first packet of a connection, and what was read of its contents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) from: IpAddr,
+    pub(crate) to: IpAddr,
+    /// `TCP`, `UDP`, `SCTP`; any other word is a protocol without ports.
+    pub(crate) protocol: &'a str,
+    pub(crate) port: u16,
+    pub(crate) contents: Contents<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Contents<'a> {
+    NotRead,
+    NotHttp,
+    Http { method: &'a str, path: &'a str },
+}
+
+/// In the order of strictness: a flow gets the stricter answer of its two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Answer {
+    Allow,
+    L7,
+    Deny,
+}
+
+/// What one end says, and everything that could be named as the cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Half {
+    pub(crate) answer: Answer,
+    /// `NetworkPolicy ns/name ingress[0]` for each rule that gives this answer; `NetworkPolicy ns/name` for each policy that isolates
+    /// where none allows. Empty where no policy has a say.
+    pub(crate) causes: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) egress: Half,
+    pub(crate) ingress: Half,
+}
+
+impl Judgement {
+    pub(crate) fn answer(&self) -> Answer {
+        self.egress.answer.max(self.ingress.answer)
+    }
+}
+
+/// A pod that policies can select: it has an address of its own, and is alive.
+#[derive(Clone, Copy, Debug)]
+struct Pod<'a> {
+    manifest: &'a Value,
+}
+
+impl PartialEq for Pod<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.namespace() == other.namespace() && self.name() == other.name()
+    }
+}
+
+impl<'a> Pod<'a> {
+    fn namespace(self) -> &'a str {
+        read::namespace(self.manifest)
+    }
+
+    fn name(self) -> &'a str {
+        self.manifest["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    fn has_address(self, ip: IpAddr) -> bool {
+        let status = &self.manifest["status"];
+        let list = status["podIPs"].as_array().into_iter().flatten().map(|entry| &entry["ip"]);
+        list.chain([&status["podIP"]]).any(|text| read::address(text) == Some(ip))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    /// The field that lists the rules, the field of a rule that lists its peers, and the word in `policyTypes`.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Ingress => ("ingress", "from", "Ingress"),
+            Self::Egress => ("egress", "to", "Egress"),
+        }
+    }
+}
+
+impl Cluster {
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.objects.iter().filter(move |object| object["kind"] == kind)
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &Value> {
+        self.of_kind("NetworkPolicy").chain(self.of_kind("SluiceNetworkPolicy"))
+    }
+
+    fn pods(&self) -> impl Iterator<Item = Pod<'_>> {
+        self.of_kind("Pod")
+            .filter(|pod| pod["spec"]["hostNetwork"] != true)
+            .filter(|pod| !["Succeeded", "Failed"].map(Value::from).contains(&pod["status"]["phase"]))
+            .map(|manifest| Pod { manifest })
+    }
+
+    /// The labels of a namespace, with the one that the API server gives to every namespace.
+    fn namespace_labels(&self, name: &str) -> Vec<(String, String)> {
+        let mut labels = self.of_kind("Namespace").find(|n| n["metadata"]["name"] == name).map(read::labels).unwrap_or_default();
+        labels.retain(|(key, _)| key != "kubernetes.io/metadata.name");
+        labels.push(("kubernetes.io/metadata.name".into(), name.into()));
+        labels
+    }
+
+    /// Whether `ip` is an address of the node that `pod` runs on.
+    fn is_own_node(&self, ip: IpAddr, pod: Pod<'_>) -> bool {
+        let name = &pod.manifest["spec"]["nodeName"];
+        self.of_kind("Node").filter(|node| !name.is_null() && node["metadata"]["name"] == *name).any(|node| {
+            node["status"]["addresses"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|entry| entry["type"] == "InternalIP" || entry["type"] == "ExternalIP")
+                .any(|entry| read::address(&entry["address"]) == Some(ip))
+        })
+    }
+}
+
+/// Judges one flow at both ends: the source's egress and the destination's ingress.
+pub(crate) fn judge(cluster: &Cluster, question: &Question<'_>) -> Judgement {
+    let silent = |answer| Half { answer, causes: BTreeSet::new() };
+    let holders = |ip| cluster.pods().filter(move |pod| pod.has_address(ip)).collect::<Vec<_>>();
+    let (sources, destinations) = (holders(question.from), holders(question.to));
+    // Whose address it is can't be told: either answer might be the wrong one.
+    if sources.len() > 1 || destinations.len() > 1 {
+        return Judgement { egress: silent(Answer::Deny), ingress: silent(Answer::Deny) };
+    }
+    let (source, destination) = (sources.first().copied(), destinations.first().copied());
+    if source.is_some() && source == destination {
+        return Judgement { egress: silent(Answer::Allow), ingress: silent(Answer::Allow) };
+    }
+    Judgement {
+        egress: source.map_or(silent(Answer::Allow), |pod| {
+            judge_half(cluster, question, Direction::Egress, pod, destination, question.to, destination)
+        }),
+        ingress: destination.map_or(silent(Answer::Allow), |pod| {
+            if cluster.is_own_node(question.from, pod) {
+                return silent(Answer::Allow);
+            }
+            judge_half(cluster, question, Direction::Ingress, pod, source, question.from, destination)
+        }),
+    }
+}
+
+/// One direction of `subject`, whose other end is `peer_ip` (the address of `peer`, if that is a pod).
+fn judge_half(
+    cluster: &Cluster,
+    question: &Question<'_>,
+    direction: Direction,
+    subject: Pod<'_>,
+    peer: Option<Pod<'_>>,
+    peer_ip: IpAddr,
+    destination: Option<Pod<'_>>,
+) -> Half {
+    let isolating: Vec<&Value> =
+        cluster.policies().filter(|policy| selects(policy, subject) && isolates(policy, direction)).collect();
+    if isolating.is_empty() {
+        return Half { answer: Answer::Allow, causes: BTreeSet::new() };
+    }
+    let (mut allowing, mut asking) = (BTreeSet::new(), BTreeSet::new());
+    for policy in &isolating {
+        for (rule, path) in matching(cluster, policy, direction, peer, peer_ip, question, destination) {
+            let name = format!("{} {path}", title(policy));
+            if rule.get("http").is_none_or(Value::is_null) {
+                allowing.insert(name);
+                continue;
+            }
+            let items = read::http(rule);
+            match question.contents {
+                // HTTP runs over TCP, and a list without an item that can be read allows no request.
+                Contents::NotRead if question.protocol == "TCP" && !items.is_empty() => {
+                    asking.insert(name);
+                }
+                Contents::Http { method, path } => {
+                    let items = items.into_iter().filter(|item| item.matches(method, path));
+                    allowing.extend(items.map(|item| format!("{name}.http[{}]", item.index)));
+                }
+                _ => {}
+            }
+        }
+    }
+    // A rule without an L7 part allows every request, so nothing needs to be read.
+    if !allowing.is_empty() {
+        return Half { answer: Answer::Allow, causes: allowing };
+    }
+    if !asking.is_empty() {
+        return Half { answer: Answer::L7, causes: asking };
+    }
+    Half { answer: Answer::Deny, causes: isolating.into_iter().map(title).collect() }
+}
+
+/// `NetworkPolicy production/backend`.
+fn title(policy: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("{} {}/{}", word(&policy["kind"]), read::namespace(policy), word(&policy["metadata"]["name"]))
+}
+
+/// Whether `pod` is a subject of `policy`. A `podSelector` that can't be read selects the whole namespace.
+fn selects(policy: &Value, pod: Pod<'_>) -> bool {
+    read::namespace(policy) == pod.namespace()
+        && read::selector(&policy["spec"]["podSelector"]).map_or(true, |terms| terms_match(&terms, &read::labels(pod.manifest)))
+}
+
+/// `policyTypes`, after its defaults: Ingress always, Egress if there are egress rules. Types that can't be read isolate both ways.
+fn isolates(policy: &Value, direction: Direction) -> bool {
+    let spec = &policy["spec"];
+    match read::list(&spec["policyTypes"]) {
+        Ok(None) => match direction {
+            Direction::Ingress => true,
+            Direction::Egress => !matches!(read::list(&spec["egress"]), Ok(None)),
+        },
+        Ok(Some(types)) => {
+            let unreadable = types.iter().any(|word| word != "Ingress" && word != "Egress");
+            unreadable || types.iter().any(|word| word == direction.words().2)
+        }
+        Err(Unreadable) => true,
+    }
+}
+
+/// The rules of one direction whose peers and ports fit, with their field paths.
+fn matching<'a>(
+    cluster: &Cluster,
+    policy: &'a Value,
+    direction: Direction,
+    peer: Option<Pod<'_>>,
+    peer_ip: IpAddr,
+    question: &Question<'_>,
+    destination: Option<Pod<'_>>,
+) -> Vec<(&'a Value, String)> {
+    let (rules_field, peers_field, _) = direction.words();
+    let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
+    let fits = |rule: &Value| -> Read<bool> {
+        read::rule(rule, peers_field, policy["kind"] == "SluiceNetworkPolicy")?;
+        // An entry that can't be read matches nothing; its neighbours stand.
+        let peers = read::list(&rule[peers_field])?
+            .is_none_or(|peers| peers.iter().any(|entry| peer_matches(cluster, policy, entry, peer, peer_ip).unwrap_or(false)));
+        let ports = read::list(&rule["ports"])?
+            .is_none_or(|ports| ports.iter().any(|entry| port_matches(entry, question, destination).unwrap_or(false)));
+        Ok(peers && ports)
+    };
+    let numbered = rules.into_iter().flatten().enumerate();
+    numbered.filter(|(_, rule)| fits(rule).unwrap_or(false)).map(|(i, rule)| (rule, format!("{rules_field}[{i}]"))).collect()
+}
+
+fn peer_matches(cluster: &Cluster, policy: &Value, entry: &Value, peer: Option<Pod<'_>>, peer_ip: IpAddr) -> Read<bool> {
+    match read::peer(entry)? {
+        read::Peer::Block(Block { cidr, except }) => {
+            Ok(cidr.contains(peer_ip) && !except.iter().any(|hole| hole.contains(peer_ip)))
+        }
+        read::Peer::Selectors { namespaces, pods } => {
+            let Some(pod) = peer else { return Ok(false) };
+            let in_namespace = match namespaces {
+                Some(terms) => terms_match(&terms, &cluster.namespace_labels(pod.namespace())),
+                // Without a namespaceSelector, the policy's own namespace.
+                None => pod.namespace() == read::namespace(policy),
+            };
+            Ok(in_namespace && terms_match(&pods, &read::labels(pod.manifest)))
+        }
+    }
+}
+
+fn port_matches(entry: &Value, question: &Question<'_>, destination: Option<Pod<'_>>) -> Read<bool> {
+    let (protocol, port) = read::port(entry)?;
+    if protocol != question.protocol {
+        return Ok(false);
+    }
+    Ok(match port {
+        Port::Any => true,
+        Port::Range(first, last) => (first..=last).contains(&question.port),
+        Port::Named(name) => destination
+            .is_some_and(|pod| read::named_ports(pod.manifest).contains(&(name.clone(), protocol.clone(), question.port))),
+    })
+}
+
+/// AND over the terms; no terms match everything.
+fn terms_match(terms: &[Term], labels: &[(String, String)]) -> bool {
+    terms.iter().all(|term| {
+        let value = labels.iter().find(|(key, _)| *key == term.key).map(|(_, value)| value);
+        match (term.operator.as_str(), value) {
+            ("In", Some(value)) => term.values.contains(value),
+            ("In", None) => false,
+            ("NotIn", Some(value)) => !term.values.contains(value),
+            // labels.Requirement.Matches: an absent key is "not in" every set.
+            ("NotIn", None) => true,
+            ("Exists", value) => value.is_some(),
+            (_, value) => value.is_none(),
+        }
+    })
+}

@@ -1,0 +1,299 @@
+//! Random small clusters, as manifests: few names, few labels, few addresses, so that policies, pods and questions meet.
+//!
+//! Everything is drawn from the small vocabularies below. Absent, null and empty variants of a field are drawn as often as
+//! filled ones, and a few parts are such that nobody can read them.
+
+use std::net::IpAddr;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use serde_json::{Value, json};
+
+use crate::reference::Cluster;
+
+const NAMESPACES: [&str; 4] = ["n0", "n1", "n2", "n3"];
+const NODES: [&str; 3] = ["k0", "k1", "k2"];
+const PODS: [&str; 3] = ["p0", "p1", "p2"];
+const LABELS: [(&str, [&str; 3]); 2] = [("app", ["web", "api", ""]), ("tier", ["front", "back", "data"])];
+const PORT_NAMES: [&str; 2] = ["http", "dns"];
+pub(crate) const PORTS: [u16; 4] = [53, 80, 81, 8080];
+pub(crate) const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "ICMP"];
+pub(crate) const OUTSIDE: [&str; 3] = ["203.0.113.9", "169.254.169.254", "2001:db8::9"];
+const METHODS: [&str; 6] = ["GET", "P(OS|U)T", "GET|POST", ".*", "", "get"];
+const PATHS: [&str; 7] = ["/api/.*", "/", "/api|/x", "/api/[0-9]+", ".*", "(?i)/API/7", "(unclosed"];
+pub(crate) const REQUESTS: [(&str, &str); 5] =
+    [("GET", "/api/7"), ("POST", "/"), ("PUT", "/x"), ("GET", "/apis"), ("DELETE", "/api/")];
+
+/// One change of a cluster: an object comes or is replaced, or goes (only kind, namespace and name count).
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    Put(Value),
+    Remove(Value),
+}
+
+/// What identifies an object.
+pub(crate) fn key(object: &Value) -> (String, String, String) {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let namespace = match kind {
+        "Namespace" | "Node" => "",
+        _ => crate::reference::read::namespace(object),
+    };
+    (kind.to_owned(), namespace.to_owned(), name.to_owned())
+}
+
+impl Cluster {
+    /// The cluster in which `edits` were made in their order.
+    pub(crate) fn edit(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            let (Edit::Put(object) | Edit::Remove(object)) = edit;
+            self.objects.retain(|held| key(held) != key(object));
+            if let Edit::Put(object) = edit {
+                self.objects.push(object.clone());
+            }
+        }
+    }
+}
+
+/// Every address that questions are asked about: pods', finished ones' too, nodes', and some that are nobody's.
+pub(crate) fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
+    let mut texts: Vec<&str> = OUTSIDE.to_vec();
+    for object in &cluster.objects {
+        texts.extend(object["status"]["podIPs"].as_array().into_iter().flatten().filter_map(|e| e["ip"].as_str()));
+        let of_node = object["status"]["addresses"].as_array().into_iter().flatten();
+        texts.extend(of_node.filter_map(|e| e["address"].as_str()));
+    }
+    let mut addresses: Vec<IpAddr> = texts.into_iter().filter_map(|text| text.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// A field that may be absent, null or `empty`, or is drawn from `filled`.
+fn optional(empty: Value, filled: BoxedStrategy<Value>) -> BoxedStrategy<Option<Value>> {
+    prop_oneof![2 => Just(None), 1 => Just(Some(Value::Null)), 1 => Just(Some(empty)), 6 => filled.prop_map(Some)].boxed()
+}
+
+/// An object of the fields that are given.
+fn object(fields: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedStrategy<Value> {
+    let (names, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    values
+        .prop_map(move |values| names.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?))).collect())
+        .boxed()
+}
+
+fn one_of(values: &[&'static str]) -> BoxedStrategy<Value> {
+    select(values.to_vec()).prop_map(Value::from).boxed()
+}
+
+fn always(strategy: BoxedStrategy<Value>) -> BoxedStrategy<Option<Value>> {
+    strategy.prop_map(Some).boxed()
+}
+
+fn sometimes(strategy: BoxedStrategy<Value>) -> BoxedStrategy<Option<Value>> {
+    prop_oneof![Just(None), strategy.prop_map(Some)].boxed()
+}
+
+fn labels() -> BoxedStrategy<Value> {
+    object(LABELS.iter().map(|(key, values)| (*key, sometimes(one_of(values)))).collect())
+}
+
+fn expression() -> BoxedStrategy<Value> {
+    let of_key = LABELS.iter().map(|(key, values)| {
+        let values = vec(select(values.to_vec()), 1..3);
+        prop_oneof![
+            values.clone().prop_map(|v| json!({"operator": "In", "values": v})),
+            values.clone().prop_map(|v| json!({"operator": "NotIn", "values": v})),
+            Just(json!({"operator": "Exists"})),
+            Just(json!({"operator": "DoesNotExist", "values": []})),
+        ]
+        .prop_map(move |mut expression| {
+            expression["key"] = json!(key);
+            expression
+        })
+    });
+    Union::new(of_key).boxed()
+}
+
+/// A label selector, rarely one that can't be read.
+fn selector() -> BoxedStrategy<Value> {
+    let sound = object(vec![
+        ("matchLabels", optional(json!({}), labels())),
+        ("matchExpressions", optional(json!([]), vec(expression(), 1..3).prop_map(Value::from).boxed())),
+    ]);
+    prop_oneof![
+        3 => Just(json!({})),
+        12 => sound,
+        1 => Just(json!({"matchExpressions": [{"key": "app", "operator": "In"}]})),
+    ]
+    .boxed()
+}
+
+fn block() -> BoxedStrategy<Value> {
+    prop_oneof![
+        Just(json!({"cidr": "0.0.0.0/0"})),
+        Just(json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "203.0.113.0/24"]})),
+        Just(json!({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]})),
+        Just(json!({"cidr": "10.1.0.9/16", "except": null})),
+        Just(json!({"cidr": "10.0.0.0/15", "except": ["10.1.0.0/31", "10.0.0.1/32"]})),
+        Just(json!({"cidr": "10.0.0.1/32", "except": []})),
+        Just(json!({"cidr": "172.18.0.0/16"})),
+        Just(json!({"cidr": "::/0", "except": ["fd00::/16"]})),
+        Just(json!({"cidr": "fd00:1::/32"})),
+        Just(json!({"cidr": "fd00::/16", "except": ["fd00:1::1/128"]})),
+        // Unreadable: a hole outside the block, no network at all.
+        Just(json!({"cidr": "10.0.0.0/16", "except": ["10.1.0.0/16"]})),
+        Just(json!({"cidr": "10.0.0.0"})),
+    ]
+    .boxed()
+}
+
+fn peer() -> BoxedStrategy<Value> {
+    prop_oneof![
+        4 => selector().prop_map(|s| json!({"podSelector": s})),
+        3 => selector().prop_map(|s| json!({"namespaceSelector": s})),
+        3 => (selector(), selector()).prop_map(|(p, n)| json!({"podSelector": p, "namespaceSelector": n})),
+        1 => select(NAMESPACES.to_vec()).prop_map(
+            |name| json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}})
+        ),
+        4 => block().prop_map(|b| json!({"ipBlock": b})),
+        1 => Just(json!({})),
+    ]
+    .boxed()
+}
+
+fn port() -> BoxedStrategy<Value> {
+    let number = prop_oneof![
+        4 => select(PORTS.to_vec()).prop_map(|n| json!({"port": n})),
+        2 => select(PORT_NAMES.to_vec()).prop_map(|n| json!({"port": n})),
+        1 => (select(PORTS.to_vec()), 0..30_u16).prop_map(|(n, width)| json!({"port": n, "endPort": n + width})),
+        1 => Just(json!({})),
+        1 => Just(json!({"port": null, "endPort": null})),
+        // Unreadable: an empty range, a port that doesn't exist.
+        1 => Just(json!({"port": 81, "endPort": 80})),
+        1 => Just(json!({"port": 0})),
+    ];
+    (number, optional(json!("TCP"), one_of(&PROTOCOLS[..3])))
+        .prop_map(|(mut port, protocol)| {
+            if let Some(protocol) = protocol {
+                port["protocol"] = protocol;
+            }
+            port
+        })
+        .boxed()
+}
+
+fn http() -> BoxedStrategy<Value> {
+    let item = object(vec![("method", sometimes(one_of(&METHODS))), ("path", sometimes(one_of(&PATHS)))]);
+    vec(item, 1..3).prop_map(Value::from).boxed()
+}
+
+fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
+    let list = |entry: BoxedStrategy<Value>| optional(json!([]), vec(entry, 1..3).prop_map(Value::from).boxed());
+    let mut fields = vec![(peers_field, list(peer())), ("ports", list(port()))];
+    if ours {
+        fields.push(("http", prop_oneof![1 => Just(None), 2 => http().prop_map(Some)].boxed()));
+    }
+    vec(object(fields), 1..3).prop_map(Value::from).boxed()
+}
+
+fn policy() -> BoxedStrategy<Value> {
+    let of_kind = |kind: &'static str, version: &'static str, names: [&'static str; 3]| {
+        let ours = kind == "SluiceNetworkPolicy";
+        let spec = object(vec![
+            ("podSelector", always(selector())),
+            ("policyTypes", optional(json!([]), types())),
+            ("ingress", optional(json!([]), rules("from", ours))),
+            ("egress", optional(json!([]), rules("to", ours))),
+        ]);
+        (select(NAMESPACES.to_vec()), select(names.to_vec()), spec).prop_map(move |(namespace, name, spec)| {
+            json!({"apiVersion": version, "kind": kind,
+                "metadata": {"namespace": namespace, "name": name}, "spec": spec})
+        })
+    };
+    prop_oneof![
+        of_kind("NetworkPolicy", "networking.k8s.io/v1", ["a", "b", "c"]),
+        of_kind("SluiceNetworkPolicy", "sluice.dev/v1alpha1", ["a", "b", "s"]),
+    ]
+    .boxed()
+}
+
+fn types() -> BoxedStrategy<Value> {
+    prop_oneof![
+        3 => Just(json!(["Ingress"])),
+        3 => Just(json!(["Egress"])),
+        3 => Just(json!(["Egress", "Ingress"])),
+        1 => Just(json!(["Both"])),
+    ]
+    .boxed()
+}
+
+fn namespace() -> BoxedStrategy<Value> {
+    (select(NAMESPACES.to_vec()), labels())
+        .prop_map(|(name, labels)| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}))
+        .boxed()
+}
+
+fn node(index: usize) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[index]}, "status": {"addresses": [
+        {"type": "InternalIP", "address": format!("172.18.0.{index}")},
+        {"type": "InternalIP", "address": format!("fd01::{index}")},
+        {"type": "Hostname", "address": NODES[index]},
+    ]}})
+}
+
+/// A pod. Its address follows from its names, but now and then it takes that of its neighbour, as after a restart.
+fn pod() -> BoxedStrategy<Value> {
+    let place = (0..NAMESPACES.len(), 0..PODS.len(), 0..NODES.len());
+    let kind = prop_oneof![
+        12 => Just("Running"), 2 => Just("Pending"), 2 => Just("Succeeded"), 1 => Just("Failed"), 2 => Just("host")];
+    let neighbour = prop_oneof![12 => Just(0), 1 => Just(1_usize)];
+    let stacks =
+        prop_oneof![5 => Just((true, false)), 4 => Just((true, true)), 1 => Just((false, true)), 1 => Just((false, false))];
+    let named = (select(PORT_NAMES.to_vec()), select(PORTS.to_vec()), select(PROTOCOLS[..3].to_vec()));
+    (place, labels(), kind, neighbour, stacks, vec(named, 0..3))
+        .prop_map(|((namespace, name, node), labels, kind, neighbour, stacks, mut named)| {
+            // Within a pod, names of ports are unique (Kubernetes validates that per container).
+            named.sort_by_key(|(name, ..)| *name);
+            named.dedup_by_key(|(name, ..)| *name);
+            let ports: Vec<_> = named
+                .into_iter()
+                .map(|(name, port, protocol)| json!({"name": name, "containerPort": port, "protocol": protocol}))
+                .collect();
+            let (v4, v6) = match kind {
+                "host" => (format!("172.18.0.{node}"), format!("fd01::{node}")),
+                _ => {
+                    let last = (name + neighbour) % PODS.len();
+                    (format!("10.{namespace}.0.{last}"), format!("fd00:{namespace}::{last}"))
+                }
+            };
+            let ips = [stacks.0.then_some(v4), stacks.1.then_some(v6)];
+            let ips: Vec<_> = ips.into_iter().flatten().map(|ip| json!({"ip": ip})).collect();
+            json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"namespace": NAMESPACES[namespace], "name": PODS[name], "labels": labels},
+                "spec": {"nodeName": NODES[node], "hostNetwork": kind == "host",
+                    "containers": [{"name": "main", "ports": ports}]},
+                "status": {"phase": if kind == "host" { "Running" } else { kind }, "podIPs": ips}})
+        })
+        .boxed()
+}
+
+/// A cluster: three nodes, two to four namespaces, pods and policies.
+pub(crate) fn cluster() -> BoxedStrategy<Cluster> {
+    (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9))
+        .prop_map(|(namespaces, pods, policies)| {
+            let mut cluster = Cluster { objects: (0..NODES.len()).map(node).collect() };
+            let objects = namespaces.into_iter().chain(pods).chain(policies);
+            cluster.edit(&objects.map(Edit::Put).collect::<Vec<_>>());
+            cluster
+        })
+        .boxed()
+}
+
+/// One edit of anything, removals included, of things that exist or not.
+pub(crate) fn edit() -> BoxedStrategy<Edit> {
+    let object = || prop_oneof![1 => namespace(), 4 => pod(), 4 => policy(), 1 => (0..NODES.len()).prop_map(node)];
+    prop_oneof![3 => object().prop_map(Edit::Put), 1 => object().prop_map(Edit::Remove)].boxed()
+}
