@@ -14,18 +14,22 @@
 pub mod flow;
 pub mod http;
 pub mod label;
+pub mod program;
 pub mod reason;
+mod sharded;
 pub mod snapshot;
 pub mod source;
 pub mod table;
 pub mod verdict;
 pub mod view;
+pub mod walk;
 pub mod world;
 
 pub use flow::{Direction, Flow, Protocol, Request};
 pub use reason::Reason;
 
 pub use verdict::{Decision, Verdict};
+pub use walk::Explanation;
 
 pub use table::Table;
 pub use view::View;

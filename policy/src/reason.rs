@@ -61,6 +61,8 @@ reasons! {
     UpstreamMalformed,
     /// A policy that arrived while the connection was live forbids it.
     PolicyChanged,
+    /// Nothing was sent in either direction for as long as the limit.
+    IdleTimeout,
     /// The proxy is ending, and the drain time is over.
     Draining,
     /// The connection didn't come through the kernel's rules: it was made to the proxy's own port.

@@ -56,7 +56,11 @@ pub enum Change {
     PutPolicy(PolicyId, Arc<Policy>),
     DropPolicy(PolicyId),
     /// Adds and removes members of a set; a set that doesn't exist yet begins empty.
-    EditSet { set: SetId, add: Vec<IdentityId>, remove: Vec<IdentityId> },
+    EditSet {
+        set: SetId,
+        add: Vec<IdentityId>,
+        remove: Vec<IdentityId>,
+    },
     DropSet(SetId),
     PutProgram(ProgramId, Program),
     DropProgram(ProgramId),

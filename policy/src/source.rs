@@ -200,7 +200,10 @@ pub struct Rule {
 pub enum Peer {
     Pods(PodSelector),
     /// Any address in `cidr` and in no `except`, a pod's or not. Both are in canonical form (host bits zero).
-    Block { cidr: IpNet, except: Vec<IpNet> },
+    Block {
+        cidr: IpNet,
+        except: Vec<IpNet>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -116,12 +116,7 @@ pub struct NamedRule {
 
 impl NamedRule {
     pub fn of_policy(reference: &PolicyRef) -> Self {
-        Self {
-            kind: reference.kind.as_str(),
-            namespace: reference.namespace.clone(),
-            name: reference.name.clone(),
-            rule: None,
-        }
+        Self { kind: reference.kind.as_str(), namespace: reference.namespace.clone(), name: reference.name.clone(), rule: None }
     }
 }
 

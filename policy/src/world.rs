@@ -1,16 +1,59 @@
-//! All objects, identities and sets.
+//! All objects, and the identities and sets that follow from them.
+//!
+//! Three ideas keep the cost of a change near what it touches:
+//!
+//! - A **class** is the pods of one namespace with the same labels. Selectors are tried on classes, found by label.
+//! - An **identity** is the classes that answer every selector alike. Policies and sets speak of identities, so a new pod of a
+//!   known kind changes nothing but its own endpoint.
+//! - A **program** is the list of policies that judge an identity in one direction, shared by all identities with that list.
+//!
+//! [`Effects`] says what a change touched; each node's [`View`](crate::View) makes its delta from that.
 
+mod classes;
+mod effects;
+mod identities;
+mod selectors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::source::{Key, Object};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::flow::Direction;
+use crate::label::Labels;
+use crate::snapshot::{self, Endpoint, IdentityId, NodeFacts, Peer, PolicyId, Program, ProgramId, Programs, SetId};
+use crate::source::{self, Key, NamedPort, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef};
+
+use classes::{ClassId, Classes};
+pub use effects::Effects;
+use selectors::Selectors;
 
 /// The whole inventory and all policies, with the identities they lead to. Incremental: a change costs what it touches.
 #[derive(Debug, Default)]
-pub struct World {}
-
-/// What a list of edits touched in the [`World`]: what each node's [`View`](crate::View) must look at again.
-#[derive(Debug, Default)]
-pub struct Effects {}
+pub struct World {
+    namespaces: FxHashMap<Arc<str>, Labels>,
+    nodes: BTreeMap<Arc<str>, Node>,
+    pods: FxHashMap<PodRef, Placed>,
+    /// Who claims an address. More than one is a conflict.
+    addresses: FxHashMap<IpAddr, Vec<PodRef>>,
+    classes: Classes,
+    selectors: Selectors,
+    identities: FxHashMap<IdentityId, Identity>,
+    /// Identities by what they answer: the sorted sets that hold them.
+    by_answers: FxHashMap<Arc<[SetId]>, IdentityId>,
+    policies: FxHashMap<PolicyId, Compiled>,
+    policy_ids: FxHashMap<PolicyRef, PolicyId>,
+    programs: FxHashMap<ProgramId, (Program, usize)>,
+    program_ids: FxHashMap<Program, ProgramId>,
+    last_identity: u32,
+    last_policy: u32,
+    last_program: u32,
+    /// Pods' nodes that no Node object names (yet), with the number of their pods.
+    named_nodes: FxHashMap<Arc<str>, usize>,
+}
 
 /// One edit of the inventory or the policies.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,19 +62,403 @@ pub enum Edit {
     Remove(Key),
 }
 
+/// A pod that has addresses of its own, and its class.
+#[derive(Debug)]
+struct Placed {
+    pod: Pod,
+    ports: Arc<[NamedPort]>,
+    /// `None`: never selected (host network), finished, or without an address.
+    class: Option<ClassId>,
+}
+
+#[derive(Debug)]
+struct Identity {
+    answers: Arc<[SetId]>,
+    classes: FxHashSet<ClassId>,
+    programs: Programs,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    policy: Arc<snapshot::Policy>,
+    subject: SetId,
+    /// Sets of the peers, each as often as it is referred to.
+    sets: Vec<SetId>,
+}
+
 impl World {
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies `edits` in order. Total: an edit that removes what isn't there does nothing.
+    /// Applies `edits`; of several for one key the last holds. Total: an edit that removes what isn't there does nothing.
     pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Effects {
-        let _ = edits;
-        unimplemented!()
+        let mut effects = Effects::default();
+        // Inventory goes first: selectors are then tried on pods that are there, found by label, not pod by pod.
+        let mut later = Vec::new();
+        for edit in edits {
+            match edit {
+                Edit::Put(Object::Namespace(namespace)) => self.put_namespace(namespace.name, Some(namespace.labels)),
+                Edit::Remove(Key::Namespace(name)) => self.put_namespace(name, None),
+                Edit::Put(Object::Node(node)) => self.put_node(node, &mut effects),
+                Edit::Remove(Key::Node(name)) => self.remove_node(&name, &mut effects),
+                Edit::Put(Object::Pod(pod)) => self.put_pod(pod, &mut effects),
+                Edit::Remove(Key::Pod(pod)) => self.remove_pod(&pod, &mut effects),
+                Edit::Put(Object::Policy(policy)) => later.push((policy.reference.clone(), Some(policy))),
+                Edit::Remove(Key::Policy(reference)) => later.push((reference, None)),
+            }
+        }
+        for (reference, policy) in later {
+            match policy {
+                Some(policy) => self.put_policy(&policy, &mut effects),
+                None => self.remove_policy(&reference, &mut effects),
+            }
+        }
+        self.settle_identities(&mut effects);
+        self.drop_unused_sets(&mut effects);
+        self.settle_programs(&mut effects);
+        effects
     }
 
     /// The names of all Node objects, and of all nodes that a pod names.
     pub fn nodes(&self) -> Vec<Arc<str>> {
-        unimplemented!()
+        let names: BTreeSet<_> = self.nodes.keys().chain(self.named_nodes.keys()).cloned().collect();
+        names.into_iter().collect()
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    pub fn pod(&self, reference: &PodRef) -> Option<&Pod> {
+        self.pods.get(reference).map(|placed| &placed.pod)
+    }
+
+    /// All pods, in no particular order.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(|placed| &placed.pod)
+    }
+
+    /// The pods that claim an address; several are a conflict.
+    pub fn claimants(&self, ip: IpAddr) -> &[PodRef] {
+        self.addresses.get(&ip).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What a set was made from, for people.
+    pub fn selector(&self, set: SetId) -> Option<&PodSelector> {
+        self.selectors.get(set)
+    }
+
+    pub fn policy_id(&self, reference: &PolicyRef) -> Option<PolicyId> {
+        self.policy_ids.get(reference).copied()
+    }
+
+    /// How many identities the pods have.
+    pub fn identity_count(&self) -> usize {
+        self.identities.len()
+    }
+
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
+    fn put_namespace(&mut self, name: Arc<str>, labels: Option<Labels>) {
+        let before = self.namespace_labels(&name);
+        match labels {
+            Some(labels) => self.namespaces.insert(name.clone(), labels),
+            None => self.namespaces.remove(&name),
+        };
+        let after = self.namespace_labels(&name);
+        if before != after {
+            self.selectors.namespace_changed(&name, &after, &mut self.classes, &self.identities);
+        }
+    }
+
+    /// A pod may arrive before its namespace, which by then has the one label that every namespace has.
+    fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+        let implied = || Labels::from([("kubernetes.io/metadata.name".into(), name.clone())]);
+        self.namespaces.get(name).cloned().unwrap_or_else(implied)
+    }
+
+    fn put_node(&mut self, node: Node, effects: &mut Effects) {
+        if self.nodes.get(&node.name) != Some(&node) {
+            effects.nodes.insert(node.name.clone());
+            self.nodes.insert(node.name.clone(), node);
+        }
+    }
+
+    fn remove_node(&mut self, name: &Arc<str>, effects: &mut Effects) {
+        if self.nodes.remove(name).is_some() {
+            effects.nodes.insert(name.clone());
+        }
+    }
+
+    pub(crate) fn node_facts(&self, name: &Arc<str>) -> NodeFacts {
+        let node = self.nodes.get(name);
+        NodeFacts {
+            name: name.clone(),
+            ips: node.map(|n| n.ips.clone()).unwrap_or_default(),
+            pod_cidrs: node.map(|n| n.pod_cidrs.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn put_pod(&mut self, pod: Pod, effects: &mut Effects) {
+        let old = self.pods.get(&pod.reference);
+        if old.is_some_and(|old| old.pod == pod) {
+            return;
+        }
+        let selectable = !pod.host_network && !pod.finished && !pod.ips.is_empty();
+        let stays =
+            old.is_some_and(|old| selectable && old.class.is_some() && old.pod.ips == pod.ips && old.pod.labels == pod.labels);
+        let ports: Arc<[NamedPort]> = pod.ports.iter().cloned().collect();
+        if stays {
+            // Same class and addresses: only what the endpoint says of itself differs.
+            let placed = self.pods.get_mut(&pod.reference).expect("the pod was found above");
+            let nodes = (placed.pod.node.clone(), pod.node.clone());
+            placed.ports = ports;
+            effects.addresses.extend(pod.ips.iter().copied());
+            placed.pod = pod;
+            self.count_node(nodes.0.as_ref(), false);
+            self.count_node(nodes.1.as_ref(), true);
+            return;
+        }
+        self.remove_pod(&pod.reference.clone(), effects);
+        let class = selectable.then(|| {
+            for ip in &pod.ips {
+                let claimants = self.addresses.entry(*ip).or_default();
+                let place = claimants.partition_point(|other| *other < pod.reference);
+                claimants.insert(place, pod.reference.clone());
+            }
+            effects.addresses.extend(pod.ips.iter().copied());
+            let namespace = &pod.reference.namespace;
+            let labels = self.namespace_labels(namespace);
+            let (class, new) = self.classes.enter(namespace, &pod.labels, &pod.reference);
+            if new {
+                self.selectors.class_appeared(class, &labels, &mut self.classes);
+            }
+            class
+        });
+        self.count_node(pod.node.as_ref(), true);
+        self.pods.insert(pod.reference.clone(), Placed { pod, ports, class });
+    }
+
+    fn remove_pod(&mut self, reference: &PodRef, effects: &mut Effects) {
+        let Some(placed) = self.pods.remove(reference) else { return };
+        self.count_node(placed.pod.node.as_ref(), false);
+        let Some(class) = placed.class else { return };
+        for ip in &placed.pod.ips {
+            if let Some(claimants) = self.addresses.get_mut(ip) {
+                claimants.retain(|other| other != reference);
+                if claimants.is_empty() {
+                    self.addresses.remove(ip);
+                }
+            }
+        }
+        effects.addresses.extend(placed.pod.ips.iter().copied());
+        self.classes.leave(class, reference);
+    }
+
+    fn count_node(&mut self, node: Option<&Arc<str>>, appears: bool) {
+        let Some(node) = node else { return };
+        if appears {
+            *self.named_nodes.entry(node.clone()).or_default() += 1;
+        } else if let Some(count) = self.named_nodes.get_mut(node) {
+            *count -= 1;
+            if *count == 0 {
+                self.named_nodes.remove(node);
+            }
+        }
+    }
+
+    fn put_policy(&mut self, policy: &Policy, effects: &mut Effects) {
+        let subject = self.intern(&policy.subject);
+        let mut sets = Vec::new();
+        let rules = policy.rules.iter().map(|rule| self.resolve(rule, &mut sets)).collect();
+        let compiled = Arc::new(snapshot::Policy {
+            reference: policy.reference.clone(),
+            tier: policy.tier,
+            ingress: policy.ingress,
+            egress: policy.egress,
+            rules,
+        });
+        let id = self.policy_ids.get(&policy.reference).copied().unwrap_or_else(|| {
+            self.last_policy += 1;
+            PolicyId(self.last_policy)
+        });
+        let old = self.policies.insert(id, Compiled { policy: compiled.clone(), subject, sets });
+        self.policy_ids.insert(policy.reference.clone(), id);
+        if old.as_ref().is_none_or(|old| old.policy != compiled) {
+            effects.policies.insert(id);
+        }
+        let directions = |p: &snapshot::Policy| (p.ingress, p.egress);
+        if old.as_ref().is_none_or(|old| old.subject != subject || directions(&old.policy) != directions(&compiled)) {
+            self.selectors.subjects_mut(subject).insert(id);
+            effects.subjects.insert(subject);
+        }
+        if let Some(old) = old {
+            self.release(id, &old, old.subject != subject, effects);
+        }
+    }
+
+    fn remove_policy(&mut self, reference: &PolicyRef, effects: &mut Effects) {
+        let Some(id) = self.policy_ids.remove(reference) else { return };
+        let Some(old) = self.policies.remove(&id) else { return };
+        effects.policies.insert(id);
+        self.release(id, &old, true, effects);
+    }
+
+    /// Lets go of what an old version of policy `id` referred to.
+    fn release(&mut self, id: PolicyId, old: &Compiled, subject_left: bool, effects: &mut Effects) {
+        if subject_left {
+            self.selectors.subjects_mut(old.subject).remove(&id);
+            effects.subjects.insert(old.subject);
+        }
+        for set in old.sets.iter().chain([&old.subject]) {
+            self.selectors.release(*set);
+        }
+    }
+
+    fn resolve(&mut self, rule: &source::Rule, sets: &mut Vec<SetId>) -> snapshot::Rule {
+        let peers = rule.peers.as_ref().map(|peers| {
+            let resolved = peers.iter().map(|peer| match peer {
+                source::Peer::Pods(selector) => {
+                    let set = self.intern(selector);
+                    sets.push(set);
+                    Peer::Set(set)
+                }
+                source::Peer::Block { cidr, except } => Peer::Block { cidr: cidr.trunc(), except: except.clone() },
+            });
+            resolved.collect()
+        });
+        snapshot::Rule {
+            direction: rule.direction,
+            path: rule.path.clone(),
+            action: rule.action,
+            peers,
+            ports: rule.ports.clone(),
+            l7: rule.l7.clone(),
+        }
+    }
+
+    /// The set of a selector, with one more reference to it.
+    fn intern(&mut self, selector: &PodSelector) -> SetId {
+        if let Some(set) = self.selectors.hold(selector) {
+            return set;
+        }
+        let namespaces = &self.namespaces;
+        self.selectors.add(selector.clone(), &mut self.classes, &self.identities, |name| {
+            let implied = || Labels::from([("kubernetes.io/metadata.name".into(), name.clone())]);
+            namespaces.get(name).cloned().unwrap_or_else(implied)
+        })
+    }
+
+    /// The programs that judge pods with these answers.
+    fn programs_of(&mut self, answers: &[SetId]) -> Programs {
+        let mut ingress = Vec::new();
+        let mut egress = Vec::new();
+        for set in answers {
+            for id in self.selectors.subjects(*set) {
+                let Some(compiled) = self.policies.get(id) else { continue };
+                if compiled.policy.ingress {
+                    ingress.push(*id);
+                }
+                if compiled.policy.egress {
+                    egress.push(*id);
+                }
+            }
+        }
+        Programs { ingress: self.hold_program(Direction::Ingress, ingress), egress: self.hold_program(Direction::Egress, egress) }
+    }
+
+    fn hold_program(&mut self, direction: Direction, mut policies: Vec<PolicyId>) -> Option<ProgramId> {
+        if policies.is_empty() {
+            return None;
+        }
+        policies.sort_unstable();
+        let program = Program { direction, policies };
+        let id = match self.program_ids.get(&program) {
+            Some(id) => *id,
+            None => {
+                self.last_program += 1;
+                let id = ProgramId(self.last_program);
+                self.program_ids.insert(program.clone(), id);
+                self.programs.insert(id, (program, 0));
+                id
+            }
+        };
+        self.programs.get_mut(&id).expect("the program was found or made above").1 += 1;
+        Some(id)
+    }
+
+    fn release_programs(&mut self, programs: Programs) {
+        for id in [programs.ingress, programs.egress].into_iter().flatten() {
+            let Some((program, holders)) = self.programs.get_mut(&id) else { continue };
+            *holders -= 1;
+            if *holders == 0 {
+                self.program_ids.remove(program);
+                self.programs.remove(&id);
+            }
+        }
+    }
+
+    /// Gives every identity whose answers or policies changed its programs.
+    fn settle_programs(&mut self, effects: &mut Effects) {
+        let mut due = std::mem::take(&mut effects.reprogram);
+        for set in std::mem::take(&mut effects.subjects) {
+            due.extend(self.selectors.members(set));
+        }
+        for id in due {
+            let Some(identity) = self.identities.get(&id) else { continue };
+            let (answers, before) = (identity.answers.clone(), identity.programs);
+            let after = self.programs_of(&answers);
+            self.release_programs(before);
+            if before != after {
+                effects.identities.insert(id);
+                self.identities.get_mut(&id).expect("the identity was found above").programs = after;
+            }
+        }
+    }
+
+    pub(crate) fn program(&self, id: ProgramId) -> Option<&Program> {
+        self.programs.get(&id).map(|(program, _)| program)
+    }
+
+    pub(crate) fn policy(&self, id: PolicyId) -> Option<&Arc<snapshot::Policy>> {
+        self.policies.get(&id).map(|compiled| &compiled.policy)
+    }
+
+    pub(crate) fn programs(&self, identity: IdentityId) -> Programs {
+        self.identities.get(&identity).map(|i| i.programs).unwrap_or_default()
+    }
+
+    pub(crate) fn members(&self, set: SetId) -> impl Iterator<Item = IdentityId> {
+        self.selectors.members(set)
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.keys().copied()
+    }
+
+    pub(crate) fn addresses_of(&self, identity: IdentityId) -> impl Iterator<Item = IpAddr> {
+        let classes = self.identities.get(&identity).into_iter().flat_map(|i| i.classes.iter());
+        let pods = classes.flat_map(|class| self.classes.pods(*class));
+        pods.flat_map(|pod| self.pods.get(pod).into_iter().flat_map(|placed| placed.pod.ips.iter().copied()))
+    }
+
+    /// The endpoint at an address, and whether `node` (or any, for `None`) has a pod there.
+    pub(crate) fn endpoint(&self, ip: IpAddr, node: Option<&Arc<str>>) -> Option<Endpoint> {
+        let claimants = self.addresses.get(&ip)?;
+        let placed = |reference| self.pods.get(reference);
+        let first = claimants.first().and_then(placed)?;
+        let class = first.class?;
+        let local = node.is_none_or(|node| claimants.iter().filter_map(placed).any(|p| p.pod.node.as_ref() == Some(node)));
+        Some(Endpoint {
+            pod: first.pod.reference.clone(),
+            identity: self.classes.identity(class)?,
+            local,
+            conflict: claimants.len() > 1,
+            host: if node.is_none() { first.pod.node.clone() } else { None },
+            ports: first.ports.clone(),
+        })
     }
 }

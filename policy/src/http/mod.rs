@@ -1,8 +1,17 @@
 //! HTTP requests and the rules that match them.
 
+mod index;
+mod path;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use index::{Hits, HttpIndex, HttpIndexBuilder};
+pub use index::{PATTERN_MAX_BYTES, PatternError, check_pattern};
+pub use path::{PathError, canonical_path, encode_path};
 
 /// A request as it is judged: canonical, and what is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
