@@ -1,1 +1,53 @@
 //! How people write policy: Kubernetes objects and manifests, lowered to `sluice_policy::source`.
+//!
+//! ```text
+//! text -> read -> [Document] -> lower -> source::Object, and what is wrong, by object, field and line
+//! ```
+//!
+//! | function | for |
+//! |---|---|
+//! | [`read`] | a text of manifests to documents; says whether the text as a whole parsed |
+//! | [`lower`], [`lower_document`] | one document to what the engine knows |
+//! | [`read_file`] | one file; the controller's unit of "what it held before stays in force" |
+//! | [`load`] | files and folders at once; what `sluice eval -f` reads |
+//! | [`case::read_cases`] | the conformance corpus |
+//!
+//! Kinds: `v1` Namespace, Pod, Node (objects of the engine) and Service (checked only), `networking.k8s.io/v1` NetworkPolicy and
+//! `sluice.dev/v1alpha1` SluiceNetworkPolicy. ClusterNetworkPolicy and SluiceClusterNetworkPolicy are refused with an error until a
+//! later version knows them. All other kinds are passed over.
+//!
+//! Objects are read from a generic tree and not by `serde` into types, so that one bad rule harms only itself, and its author learns
+//! the field, the line and the remedy. What can't be read closes: the table is in the module `policy` of this crate. A [`Severity::Error`] means
+//! that the API server would not take the object (or that this version can't understand it), so `lowered.is_valid()` answers
+//! whether it would. Two exceptions, both on the strict side: a `null` where a rule, peer or port belongs is an error here, where the API takes it for
+//! an empty one, and so are addresses that programs read differently (`010.0.0.0/8`, `::ffff:10.0.0.0/104`).
+
+mod address;
+pub mod case;
+mod diagnostic;
+mod field;
+mod http;
+mod inventory;
+mod load;
+mod lower;
+mod manifest;
+mod metadata;
+mod peer;
+mod pod;
+mod policy;
+mod port;
+mod rule;
+mod scalar;
+mod selector;
+mod syntax;
+#[cfg(test)]
+mod tests;
+pub mod value;
+mod yaml;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use load::{FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within};
+pub use lower::{Lowered, lower, lower_document};
+pub use manifest::{Document, ManifestError, Manifests, read, read_within};
+pub use value::Value;
+pub use yaml::Limits;

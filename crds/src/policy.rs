@@ -1,0 +1,155 @@
+//! NetworkPolicy and SluiceNetworkPolicy. The second is the first with more to say, so one reader serves both.
+//!
+//! What can't be read closes, and only where it stands:
+//!
+//! | what can't be read | what it means |
+//! |---|---|
+//! | `podSelector` | the whole namespace |
+//! | `policyTypes`; `spec` itself; an unknown field of `spec` while `policyTypes` is absent | both directions |
+//! | an unknown field of `spec`, `expires` | every allow rule of the policy matches nothing; the rest stands |
+//! | `enforcement` | `Enforce` |
+//! | a rule, or a field of it that isn't known | an allow matches nothing, a deny all that its readable parts leave open |
+//! | `action` | Deny; but an allow that matches nothing where it is only spelt in other letters |
+//! | one peer, one port, one `http` item | in an allow nothing; the other peers, ports, items stand |
+//! | one peer or port of a deny | all that its readable parts leave open |
+
+use sluice_policy::Direction;
+use sluice_policy::label::Selector;
+use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyRef, Rule, Tier};
+
+use crate::diagnostic::{At, Report};
+use crate::field::{Reading, Unreadable, list, mapping, only, text};
+use crate::rule::{Context, Dialect, rule};
+use crate::selector::selector;
+use crate::value::{Map, Value, quoted};
+
+/// A policy may have this many rules; RuleId numbers them in 16 bits.
+const MAX_RULES: usize = 60_000;
+
+/// Reads the policy `object`, which is called `reference`. Total: there is always a policy, if only one that isolates.
+pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) -> Policy {
+    let root = At::root(object.line);
+    let dialect = Dialect::of(reference.kind);
+    let empty = Map::default();
+    let spec = match object.get("spec") {
+        // An absent spec is the empty one: every pod of the namespace, and no ingress rule.
+        None => Ok((&empty, object.line)),
+        Some(spec) => mapping(spec, root.field("spec", spec.line), report).map(|map| (map, spec.line)),
+    };
+    let (spec, line) = match spec {
+        Ok(read) => read,
+        Err(Unreadable) => return isolating(reference),
+    };
+    let at = root.field("spec", line);
+    let known = only(spec, dialect.spec_fields(), dialect.later_spec_fields(), at, report);
+
+    let subject = match spec.get("podSelector") {
+        None => Selector::everything(),
+        // The whole namespace, because nobody can say whom of it the policy meant to isolate.
+        Some(value) => selector(value, at.field("podSelector", value.line), report).unwrap_or_default(),
+    };
+    let subject = PodSelector { namespaces: Namespaces::Named(reference.namespace.clone()), pods: subject };
+
+    let directions = directions(spec, known, at, report);
+    let (ingress, egress) = directions.unwrap_or((true, true));
+    let mut rules = Vec::new();
+    let context = Context { dialect, namespaces: subject.namespaces.clone() };
+    for direction in Direction::BOTH {
+        rules_of(direction, spec, &context, at, &mut rules, report);
+    }
+    if known.is_err() {
+        // What the unknown field would have said may well have narrowed the rules.
+        for rule in &mut rules {
+            if rule.action == Action::Allow {
+                *rule = Rule::unreadable(rule.direction, rule.path.clone(), Action::Allow);
+            }
+        }
+    }
+    let mut policy = Policy { reference, tier: Tier::Additive, subject, ingress, egress, rules };
+    if dialect == Dialect::Sluice && is_audit(spec, at, report) {
+        policy.ingress = false;
+        policy.egress = false;
+        policy.rules.clear();
+    }
+    policy
+}
+
+/// A policy of which nothing is understood but its name: every pod of its namespace, both directions, and no rule.
+fn isolating(reference: PolicyRef) -> Policy {
+    let subject = PodSelector { namespaces: Namespaces::Named(reference.namespace.clone()), pods: Selector::everything() };
+    Policy { reference, tier: Tier::Additive, subject, ingress: true, egress: true, rules: Vec::new() }
+}
+
+/// `policyTypes` after its default: Ingress, and Egress if there are egress rules.
+fn directions(spec: &Map, known: Reading<()>, at: At<'_>, report: &mut Report) -> Reading<(bool, bool)> {
+    let types = match spec.get("policyTypes") {
+        None => &[],
+        Some(value) => list(value, at.field("policyTypes", value.line), report)?,
+    };
+    if types.is_empty() {
+        // The unknown field might have been `egress`.
+        known?;
+        let has_rules = |value: &Value| value.as_list().is_none_or(|l| !l.is_empty());
+        return Ok((true, spec.get("egress").is_some_and(has_rules)));
+    }
+    let here = at.field("policyTypes", types[0].line);
+    if types.len() > 2 {
+        report.error(here, "more than two entries", "list Ingress, Egress or both");
+        return Err(Unreadable);
+    }
+    let (mut ingress, mut egress, mut answer) = (false, false, Ok(()));
+    for (i, value) in types.iter().enumerate() {
+        let at = here.index(i, value.line);
+        match text(value, at, report).map(|t| &**t) {
+            Ok("Ingress") => ingress = true,
+            Ok("Egress") => egress = true,
+            Ok(other) => {
+                report.error(at, format!("{} is no direction", quoted(other)), "write Ingress or Egress");
+                answer = Err(Unreadable);
+            }
+            Err(Unreadable) => answer = Err(Unreadable),
+        }
+    }
+    answer.map(|()| (ingress, egress))
+}
+
+fn rules_of(direction: Direction, spec: &Map, context: &Context, at: At<'_>, rules: &mut Vec<Rule>, report: &mut Report) {
+    let name = direction.as_str();
+    let Some(value) = spec.get(name) else { return };
+    let at = at.field(name, value.line);
+    let Ok(list) = list(value, at, report) else {
+        // Nobody can say that there was no deny among them.
+        if context.dialect == Dialect::Sluice {
+            rules.push(Rule::unreadable(direction, name.into(), Action::Deny));
+        }
+        return;
+    };
+    for (i, value) in list.iter().enumerate() {
+        if rules.len() >= MAX_RULES {
+            report.error(at.index(i, value.line), format!("more than {MAX_RULES} rules"), "split the policy");
+            if list[i..].iter().any(|rule| rule.get("action").is_some()) {
+                rules.push(Rule::unreadable(direction, format!("{name}[{i}]").into(), Action::Deny));
+            }
+            return;
+        }
+        rules.push(rule(value, direction, i, context, at.index(i, value.line), report));
+    }
+}
+
+/// `enforcement: Audit`. Such a policy neither allows nor isolates, so leaving it without effect opens and closes nothing.
+fn is_audit(spec: &Map, at: At<'_>, report: &mut Report) -> bool {
+    let Some(value) = spec.get("enforcement") else { return false };
+    let at = at.field("enforcement", value.line);
+    match text(value, at, report).map(|t| &**t) {
+        Ok("Audit") => {
+            let remedy = "the policy is without effect; write Enforce to put it in force";
+            report.error(at, "Audit is not supported by this version", remedy);
+            true
+        }
+        Ok("Enforce") | Err(Unreadable) => false,
+        Ok(other) => {
+            report.error(at, format!("{} is no enforcement", quoted(other)), "write Enforce or Audit");
+            false
+        }
+    }
+}

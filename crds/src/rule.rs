@@ -1,0 +1,208 @@
+//! One rule of a NetworkPolicy or SluiceNetworkPolicy.
+
+use std::sync::Arc;
+
+use sluice_policy::Direction;
+use sluice_policy::Protocol;
+use sluice_policy::source::{Action, L7, Namespaces, Peer, PolicyKind, PortMatch, Rule};
+
+use crate::diagnostic::{At, Report};
+use crate::field::{Unreadable, list, mapping, only, text};
+use crate::http;
+use crate::peer::peer;
+use crate::port::port;
+use crate::value::{Map, Value, quoted};
+
+/// Which fields there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Kubernetes,
+    Sluice,
+}
+
+impl Dialect {
+    pub(crate) const fn of(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::NetworkPolicy | PolicyKind::ClusterNetworkPolicy => Self::Kubernetes,
+            PolicyKind::SluiceNetworkPolicy | PolicyKind::SluiceClusterNetworkPolicy => Self::Sluice,
+        }
+    }
+
+    pub(crate) const fn spec_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubernetes => &["podSelector", "policyTypes", "ingress", "egress"],
+            Self::Sluice => &["podSelector", "policyTypes", "ingress", "egress", "enforcement"],
+        }
+    }
+
+    /// Fields that a later version will know.
+    pub(crate) const fn later_spec_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubernetes => &[],
+            Self::Sluice => &["expires"],
+        }
+    }
+
+    const fn rule_fields(self, direction: Direction) -> &'static [&'static str] {
+        match (self, direction) {
+            (Self::Kubernetes, Direction::Ingress) => &["from", "ports"],
+            (Self::Kubernetes, Direction::Egress) => &["to", "ports"],
+            (Self::Sluice, Direction::Ingress) => &["action", "from", "ports", "http"],
+            (Self::Sluice, Direction::Egress) => &["action", "to", "ports", "http"],
+        }
+    }
+
+    const fn later_rule_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubernetes => &[],
+            Self::Sluice => &["grpc", "tls", "dns", "kafka", "icmp"],
+        }
+    }
+
+    pub(crate) const fn later_peer_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubernetes => &[],
+            Self::Sluice => &["serviceAccounts", "nodeSelector", "fqdns", "allowPrivate", "nameCheck"],
+        }
+    }
+}
+
+/// What a rule has to know of its policy.
+pub(crate) struct Context {
+    pub(crate) dialect: Dialect,
+    /// The policy's own namespace: what a `podSelector` alone is about.
+    pub(crate) namespaces: Namespaces,
+}
+
+/// What could be read of something, and whether that is all of it.
+pub(crate) struct Partly<T> {
+    /// What its readable parts leave open; `None`: everything.
+    pub(crate) open: Option<T>,
+    pub(crate) complete: bool,
+}
+
+impl<T> Partly<T> {
+    pub(crate) const fn nothing() -> Self {
+        Self { open: None, complete: false }
+    }
+}
+
+/// Reads rule number `index` of its direction. Total: what can't be read closes.
+pub(crate) fn rule(value: &Value, direction: Direction, index: usize, policy: &Context, at: At<'_>, report: &mut Report) -> Rule {
+    let dialect = policy.dialect;
+    let path: Arc<str> = format!("{direction}[{index}]").into();
+    let Ok(map) = mapping(value, at, report) else {
+        return Rule::unreadable(direction, path, Action::Allow);
+    };
+    let (action, mut complete) = match map.get("action").filter(|_| dialect == Dialect::Sluice) {
+        None => (Action::Allow, true),
+        Some(value) => action(value, at.field("action", value.line), report),
+    };
+    complete &= only(map, dialect.rule_fields(direction), dialect.later_rule_fields(), at, report).is_ok();
+
+    let peers = peers(map, direction, policy, action, at, report);
+    let has_http = dialect == Dialect::Sluice && map.get("http").is_some();
+    let ports = ports(map, has_http, action, at, report);
+    let l7 = match map.get("http").filter(|_| dialect == Dialect::Sluice) {
+        None => None,
+        Some(value) => {
+            let at = at.field("http", value.line);
+            if action == Action::Deny {
+                report.error(at, "http in a Deny rule is not supported by this version", "the rule denies all requests");
+                None
+            } else {
+                Some(L7::Http(http::items(value, at, report)))
+            }
+        }
+    };
+    if !complete && action == Action::Allow {
+        return Rule::unreadable(direction, path, Action::Allow);
+    }
+    Rule { direction, path, action, peers, ports, l7 }
+}
+
+/// The action, and whether it could be read.
+fn action(value: &Value, at: At<'_>, report: &mut Report) -> (Action, bool) {
+    match text(value, at, report).map(|t| &**t) {
+        Ok("Allow") => (Action::Allow, true),
+        Ok("Deny") => (Action::Deny, true),
+        Ok(other) => {
+            report.error(at, format!("{} is no action", quoted(other)), "write Allow or Deny");
+            // Any other word may have been meant to deny.
+            (if other.eq_ignore_ascii_case("Allow") { Action::Allow } else { Action::Deny }, false)
+        }
+        Err(Unreadable) => (Action::Deny, false),
+    }
+}
+
+/// `from` or `to`. An absent or empty list is everyone.
+fn peers(
+    map: &Map,
+    direction: Direction,
+    policy: &Context,
+    action: Action,
+    at: At<'_>,
+    report: &mut Report,
+) -> Option<Vec<Peer>> {
+    let name = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let value = map.get(name)?;
+    let at = at.field(name, value.line);
+    let entries = list(value, at, report);
+    collect(entries, action, |i, entry| peer(entry, policy, at.index(i, entry.line), report))
+}
+
+/// `ports`. An absent or empty list is every port of every protocol, but for a rule about HTTP: that is spoken over TCP.
+fn ports(map: &Map, has_http: bool, action: Action, at: At<'_>, report: &mut Report) -> Option<Vec<PortMatch>> {
+    let every = (has_http && action == Action::Allow).then(|| vec![PortMatch::All { protocol: Protocol::Tcp }]);
+    let Some(value) = map.get("ports") else { return every };
+    let at = at.field("ports", value.line);
+    let entries = list(value, at, report);
+    let ports = collect(entries, action, |i, entry| {
+        let at = at.index(i, entry.line);
+        let read = port(entry, at, report);
+        if has_http && read.complete && read.open.as_ref().is_some_and(|p| protocol(p) != Protocol::Tcp) {
+            report.error(at, "http is spoken over TCP, so this port matches nothing", "leave it out");
+            return Partly { complete: false, ..read };
+        }
+        read
+    });
+    ports.or(every)
+}
+
+const fn protocol(port: &PortMatch) -> Protocol {
+    match port {
+        PortMatch::All { protocol } | PortMatch::Range { protocol, .. } | PortMatch::Named { protocol, .. } => *protocol,
+    }
+}
+
+/// The entries of a list that is an OR, in which an empty list is everything. One that can't be read matches nothing in an allow,
+/// and in a deny all that its readable parts leave open.
+fn collect<T>(
+    entries: Result<&[Value], Unreadable>,
+    action: Action,
+    mut read: impl FnMut(usize, &Value) -> Partly<T>,
+) -> Option<Vec<T>> {
+    let Ok(entries) = entries else {
+        return (action == Action::Allow).then(Vec::new);
+    };
+    if entries.is_empty() {
+        return None;
+    }
+    let mut collected = Some(Vec::with_capacity(entries.len()));
+    for (i, entry) in entries.iter().enumerate() {
+        let partly = read(i, entry);
+        match (partly.open, partly.complete, action) {
+            (Some(entry), true, _) | (Some(entry), false, Action::Deny) => {
+                if let Some(list) = &mut collected {
+                    list.push(entry);
+                }
+            }
+            (None, _, Action::Deny) => collected = None,
+            (None, _, _) | (Some(_), false, _) => {}
+        }
+    }
+    collected
+}
