@@ -1,0 +1,108 @@
+//! That nothing is left: of a dropped network in the kernel, of a killed program among the processes; and that all of
+//! it works for an ordinary user.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use sluice_testnet::{Net, capability, wait_until};
+
+#[test]
+fn a_dropped_network_leaves_no_interface() {
+    if let Err(why) = capability() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let net = Net::new().unwrap();
+    let node = net.add_node("node-1", &[]).unwrap();
+    let pod = net.add_pod(&node, "x/pod", &["10.0.0.1".parse().unwrap()]).unwrap();
+    // Seen from a namespace that stays: its end of a veth goes with the namespace of the other end.
+    let fabric = net.fabric().clone();
+    let links = || fabric.exec("ip", &["-o", "link"]).unwrap().lines().count();
+    assert_eq!(links(), 3, "lo, to-node-1, outside");
+    let inode = std::fs::metadata(pod.ns().path()).unwrap().ino();
+    drop((net, node, pod));
+    assert!(wait_until(Duration::from_secs(10), || links() == 1));
+    let mine = std::fs::read_dir("/proc/self/fd").unwrap();
+    let held = mine.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    let name = format!("net:[{inode}]");
+    assert_eq!(held.filter(|link| link.to_string_lossy() == name).count(), 0);
+}
+
+/// The tests of `network.rs` once more, as nobody (uid 65534), inside `sluice-testnet run`.
+#[test]
+fn an_ordinary_user_can_do_all_of_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root can become another user; this run is one already");
+        return;
+    }
+    let folder = std::env::current_exe().unwrap();
+    let folder = folder.parent().unwrap();
+    let newest = |prefix: &str| {
+        let programs = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let programs = programs.filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with(prefix) && !name.contains('.')
+        });
+        programs
+            .max_by_key(|entry| entry.metadata().unwrap().modified().unwrap())
+            .map(|entry| entry.path())
+            .unwrap_or_else(|| panic!("{prefix}* is not in {}", folder.display()))
+    };
+    let tests = newest("network-");
+    // Nobody may not look into root's folders.
+    let copies = std::env::temp_dir().join(format!("sluice-testnet-{}", std::process::id()));
+    std::fs::create_dir(&copies).unwrap();
+    let run = copies.join("sluice-testnet");
+    std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &run).unwrap();
+    std::fs::copy(tests, copies.join("network")).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(&run)
+        .args(["run", "--"])
+        .arg(copies.join("network"))
+        .args(["--nocapture", "--test-threads=2"])
+        .current_dir("/")
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&copies).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+    assert!(!said.contains("SKIPPED"), "{said}");
+    assert!(said.contains("test result: ok."), "{said}");
+    println!("{said}");
+}
+
+#[test]
+fn run_passes_the_exit_status_on_and_ends_what_was_left_running() {
+    let run = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-testnet"));
+        command.args(["run", "--rootless", "--", "sh", "-c", script]);
+        command.stdin(Stdio::null());
+        command
+    };
+    if !run("exit 0").status().unwrap().success() {
+        assert!(!nix::unistd::geteuid().is_root(), "root may make user namespaces here");
+        println!("SKIPPED: no user namespace inside this one");
+        return;
+    }
+    assert_eq!(run("exit 7").status().unwrap().code(), Some(7));
+    assert_eq!(run("kill -TERM $$").status().unwrap().code(), Some(128 + 15));
+    let output = run("id -u; cat /proc/1/comm; ip -o link | wc -l; touch /run/x").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nsluice-testnet\n1\n", "{output:?}");
+
+    // Killed without a chance to clean up, it takes everything inside along. The word is in no other command line.
+    let word = format!("100{}", std::process::id());
+    let mut outer = run(&format!("sleep {word} & sleep {word}")).spawn().unwrap();
+    let sleepers = || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let lines = processes.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+        let sought = format!("sleep\0{word}\0");
+        lines.filter(|line| *line == sought.as_bytes()).count()
+    };
+    assert!(wait_until(Duration::from_secs(10), || sleepers() == 2));
+    outer.kill().unwrap();
+    outer.wait().unwrap();
+    assert!(wait_until(Duration::from_secs(10), || sleepers() == 0));
+}
