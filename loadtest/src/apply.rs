@@ -1,0 +1,90 @@
+//! From a changed file to the kernel's rules: the whole way through watch, world, feed, table and netlink.
+//!
+//! The clock starts when the file is renamed into place, and stops when `nft monitor` in the node's namespace reports the
+//! element: what the kernel says it holds, not what Sluice says.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use sluice_testnet::{Net, Programs};
+
+use crate::manifests;
+use crate::statistics::Sorted;
+
+/// Pods elsewhere that the node's policies name, from the start.
+const PEERS: u32 = 5_000;
+/// Policies of the node's pods.
+const POLICIES: u32 = 200;
+/// Pods of the node.
+const LOCAL: u8 = 20;
+
+/// Prints quantiles of the time that a new pod elsewhere takes to be allowed here.
+pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
+    println!(
+        "apply: a node of {LOCAL} pods and {POLICIES} policies that name {PEERS} pods elsewhere; {changes} new pods, one at a time"
+    );
+    let folder = tempfile::tempdir()?;
+    let files = folder.path().join("manifests");
+    fs::create_dir_all(&files)?;
+    let net = Net::new()?;
+    let node = net.add_node("node-1", &[])?;
+    let mut text = manifests::namespace("bench") + &manifests::node("node-1", node.addresses());
+    for number in 0..LOCAL {
+        let ip = IpAddr::V4(Ipv4Addr::new(10, 1, 0, number + 1));
+        net.add_pod(&node, &format!("bench/server-{number}"), &[ip])?;
+        text += &manifests::pod("bench", &format!("server-{number}"), &format!("server-{number}"), "node-1", ip);
+    }
+    for number in 0..POLICIES {
+        let (subject, peer) = (format!("server-{}", number % u32::from(LOCAL)), format!("client-{number}"));
+        text += &manifests::allow("bench", &format!("policy-{number}"), &subject, &peer);
+    }
+    for number in 0..PEERS {
+        text += &peer(number);
+    }
+    fs::write(files.join("all.yaml"), text)?;
+    let begin = Instant::now();
+    let programs = Programs::start(&net, folder.path(), &files, &[&node], &[])?;
+    println!("{:>16}   {:.2} s from start to ready", "whole", begin.elapsed().as_secs_f64());
+
+    let mut monitor = Command::new("nft");
+    monitor.args(["monitor", "new", "elements"]);
+    let monitor = node.ns().spawn(monitor)?;
+    // The monitor listens when it reports an element that was added for it.
+    fs::write(files.join("warm.yaml"), peer(PEERS))?;
+    let warm = (0..50).find_map(|_| {
+        let _ = fs::write(files.join("warm.yaml"), peer(PEERS));
+        let seen = monitor.wait_for_line("element", Duration::from_millis(200)).ok();
+        let _ = fs::remove_file(files.join("warm.yaml"));
+        std::thread::sleep(Duration::from_millis(100));
+        seen
+    });
+    warm.context("`nft monitor` reports no element")?;
+
+    let mut milliseconds = Vec::with_capacity(changes);
+    for number in (PEERS + 1..).take(changes) {
+        let (written, place) = (folder.path().join("new.yaml"), files.join(format!("pod-{number}.yaml")));
+        fs::write(&written, peer(number))?;
+        let ip = peer_ip(number).to_string();
+        let begin = Instant::now();
+        fs::rename(&written, &place)?;
+        monitor.wait_for_line(&format!(" {ip} "), Duration::from_secs(5)).context("a new pod never reached the kernel")?;
+        milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let sorted = Sorted::new(milliseconds);
+    let [half, most, nearly] = [0.5, 0.9, 0.99].map(|share| sorted.quantile(share));
+    println!("{:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}", "ms", sorted.most());
+    drop(programs);
+    Ok(())
+}
+
+fn peer_ip(number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 100, 0, 0)) + number))
+}
+
+fn peer(number: u32) -> String {
+    manifests::pod("bench", &format!("peer-{number}"), &format!("client-{}", number % POLICIES), "node-2", peer_ip(number))
+}

@@ -1,0 +1,114 @@
+//! A flow that the kernel alone decides, with Sluice and without.
+//!
+//! Three nodes take turns: **plain** tracks no connections and has no rules at all; **tracked** has what every node with
+//! kube-proxy has, a Service's DNAT and so connection tracking; **sluice** is *tracked* with one policy in force.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use sluice_testnet::{Net, Programs, Protocol, Service};
+
+use crate::load::{Sink, connections_per_second, gigabits_per_second};
+use crate::manifests;
+use crate::statistics::Sorted;
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
+const PORT: u16 = 8080;
+const TURN: Duration = Duration::from_millis(1500);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Tracked,
+    Sluice,
+}
+
+/// One network with a client and a server on one node.
+#[derive(Debug)]
+struct Bench {
+    net: Net,
+    sink: Sink,
+    programs: Option<Programs>,
+}
+
+impl Bench {
+    fn new(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
+        let net = Net::new()?;
+        let node = net.add_node("node-1", &[])?;
+        net.add_pod(&node, "bench/client", &[CLIENT])?;
+        let server = net.add_pod(&node, "bench/server", &[SERVER])?;
+        let sink = Sink::start(server.ns(), SERVER, PORT)?;
+        if kind != Kind::Plain {
+            node.set_services(&[Service {
+                name: "bench/server".to_owned(),
+                protocol: Protocol::Tcp,
+                address: SocketAddr::new(Ipv4Addr::new(10, 96, 0, 10).into(), 80),
+                backends: vec![SocketAddr::new(SERVER, PORT)],
+            }])?;
+        }
+        let mut programs = None;
+        if kind == Kind::Sluice {
+            let files = folder.join("manifests");
+            std::fs::create_dir_all(&files)?;
+            let text = [
+                manifests::namespace("bench"),
+                manifests::node("node-1", node.addresses()),
+                manifests::pod("bench", "client", "client", "node-1", CLIENT),
+                manifests::pod("bench", "server", "server", "node-1", SERVER),
+                manifests::allow("bench", "server", "server", "client"),
+            ];
+            std::fs::write(files.join("all.yaml"), text.concat())?;
+            programs = Some(Programs::start(&net, folder, &files, &[&node], &[])?);
+        }
+        Ok(Self { net, sink, programs })
+    }
+
+    fn turn(&self) -> anyhow::Result<[f64; 2]> {
+        let client = self.net.pod("bench/client").context("the client is there")?;
+        let server = SocketAddr::new(SERVER, PORT);
+        Ok([connections_per_second(client.ns(), server, TURN)?, gigabits_per_second(client.ns(), server, TURN)?])
+    }
+}
+
+/// Prints the ratios of the three, turn by turn.
+pub(crate) fn measure(turns: usize) -> anyhow::Result<()> {
+    println!("L4: one policy, one client, one server on one node; {turns} turns of {TURN:?} each");
+    let folder = tempfile::tempdir()?;
+    let kinds = [Kind::Plain, Kind::Tracked, Kind::Sluice];
+    let mut benches = Vec::new();
+    for kind in kinds {
+        benches.push(Bench::new(kind, folder.path())?);
+    }
+    for bench in &benches {
+        bench.turn()?;
+    }
+    let mut figures: [Vec<[f64; 2]>; 3] = Default::default();
+    for turn in 0..turns {
+        // Each turn begins with another, so that none always runs after the same.
+        for offset in 0..kinds.len() {
+            let place = (turn + offset) % kinds.len();
+            figures[place].push(benches[place].turn()?);
+        }
+    }
+    for (what, column) in [("connections/s", 0), ("Gbit/s", 1)] {
+        println!("\n{what:>16}   {:>10} {:>10} {:>10}", "median", "least", "most");
+        let all: Vec<Vec<f64>> = figures.iter().map(|turns| turns.iter().map(|figures| figures[column]).collect()).collect();
+        for (kind, values) in kinds.iter().zip(&all) {
+            let sorted = Sorted::new(values.clone());
+            let name = format!("{kind:?}").to_lowercase();
+            println!("{name:>16}   {:>10.1} {:>10.1} {:>10.1}", sorted.median(), sorted.least(), sorted.most());
+        }
+        for (peer, name) in [(1, "sluice/tracked"), (0, "sluice/plain")] {
+            let ratios = Sorted::new(all[2].iter().zip(&all[peer]).map(|(ours, theirs)| ours / theirs).collect());
+            println!("{name:>16}   {:>10.3} {:>10.3} {:>10.3}", ratios.median(), ratios.least(), ratios.most());
+        }
+    }
+    for bench in benches {
+        drop(bench.programs);
+        drop(bench.sink);
+    }
+    Ok(())
+}

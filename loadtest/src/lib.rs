@@ -1,1 +1,0 @@
-//! Traffic, scale scenarios, peers and reports.

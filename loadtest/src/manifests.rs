@@ -1,0 +1,33 @@
+//! Manifests of the scenarios.
+
+use std::net::IpAddr;
+
+/// A pod, as `kubectl get -o yaml` prints the parts that matter.
+pub(crate) fn pod(namespace: &str, name: &str, app: &str, node: &str, ip: IpAddr) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: {name}, namespace: {namespace}, labels: {{ app: {app}, pod-index: \"{name}\" }} }}\n\
+         spec: {{ nodeName: {node}, containers: [ {{ name: main, ports: [ {{ name: http, containerPort: 8080 }} ] }} ] }}\n\
+         status: {{ phase: Running, podIPs: [ {{ ip: \"{ip}\" }} ] }}\n"
+    )
+}
+
+pub(crate) fn namespace(name: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name} }}\n")
+}
+
+pub(crate) fn node(name: &str, ips: &[IpAddr]) -> String {
+    let addresses: Vec<String> = ips.iter().map(|ip| format!("{{ type: InternalIP, address: \"{ip}\" }}")).collect();
+    format!(
+        "---\napiVersion: v1\nkind: Node\nmetadata: {{ name: {name} }}\nstatus: {{ addresses: [ {} ] }}\n",
+        addresses.join(", ")
+    )
+}
+
+/// `subject` takes TCP 8080 from `peer`, both by their `app`.
+pub(crate) fn allow(namespace: &str, name: &str, subject: &str, peer: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+         spec:\n  podSelector: {{ matchLabels: {{ app: {subject} }} }}\n  policyTypes: [Ingress]\n  ingress:\n  \
+         - from: [ {{ podSelector: {{ matchLabels: {{ app: {peer} }} }} }} ]\n    ports: [ {{ port: 8080 }} ]\n"
+    )
+}
