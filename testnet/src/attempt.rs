@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use crate::sctp::{self, Chunk, Packet};
@@ -130,7 +133,10 @@ impl Attempt {
                 Ok(None) => {}
             }
             if self.socket.peer_addr().is_err() {
-                return Progress::Waiting;
+                return match queued_error(&self.socket) {
+                    Some(error) => Progress::Ended(Outcome::of_error(&error)),
+                    None => Progress::Waiting,
+                };
             }
             if let Err(error) = (&self.socket).write_all(QUESTION) {
                 return Progress::Ended(Outcome::of_error(&error));
@@ -190,9 +196,30 @@ impl Attempt {
     }
 }
 
+/// A socket that is told of every ICMP error, also of those that TCP and UDP would sit out.
 fn open(to: SocketAddr, kind: Type, protocol: Option<i32>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), kind.nonblocking(), protocol.map(socket2::Protocol::from))?;
+    let protocol = protocol.map(socket2::Protocol::from);
+    let socket = Socket::new(Domain::for_address(to), kind.nonblocking(), protocol)?;
+    match to {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
     Ok(socket)
+}
+
+/// An ICMP error in the socket's error queue. One that answers a SYN while connect() still runs, as it does here where
+/// all hops are one machine, is found there alone (tcp_v4_err in net/ipv4/tcp_ipv4.c).
+fn queued_error(socket: &Socket) -> Option<io::Error> {
+    let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let received = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut [], Some(&mut control), flags);
+    received.ok()?.cmsgs().ok()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+            let number = i32::try_from(error.ee_errno).ok()?;
+            (number != 0).then(|| io::Error::from_raw_os_error(number))
+        }
+        _ => None,
+    })
 }
 
 fn raw(to: SocketAddr, source: IpAddr, protocol: i32) -> io::Result<Socket> {

@@ -37,9 +37,9 @@ pub enum Outcome {
         /// The client's address and port as the server saw them.
         seen: Option<SocketAddr>,
     },
-    /// The destination is there and said no: RST, port unreachable, SCTP ABORT.
+    /// The destination said no: RST, port or protocol unreachable, SCTP ABORT. (Or a firewall in its name.)
     Refused,
-    /// A router said no: network, host or protocol unreachable, administratively prohibited.
+    /// A router said no: network or host unreachable, administratively prohibited.
     Unreachable(Errno),
     /// The TCP connection came about, and was closed without an answer.
     Reset,
@@ -73,15 +73,11 @@ impl Outcome {
     /// What an operation that failed says about the probe.
     pub(crate) fn of_error(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ECONNREFUSED) => Self::Refused,
-            Some(
-                errno @ (Errno::EHOSTUNREACH
-                | Errno::ENETUNREACH
-                | Errno::ENOPROTOOPT
-                | Errno::EHOSTDOWN
-                | Errno::EPROTO
-                | Errno::EACCES),
-            ) => Self::Unreachable(errno),
+            // The last two: ICMP "protocol unreachable" and ICMPv6 "unknown next header", which only the destination sends.
+            Some(Errno::ECONNREFUSED | Errno::ENOPROTOOPT | Errno::EPROTO) => Self::Refused,
+            Some(errno @ (Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::EACCES)) => {
+                Self::Unreachable(errno)
+            }
             Some(Errno::ECONNRESET | Errno::EPIPE) => Self::Reset,
             Some(Errno::ETIMEDOUT) => Self::Timeout,
             _ => Self::Error(error.to_string()),

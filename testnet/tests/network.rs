@@ -225,6 +225,10 @@ fn outcomes_tell_dropped_refused_and_rejected_apart() {
         assert!(matches!(outcomes[5], Outcome::Unreachable(_)), "{outcomes:?}");
         assert_eq!(outcomes[6..], [const { Outcome::Refused }; 3], "nobody listens");
     }
+    // A pod without any SCTP server answers too, by ICMP.
+    net.serve_pod(&b, &[PORTS[0]]).unwrap();
+    let without = [probe(a.ns(), "10.240.0.10", PORTS[2]), probe(a.ns(), "fd00:2::a", PORTS[2])];
+    assert_eq!(net.probe(&without, WAIT), [const { Outcome::Refused }; 2]);
     let pings = net.probe(&[icmp(b.ns(), "192.168.1.5"), icmp(a.ns(), "10.240.0.10")], WAIT);
     assert_eq!(pings[0], Outcome::Timeout);
     assert!(pings[1].is_connected());

@@ -29,6 +29,34 @@ fn a_dropped_network_leaves_no_interface() {
     assert_eq!(held.filter(|link| link.to_string_lossy() == name).count(), 0);
 }
 
+/// What `sluice demo` does: a program that goes into a user namespace by itself.
+#[test]
+fn a_program_enters_by_itself() {
+    let copies = tempfile::tempdir().unwrap();
+    open_to_all(copies.path());
+    let program = copies.path().join("sluice-testnet");
+    std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &program).unwrap();
+    let mut ways = vec![vec![]];
+    if nix::unistd::geteuid().is_root() {
+        ways.push(AS_NOBODY.to_vec());
+    }
+    for way in ways {
+        let words: Vec<_> = way.iter().map(std::ffi::OsStr::new).chain([program.as_os_str()]).collect();
+        let output = Command::new(words[0]).args(&words[1..]).arg("try").current_dir("/").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(said.matches("Connected").count(), 16, "{said}");
+    }
+}
+
+const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+
+/// Nobody may not look into root's folders.
+fn open_to_all(folder: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// The tests of `network.rs` once more, as nobody (uid 65534), inside `sluice-testnet run`.
 #[test]
 fn an_ordinary_user_can_do_all_of_it() {
@@ -50,22 +78,21 @@ fn an_ordinary_user_can_do_all_of_it() {
             .unwrap_or_else(|| panic!("{prefix}* is not in {}", folder.display()))
     };
     let tests = newest("network-");
-    // Nobody may not look into root's folders.
-    let copies = std::env::temp_dir().join(format!("sluice-testnet-{}", std::process::id()));
-    std::fs::create_dir(&copies).unwrap();
-    let run = copies.join("sluice-testnet");
+    let copies = tempfile::tempdir().unwrap();
+    open_to_all(copies.path());
+    let run = copies.path().join("sluice-testnet");
     std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &run).unwrap();
-    std::fs::copy(tests, copies.join("network")).unwrap();
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+    let copy = copies.path().join("network");
+    std::fs::copy(tests, &copy).unwrap();
+    let output = Command::new(AS_NOBODY[0])
+        .args(&AS_NOBODY[1..])
         .arg(&run)
         .args(["run", "--"])
-        .arg(copies.join("network"))
+        .arg(copy)
         .args(["--nocapture", "--test-threads=2"])
         .current_dir("/")
         .output()
         .unwrap();
-    std::fs::remove_dir_all(&copies).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{errors}");
