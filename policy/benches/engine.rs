@@ -88,7 +88,7 @@ fn http_table(rules: u16) -> Table {
         ports: Some(vec![PortMatch::Range { protocol: Protocol::Tcp, first: 80, last: 80 }]),
         l7: Some(L7::Http(vec![HttpMatch {
             index: 0,
-            method: Some(if i % 2 == 0 { "POST" } else { "GET" }.into()),
+            method: Some(if i.is_multiple_of(2) { "POST" } else { "GET" }.into()),
             path: Some(format!("/api/v1/resource-{i}/[0-9]+").into()),
         }])),
     };
@@ -182,8 +182,8 @@ fn change(criterion: &mut Criterion, compiled: &mut Compiled, size: Size, name: 
             || {
                 turn += 1;
                 let mut pod = pod(size, changed);
-                pod.labels.insert("version".into(), if turn % 2 == 0 { "blue" } else { "green" }.into());
-                pod.labels.insert("tier".into(), if turn % 2 == 0 { "front" } else { "data" }.into());
+                pod.labels.insert("version".into(), if turn.is_multiple_of(2) { "blue" } else { "green" }.into());
+                pod.labels.insert("tier".into(), if turn.is_multiple_of(2) { "front" } else { "data" }.into());
                 Edit::Put(Object::Pod(pod))
             },
             |edit| {

@@ -127,7 +127,7 @@ pub(crate) fn pod(size: Size, i: u32) -> Pod {
     let host_network = i % 100 == 99;
     let on = i % size.nodes;
     let mut ips = vec![if host_network { Ipv4Addr::from(0xAC10_0000 + on).into() } else { address(i) }];
-    if i % 4 == 0 && !host_network {
+    if i.is_multiple_of(4) && !host_network {
         ips.push(Ipv6Addr::from((0xFD00_u128 << 112) + u128::from(i)).into());
     }
     let http = if app % 3 == 0 { 8000 } else { 8080 };
@@ -184,7 +184,7 @@ pub(crate) fn policy(size: Size, i: u32) -> Policy {
             (everything(), vec![allow(Direction::Egress, Some(vec![dns]), Some(ports.to_vec()), None)])
         }
         2..=25 => {
-            let port = if turn % 2 == 0 { named("http") } else { tcp(8080, 8080) };
+            let port = if turn.is_multiple_of(2) { named("http") } else { tcp(8080, 8080) };
             (app(turn), vec![allow(Direction::Ingress, Some(vec![here(app(turn + 1))]), Some(vec![port]), None)])
         }
         26..=35 => {

@@ -8,15 +8,13 @@ use serde_json::{Value, json};
 use crate::reference::{Answer, Cluster};
 use crate::worlds::Edit;
 
-/// A case: states that follow each other, each with its probes. The first is reached by a list of edits from nothing.
+/// A case: states that follow each other, each with its probes.
 pub(crate) struct Case {
     pub(crate) name: String,
-    pub(crate) line: Value,
     pub(crate) states: Vec<State>,
 }
 
 pub(crate) struct State {
-    pub(crate) edits: Vec<Edit>,
     pub(crate) cluster: Cluster,
     pub(crate) probes: Vec<Probe>,
 }
@@ -69,18 +67,15 @@ impl Case {
             .collect::<Vec<_>>();
         let mut cluster = Cluster::default();
         cluster.edit(&first);
-        let mut states = vec![State { edits: first, probes: probes(line, &cluster), cluster }];
+        let mut states = vec![State { probes: probes(line, &cluster), cluster }];
         for step in of("steps") {
             let mut cluster = states.last().expect("the first state is there").cluster.clone();
-            let mut edits = Vec::new();
             for action in step["actions"].as_array().into_iter().flatten() {
-                let made = perform(action, &cluster);
-                cluster.edit(&made);
-                edits.extend(made);
+                cluster.edit(&perform(action, &cluster));
             }
-            states.push(State { edits, probes: probes(&step, &cluster), cluster });
+            states.push(State { probes: probes(&step, &cluster), cluster });
         }
-        Self { name: line["name"].as_str().unwrap_or("unnamed").to_owned(), line: line.clone(), states }
+        Self { name: line["name"].as_str().unwrap_or("unnamed").to_owned(), states }
     }
 }
 

@@ -24,12 +24,19 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use self::read::{Block, Port, Read, Term, Unreadable};
+use self::read::{Action, Ports, Read, Term, Unreadable};
 
 /// The objects of a cluster, as manifests; no two of one kind, namespace and name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Cluster {
     pub(crate) objects: Vec<Value>,
+}
+
+/// One object a line.
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.objects.iter().try_for_each(|object| write!(f, "\n  {object}"))
+    }
 }
 
 /// The first packet of a connection, and what was read of its contents.
@@ -65,6 +72,14 @@ pub(crate) struct Half {
     /// `NetworkPolicy ns/name ingress[0]` for each rule that gives this answer; `NetworkPolicy ns/name` for each policy that isolates
     /// where none allows. Empty where no policy has a say.
     pub(crate) causes: BTreeSet<String>,
+    /// Whether only all of the causes together gave the answer.
+    pub(crate) all: bool,
+}
+
+impl Half {
+    fn silent(answer: Answer) -> Self {
+        Self { answer, causes: BTreeSet::new(), all: true }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,88 +165,97 @@ impl Cluster {
     /// Whether `ip` is an address of the node that `pod` runs on.
     fn is_own_node(&self, ip: IpAddr, pod: Pod<'_>) -> bool {
         let name = &pod.manifest["spec"]["nodeName"];
-        self.of_kind("Node").filter(|node| !name.is_null() && node["metadata"]["name"] == *name).any(|node| {
-            node["status"]["addresses"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|entry| entry["type"] == "InternalIP" || entry["type"] == "ExternalIP")
-                .any(|entry| read::address(&entry["address"]) == Some(ip))
-        })
+        !name.is_null() && self.of_kind("Node").any(|node| node["metadata"]["name"] == *name && has_address(node, ip))
     }
+}
+
+/// Whether `ip` is an address of `node` by which others know it.
+fn has_address(node: &Value, ip: IpAddr) -> bool {
+    let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+    addresses
+        .filter(|entry| entry["type"] == "InternalIP" || entry["type"] == "ExternalIP")
+        .any(|entry| read::address(&entry["address"]) == Some(ip))
 }
 
 /// Judges one flow at both ends: the source's egress and the destination's ingress.
 pub(crate) fn judge(cluster: &Cluster, question: &Question<'_>) -> Judgement {
-    let silent = |answer| Half { answer, causes: BTreeSet::new() };
     let holders = |ip| cluster.pods().filter(move |pod| pod.has_address(ip)).collect::<Vec<_>>();
     let (sources, destinations) = (holders(question.from), holders(question.to));
     // Whose address it is can't be told: either answer might be the wrong one.
     if sources.len() > 1 || destinations.len() > 1 {
-        return Judgement { egress: silent(Answer::Deny), ingress: silent(Answer::Deny) };
+        return Judgement { egress: Half::silent(Answer::Deny), ingress: Half::silent(Answer::Deny) };
     }
     let (source, destination) = (sources.first().copied(), destinations.first().copied());
     if source.is_some() && source == destination {
-        return Judgement { egress: silent(Answer::Allow), ingress: silent(Answer::Allow) };
+        return Judgement { egress: Half::silent(Answer::Allow), ingress: Half::silent(Answer::Allow) };
     }
+    let half = |direction, subject, peer_ip, peer| {
+        judge_half(&Case { cluster, question, direction, subject, peer_ip, peer, destination })
+    };
     Judgement {
-        egress: source.map_or(silent(Answer::Allow), |pod| {
-            judge_half(cluster, question, Direction::Egress, pod, destination, question.to, destination)
-        }),
-        ingress: destination.map_or(silent(Answer::Allow), |pod| {
-            if cluster.is_own_node(question.from, pod) {
-                return silent(Answer::Allow);
-            }
-            judge_half(cluster, question, Direction::Ingress, pod, source, question.from, destination)
-        }),
+        egress: match source {
+            None => Half::silent(Answer::Allow),
+            Some(pod) => half(Direction::Egress, pod, question.to, destination),
+        },
+        ingress: match destination {
+            None => Half::silent(Answer::Allow),
+            Some(pod) if cluster.is_own_node(question.from, pod) => Half::silent(Answer::Allow),
+            Some(pod) => half(Direction::Ingress, pod, question.from, source),
+        },
     }
 }
 
-/// One direction of `subject`, whose other end is `peer_ip` (the address of `peer`, if that is a pod).
-fn judge_half(
-    cluster: &Cluster,
-    question: &Question<'_>,
+/// One end of one flow.
+struct Case<'a> {
+    cluster: &'a Cluster,
+    question: &'a Question<'a>,
     direction: Direction,
-    subject: Pod<'_>,
-    peer: Option<Pod<'_>>,
+    /// The pod whose policies judge.
+    subject: Pod<'a>,
+    /// The other end, and its pod if it is one.
     peer_ip: IpAddr,
-    destination: Option<Pod<'_>>,
-) -> Half {
+    peer: Option<Pod<'a>>,
+    destination: Option<Pod<'a>>,
+}
+
+fn judge_half(case: &Case<'_>) -> Half {
     let isolating: Vec<&Value> =
-        cluster.policies().filter(|policy| selects(policy, subject) && isolates(policy, direction)).collect();
+        case.cluster.policies().filter(|policy| selects(policy, case.subject) && isolates(policy, case.direction)).collect();
     if isolating.is_empty() {
-        return Half { answer: Answer::Allow, causes: BTreeSet::new() };
+        return Half::silent(Answer::Allow);
+    }
+    let rules = |action| isolating.iter().flat_map(move |policy| matching(case, policy, action));
+    let denying: BTreeSet<_> = rules(Action::Deny).map(|(_, name)| name).collect();
+    if !denying.is_empty() {
+        return Half { answer: Answer::Deny, causes: denying, all: false };
     }
     let (mut allowing, mut asking) = (BTreeSet::new(), BTreeSet::new());
-    for policy in &isolating {
-        for (rule, path) in matching(cluster, policy, direction, peer, peer_ip, question, destination) {
-            let name = format!("{} {path}", title(policy));
-            if rule.get("http").is_none_or(Value::is_null) {
-                allowing.insert(name);
-                continue;
+    for (rule, name) in rules(Action::Allow) {
+        if rule.get("http").is_none_or(Value::is_null) {
+            allowing.insert(name);
+            continue;
+        }
+        let items = read::http(rule);
+        match case.question.contents {
+            // HTTP runs over TCP, and a list without an item that can be read allows no request.
+            Contents::NotRead if case.question.protocol == "TCP" && !items.is_empty() => {
+                asking.insert(name);
             }
-            let items = read::http(rule);
-            match question.contents {
-                // HTTP runs over TCP, and a list without an item that can be read allows no request.
-                Contents::NotRead if question.protocol == "TCP" && !items.is_empty() => {
-                    asking.insert(name);
-                }
-                Contents::Http { method, path } => {
-                    let items = items.into_iter().filter(|item| item.matches(method, path));
-                    allowing.extend(items.map(|item| format!("{name}.http[{}]", item.index)));
-                }
-                _ => {}
+            Contents::Http { method, path } if case.question.protocol == "TCP" => {
+                let items = items.into_iter().filter(|item| item.matches(method, path));
+                allowing.extend(items.map(|item| format!("{name}.http[{}]", item.index)));
             }
+            _ => {}
         }
     }
     // A rule without an L7 part allows every request, so nothing needs to be read.
     if !allowing.is_empty() {
-        return Half { answer: Answer::Allow, causes: allowing };
+        return Half { answer: Answer::Allow, causes: allowing, all: false };
     }
     if !asking.is_empty() {
-        return Half { answer: Answer::L7, causes: asking };
+        return Half { answer: Answer::L7, causes: asking, all: false };
     }
-    Half { answer: Answer::Deny, causes: isolating.into_iter().map(title).collect() }
+    Half { answer: Answer::Deny, causes: isolating.into_iter().map(title).collect(), all: true }
 }
 
 /// `NetworkPolicy production/backend`.
@@ -262,59 +286,68 @@ fn isolates(policy: &Value, direction: Direction) -> bool {
     }
 }
 
-/// The rules of one direction whose peers and ports fit, with their field paths.
-fn matching<'a>(
-    cluster: &Cluster,
-    policy: &'a Value,
-    direction: Direction,
-    peer: Option<Pod<'_>>,
-    peer_ip: IpAddr,
-    question: &Question<'_>,
-    destination: Option<Pod<'_>>,
-) -> Vec<(&'a Value, String)> {
-    let (rules_field, peers_field, _) = direction.words();
-    let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
+/// The rules of one direction with `action` whose peers and ports fit, with their names.
+///
+/// Where the answer hangs on a part that can't be read, an allow doesn't match and a deny does: each entry stands or falls by itself.
+fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a Value, String)> {
+    let (rules_field, peers_field, _) = case.direction.words();
     let fits = |rule: &Value| -> Read<bool> {
-        read::rule(rule, peers_field, policy["kind"] == "SluiceNetworkPolicy")?;
-        // An entry that can't be read matches nothing; its neighbours stand.
-        let peers = read::list(&rule[peers_field])?
-            .is_none_or(|peers| peers.iter().any(|entry| peer_matches(cluster, policy, entry, peer, peer_ip).unwrap_or(false)));
-        let ports = read::list(&rule["ports"])?
-            .is_none_or(|ports| ports.iter().any(|entry| port_matches(entry, question, destination).unwrap_or(false)));
-        Ok(peers && ports)
+        let known = read::rule(rule, peers_field, policy["kind"] == "SluiceNetworkPolicy").map(|()| true);
+        let peers = any(read::list(&rule[peers_field]), |entry| peer_matches(case, policy, entry));
+        let ports = any(read::list(&rule["ports"]), |entry| port_matches(case, entry));
+        and(known, and(peers, ports))
     };
+    let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
     let numbered = rules.into_iter().flatten().enumerate();
-    numbered.filter(|(_, rule)| fits(rule).unwrap_or(false)).map(|(i, rule)| (rule, format!("{rules_field}[{i}]"))).collect()
+    numbered
+        .filter(|(_, rule)| read::action(rule) == action && fits(rule).unwrap_or(action == Action::Deny))
+        .map(|(i, rule)| (rule, format!("{} {rules_field}[{i}]", title(policy))))
+        .collect()
 }
 
-fn peer_matches(cluster: &Cluster, policy: &Value, entry: &Value, peer: Option<Pod<'_>>, peer_ip: IpAddr) -> Read<bool> {
-    match read::peer(entry)? {
-        read::Peer::Block(Block { cidr, except }) => {
-            Ok(cidr.contains(peer_ip) && !except.iter().any(|hole| hole.contains(peer_ip)))
+/// AND of three values: what is known to be false is false, whatever the other says.
+fn and(one: Read<bool>, two: Read<bool>) -> Read<bool> {
+    if one == Ok(false) || two == Ok(false) { Ok(false) } else { Ok(one? && two?) }
+}
+
+/// OR over the entries of a list, of three values; without entries there is no restriction.
+fn any(entries: Read<Option<&Vec<Value>>>, matches: impl Fn(&Value) -> Read<bool>) -> Read<bool> {
+    let Some(entries) = entries? else { return Ok(true) };
+    let answers: Vec<_> = entries.iter().map(matches).collect();
+    if answers.contains(&Ok(true)) { Ok(true) } else { answers.into_iter().find(Result::is_err).unwrap_or(Ok(false)) }
+}
+
+fn peer_matches(case: &Case<'_>, policy: &Value, entry: &Value) -> Read<bool> {
+    let peer = read::peer(entry)?;
+    let matches = match peer.what {
+        read::Peers::Block { cidr, except } => {
+            let excepted = except.iter().map(|hole| hole.map(|hole| !hole.contains(case.peer_ip)));
+            excepted.fold(Ok(cidr?.contains(case.peer_ip)), and)
         }
-        read::Peer::Selectors { namespaces, pods } => {
-            let Some(pod) = peer else { return Ok(false) };
+        read::Peers::Selectors { namespaces, pods } => {
+            let Some(pod) = case.peer else { return Ok(false) };
             let in_namespace = match namespaces {
-                Some(terms) => terms_match(&terms, &cluster.namespace_labels(pod.namespace())),
+                Some(terms) => terms.map(|terms| terms_match(&terms, &case.cluster.namespace_labels(pod.namespace()))),
                 // Without a namespaceSelector, the policy's own namespace.
-                None => pod.namespace() == read::namespace(policy),
+                None => Ok(pod.namespace() == read::namespace(policy)),
             };
-            Ok(in_namespace && terms_match(&pods, &read::labels(pod.manifest)))
+            and(in_namespace, pods.map(|terms| terms_match(&terms, &read::labels(pod.manifest))))
         }
-    }
+    };
+    and(peer.known, matches)
 }
 
-fn port_matches(entry: &Value, question: &Question<'_>, destination: Option<Pod<'_>>) -> Read<bool> {
-    let (protocol, port) = read::port(entry)?;
-    if protocol != question.protocol {
-        return Ok(false);
-    }
-    Ok(match port {
-        Port::Any => true,
-        Port::Range(first, last) => (first..=last).contains(&question.port),
-        Port::Named(name) => destination
-            .is_some_and(|pod| read::named_ports(pod.manifest).contains(&(name.clone(), protocol.clone(), question.port))),
-    })
+fn port_matches(case: &Case<'_>, entry: &Value) -> Read<bool> {
+    let read::Port { known, protocol, ports } = read::port(entry)?;
+    let of_protocol = protocol == case.question.protocol;
+    let matches = ports.map(|ports| match ports {
+        Ports::Any => true,
+        Ports::Range(first, last) => (first..=last).contains(&case.question.port),
+        Ports::Named(name) => {
+            case.destination.is_some_and(|pod| read::named_ports(pod.manifest).contains(&(name, protocol, case.question.port)))
+        }
+    });
+    and(Ok(of_protocol), and(known, matches))
 }
 
 /// AND over the terms; no terms match everything.

@@ -2,12 +2,14 @@
 //!
 //! Each gives [`Unreadable`] where the API server would refuse the part, because then nobody can say what was meant.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
 
 pub(crate) type Read<T> = Result<T, Unreadable>;
@@ -20,24 +22,40 @@ pub(crate) struct Term {
     pub(crate) values: Vec<String>,
 }
 
-pub(crate) enum Peer {
-    Selectors { namespaces: Option<Vec<Term>>, pods: Vec<Term> },
-    Block(Block),
+/// One entry of `from` or `to`, part by part.
+pub(crate) struct Peer {
+    /// Whether all of its fields are known.
+    pub(crate) known: Read<bool>,
+    pub(crate) what: Peers,
 }
 
-pub(crate) struct Block {
-    pub(crate) cidr: Cidr,
-    pub(crate) except: Vec<Cidr>,
+pub(crate) enum Peers {
+    Selectors { namespaces: Option<Read<Vec<Term>>>, pods: Read<Vec<Term>> },
+    Block { cidr: Read<Cidr>, except: Vec<Read<Cidr>> },
 }
 
-pub(crate) enum Port {
+/// One entry of `ports`, part by part.
+pub(crate) struct Port {
+    pub(crate) known: Read<bool>,
+    pub(crate) protocol: String,
+    pub(crate) ports: Read<Ports>,
+}
+
+pub(crate) enum Ports {
     Any,
     Range(u16, u16),
     Named(String),
 }
 
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Allow,
+    Deny,
+}
+
 /// A network, by its first bits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Cidr {
     bits: u128,
     length: u32,
@@ -152,37 +170,56 @@ pub(crate) fn selector(value: &Value) -> Read<Vec<Term>> {
     Ok(terms)
 }
 
-/// The fields of a rule: only our own kind has `http`.
+/// Whether `object` has no fields but these.
+fn known(object: &Map<String, Value>, fields: &[&str]) -> Read<bool> {
+    if object.keys().all(|key| fields.contains(&key.as_str())) { Ok(true) } else { Err(Unreadable) }
+}
+
+/// The fields of a rule: only our own kind has `action` and `http`.
 pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<()> {
-    let known: &[&str] = if ours { &["http"] } else { &[] };
-    object(value, &[known, &[peers_field, "ports"]].concat())?;
-    Ok(())
+    let more: &[&str] = if ours { &["action", "http"] } else { &[] };
+    object(value, &[more, &[peers_field, "ports"]].concat()).map(|_| ())
+}
+
+/// A rule's action. Any other word than Allow may have been meant to deny.
+pub(crate) fn action(rule: &Value) -> Action {
+    match &rule["action"] {
+        Value::Null => Action::Allow,
+        word if word == "Allow" => Action::Allow,
+        _ => Action::Deny,
+    }
 }
 
 /// One entry of `from` or `to`: a block, or at least one selector.
 pub(crate) fn peer(value: &Value) -> Read<Peer> {
-    let map = object(value, &["podSelector", "namespaceSelector", "ipBlock"])?;
+    let map = value.as_object().ok_or(Unreadable)?;
     let given = |field: &str| map.get(field).filter(|value| !value.is_null());
-    match (given("podSelector"), given("namespaceSelector"), given("ipBlock")) {
-        (None, None, Some(value)) => {
-            object(value, &["cidr", "except"])?;
-            let cidr = network(&value["cidr"])?;
-            let except = list(&value["except"])?.into_iter().flatten().map(network).collect::<Read<Vec<_>>>()?;
-            if except.iter().all(|hole| hole.is_strictly_inside(cidr)) {
-                Ok(Peer::Block(Block { cidr, except }))
-            } else {
-                Err(Unreadable)
-            }
+    let what = match (given("podSelector"), given("namespaceSelector"), given("ipBlock")) {
+        (None, None, Some(value)) => block(value)?,
+        (None, None, None) | (_, _, Some(_)) => return Err(Unreadable),
+        (pods, namespaces, None) => {
+            Peers::Selectors { namespaces: namespaces.map(selector), pods: selector(pods.unwrap_or(&Value::Null)) }
         }
-        (None, None, None) | (_, _, Some(_)) => Err(Unreadable),
-        (pods, namespaces, None) => Ok(Peer::Selectors {
-            namespaces: namespaces.map(selector).transpose()?,
-            pods: selector(pods.unwrap_or(&Value::Null))?,
-        }),
-    }
+    };
+    Ok(Peer { known: known(map, &["podSelector", "namespaceSelector", "ipBlock"]), what })
 }
 
-fn network(value: &Value) -> Read<Cidr> {
+/// A block, and what is carved out of it: smaller blocks within.
+fn block(value: &Value) -> Read<Peers> {
+    object(value, &["cidr", "except"])?;
+    let cidr = network(&value["cidr"]);
+    let inside = |hole: &Value| {
+        let (hole, cidr) = (network(hole)?, cidr?);
+        if hole.is_strictly_inside(cidr) { Ok(hole) } else { Err(Unreadable) }
+    };
+    let except = match list(&value["except"]) {
+        Ok(holes) => holes.into_iter().flatten().map(inside).collect(),
+        Err(Unreadable) => vec![Err(Unreadable)],
+    };
+    Ok(Peers::Block { cidr, except })
+}
+
+pub(crate) fn network(value: &Value) -> Read<Cidr> {
     let (ip, length) = value.as_str().and_then(|text| text.split_once('/')).ok_or(Unreadable)?;
     let ip: IpAddr = ip.parse().map_err(|_| Unreadable)?;
     let most = if ip.is_ipv6() { 128 } else { 32 };
@@ -198,25 +235,24 @@ fn network(value: &Value) -> Read<Cidr> {
 }
 
 /// One entry of `ports`: its protocol, TCP unless given, and which ports.
-pub(crate) fn port(value: &Value) -> Read<(String, Port)> {
-    let map = object(value, &["protocol", "port", "endPort"])?;
+pub(crate) fn port(value: &Value) -> Read<Port> {
+    let map = value.as_object().ok_or(Unreadable)?;
     let given = |field: &str| map.get(field).filter(|value| !value.is_null());
     let protocol = given("protocol").map_or(Ok("TCP".to_owned()), text)?;
     if !["TCP", "UDP", "SCTP"].contains(&protocol.as_str()) {
         return Err(Unreadable);
     }
     let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or(Unreadable);
-    let port = match (given("port"), given("endPort")) {
-        (None, None) => Port::Any,
-        (Some(Value::String(name)), None) if is_port_name(name) => Port::Named(name.clone()),
-        (Some(first), None) => Port::Range(number(first)?, number(first)?),
-        (Some(first), Some(last)) => Port::Range(number(first)?, number(last)?),
-        (None, Some(_)) => return Err(Unreadable),
+    let ports = match (given("port"), given("endPort")) {
+        (None, None) => Ok(Ports::Any),
+        (Some(Value::String(name)), None) if is_port_name(name) => Ok(Ports::Named(name.clone())),
+        (Some(first), last) => match (number(first), number(last.unwrap_or(first))) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Ports::Range(first, last)),
+            _ => Err(Unreadable),
+        },
+        (None, Some(_)) => Err(Unreadable),
     };
-    if matches!(port, Port::Range(first, last) if first > last) {
-        return Err(Unreadable);
-    }
-    Ok((protocol, port))
+    Ok(Port { known: known(map, &["protocol", "port", "endPort"]), protocol, ports })
 }
 
 /// IANA_SVC_NAME: at most 15 of `a-z0-9-`, at least one letter, no dash at either end nor two in a row.
@@ -257,8 +293,16 @@ pub(crate) fn http(rule: &Value) -> Vec<HttpItem> {
     items.filter_map(|(index, value)| item(index, value).ok()).collect()
 }
 
+thread_local! {
+    /// Patterns are few and questions many.
+    static PATTERNS: RefCell<HashMap<String, Read<Regex>>> = RefCell::default();
+}
+
 fn whole_match(pattern: &str) -> Read<Regex> {
-    // By itself first: `a)|(b` would become a pattern by being put between parentheses.
-    Regex::new(pattern).map_err(|_| Unreadable)?;
-    Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|_| Unreadable)
+    let compile = || {
+        // By itself first: `a)|(b` would become a pattern by being put between parentheses.
+        Regex::new(pattern).map_err(|_| Unreadable)?;
+        Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|_| Unreadable)
+    };
+    PATTERNS.with_borrow_mut(|patterns| patterns.entry(pattern.to_owned()).or_insert_with(compile).clone())
 }

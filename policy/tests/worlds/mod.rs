@@ -27,10 +27,27 @@ pub(crate) const REQUESTS: [(&str, &str); 5] =
     [("GET", "/api/7"), ("POST", "/"), ("PUT", "/x"), ("GET", "/apis"), ("DELETE", "/api/")];
 
 /// One change of a cluster: an object comes or is replaced, or goes (only kind, namespace and name count).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Edit {
     Put(Value),
     Remove(Value),
+}
+
+/// In JSON, as one would write it into a case.
+impl std::fmt::Debug for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Put(object) => write!(f, "put {object}"),
+            Self::Remove(object) => write!(f, "remove {:?}", key(object)),
+        }
+    }
+}
+
+impl Edit {
+    pub(crate) fn object(&self) -> &Value {
+        let (Self::Put(object) | Self::Remove(object)) = self;
+        object
+    }
 }
 
 /// What identifies an object.
@@ -48,8 +65,7 @@ impl Cluster {
     /// The cluster in which `edits` were made in their order.
     pub(crate) fn edit(&mut self, edits: &[Edit]) {
         for edit in edits {
-            let (Edit::Put(object) | Edit::Remove(object)) = edit;
-            self.objects.retain(|held| key(held) != key(object));
+            self.objects.retain(|held| key(held) != key(edit.object()));
             if let Edit::Put(object) = edit {
                 self.objects.push(object.clone());
             }
@@ -194,6 +210,10 @@ fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
     let list = |entry: BoxedStrategy<Value>| optional(json!([]), vec(entry, 1..3).prop_map(Value::from).boxed());
     let mut fields = vec![(peers_field, list(peer())), ("ports", list(port()))];
     if ours {
+        fields.push((
+            "action",
+            prop_oneof![6 => Just(None), 1 => Just(Some(json!("Allow"))), 1 => Just(Some(json!("Deny")))].boxed(),
+        ));
         fields.push(("http", prop_oneof![1 => Just(None), 2 => http().prop_map(Some)].boxed()));
     }
     vec(object(fields), 1..3).prop_map(Value::from).boxed()
@@ -237,7 +257,9 @@ fn namespace() -> BoxedStrategy<Value> {
 }
 
 fn node(index: usize) -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[index]}, "status": {"addresses": [
+    // One node says which addresses its pods get; 10.2.0.0/30 isn't its own, so that its range and its pods differ.
+    let cidrs: &[&str] = if index == 1 { &["10.2.0.0/30", "fd00:2::/64"] } else { &[] };
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[index]}, "spec": {"podCIDRs": cidrs}, "status": {"addresses": [
         {"type": "InternalIP", "address": format!("172.18.0.{index}")},
         {"type": "InternalIP", "address": format!("fd01::{index}")},
         {"type": "Hostname", "address": NODES[index]},

@@ -1,0 +1,142 @@
+//! The engine as a judge: manifests through `sluice-crds` into a world, a view and a table, and questions put to the table.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use sluice_policy::http::HttpRequest;
+use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
+use sluice_policy::view::Scope;
+use sluice_policy::world::Edit as WorldEdit;
+use sluice_policy::{Decision, Direction, Flow, Protocol, Request, Table, Verdict, View, World};
+
+use crate::reference::{Answer, Cluster, Contents, Half, Judgement, Question};
+use crate::worlds::{self, Edit};
+
+/// One reader of a world, kept up to date by deltas.
+pub(crate) struct Reader {
+    view: View,
+    pub(crate) table: Table,
+}
+
+/// A world, and everyone who reads it.
+pub(crate) struct Engine {
+    world: World,
+    pub(crate) everything: Reader,
+    /// One for each of the names that [`Engine::of`] was given, in their order.
+    pub(crate) nodes: Vec<Reader>,
+}
+
+impl Reader {
+    fn new(scope: Scope, world: &World) -> Self {
+        let mut view = View::new(scope);
+        let (table, _) = Table::empty().apply(&view.snapshot(world)).expect("a snapshot fits the empty table");
+        Self { view, table }
+    }
+}
+
+impl Engine {
+    /// Compiles `edits` from nothing, for a table of everything and one for each of `nodes`.
+    pub(crate) fn of(edits: impl IntoIterator<Item = WorldEdit>, nodes: &[&str]) -> Self {
+        let mut world = World::new();
+        world.apply(edits);
+        let everything = Reader::new(Scope::Everything, &world);
+        let nodes = nodes.iter().map(|node| Reader::new(Scope::Node((*node).into()), &world)).collect();
+        Self { world, everything, nodes }
+    }
+
+    pub(crate) fn of_cluster(cluster: &Cluster, nodes: &[&str]) -> Self {
+        Self::of(cluster.objects.iter().map(|object| lower(&Edit::Put(object.clone()))), nodes)
+    }
+
+    /// Applies `edits` at once, and what follows from them to each table.
+    pub(crate) fn edit(&mut self, edits: impl IntoIterator<Item = WorldEdit>) {
+        let effects = self.world.apply(edits);
+        for reader in std::iter::once(&mut self.everything).chain(&mut self.nodes) {
+            let delta = reader.view.delta(&self.world, &effects);
+            reader.table = reader.table.apply(&delta).expect("a delta fits the state it was made for").0;
+        }
+    }
+}
+
+/// What `sluice-crds` makes of an edit. An object of which nothing is understood would be no edit at all; the tests draw none.
+pub(crate) fn lower(edit: &Edit) -> WorldEdit {
+    match edit {
+        Edit::Put(manifest) => {
+            WorldEdit::Put(lowered(manifest).object.unwrap_or_else(|| panic!("nothing understood of {manifest}")))
+        }
+        Edit::Remove(manifest) => {
+            let (kind, namespace, name) = worlds::key(manifest);
+            let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), name.into());
+            let policy = |kind| Key::Policy(PolicyRef { kind, namespace: namespace.clone(), name: name.clone() });
+            WorldEdit::Remove(match kind.as_str() {
+                "Namespace" => Key::Namespace(name),
+                "Node" => Key::Node(name),
+                "Pod" => Key::Pod(PodRef { namespace, name }),
+                "NetworkPolicy" => policy(PolicyKind::NetworkPolicy),
+                "SluiceNetworkPolicy" => policy(PolicyKind::SluiceNetworkPolicy),
+                other => panic!("nobody removes a {other} here"),
+            })
+        }
+    }
+}
+
+/// One manifest, by way of its text.
+pub(crate) fn lowered(manifest: &Value) -> sluice_crds::Lowered {
+    let manifests = sluice_crds::read(&manifest.to_string(), "a test");
+    assert!(manifests.is_whole() && manifests.documents.len() == 1, "{manifest}: {:?}", manifests.errors);
+    sluice_crds::lower_document(&manifests.documents[0])
+}
+
+/// Puts a question to a table.
+pub(crate) fn ask(table: &Table, question: &Question<'_>) -> Verdict {
+    with_flow(question, |flow| table.verdict(flow))
+}
+
+/// A table's answer in the reference's words.
+pub(crate) fn judgement(table: &Table, question: &Question<'_>) -> Judgement {
+    with_flow(question, |flow| {
+        let verdict = table.verdict(flow);
+        let half = |direction| Half {
+            answer: answer(verdict.half(direction).decision),
+            causes: table.by(flow, &verdict, direction).iter().map(ToString::to_string).collect(),
+            all: verdict.half(direction).rule.is_none(),
+        };
+        Judgement { egress: half(Direction::Egress), ingress: half(Direction::Ingress) }
+    })
+}
+
+pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>) -> T) -> T {
+    let protocol: Protocol = question.protocol.parse().expect("the questions name protocols the engine knows");
+    let flow =
+        |request| Flow { source: question.from, destination: question.to, protocol, destination_port: question.port, request };
+    match question.contents {
+        Contents::NotRead => judge(&flow(None)),
+        Contents::NotHttp => judge(&flow(Some(Request::Opaque))),
+        Contents::Http { method, path } => {
+            let request = HttpRequest { method, path, host: "host" };
+            judge(&flow(Some(Request::Http(&request))))
+        }
+    }
+}
+
+pub(crate) fn answer(decision: Decision) -> Answer {
+    match decision {
+        Decision::Allow => Answer::Allow,
+        Decision::Inspect => Answer::L7,
+        Decision::Deny => Answer::Deny,
+    }
+}
+
+/// Whether the engine's answer is the reference's: the same at both ends, and the same cause (one of the rules that could be it, or all policies that isolate).
+pub(crate) fn agrees(engine: &Judgement, reference: &Judgement) -> bool {
+    let half = |engine: &Half, reference: &Half| {
+        engine.answer == reference.answer
+            && engine.all == reference.all
+            && if reference.all {
+                engine.causes == reference.causes
+            } else {
+                engine.causes.len() == 1 && engine.causes.is_subset(&reference.causes)
+            }
+    };
+    half(&engine.egress, &reference.egress) && half(&engine.ingress, &reference.ingress)
+}
