@@ -2,18 +2,11 @@
 
 use std::sync::Arc;
 
-use regex_automata::nfa::thompson::NFA;
-use sluice_policy::http::HttpMatch;
+use sluice_policy::http::{HttpMatch, PatternError, check_pattern};
 
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
 use crate::value::{Map, Value, quoted};
-
-/// Characters of one regular expression. It is checked first, so that a pattern of megabytes costs nothing.
-const MAX_PATTERN: usize = 4096;
-
-/// Bytes of one compiled regular expression: what keeps `(a{1000}){1000}` from filling a node's memory.
-const MAX_COMPILED: usize = 128 << 10;
 
 /// Items of one rule; their number is in every verdict, in 16 bits.
 const MAX_ITEMS: usize = 1000;
@@ -66,60 +59,17 @@ fn pattern(map: &Map, name: &str, at: At<'_>, report: &mut Report) -> Reading<Op
     let Some(value) = map.get(name) else { return Ok(None) };
     let at = at.field(name, value.line);
     let pattern = text(value, at, report)?;
-    match check(pattern) {
+    // The engine itself says what it can compile, and looks at the length first: ten megabytes cost nothing.
+    match check_pattern(pattern) {
         Ok(()) => Ok(Some(pattern.clone())),
-        Err((message, remedy)) => {
-            report.error(at, message, remedy);
-            Err(Unreadable)
-        }
-    }
-}
-
-fn check(pattern: &str) -> Result<(), (String, &'static str)> {
-    if pattern.len() > MAX_PATTERN {
-        let message = format!("a regular expression of {} bytes; the limit is {MAX_PATTERN}", pattern.len());
-        return Err((message, "write it shorter, or as several items"));
-    }
-    let config = NFA::config().nfa_size_limit(Some(MAX_COMPILED));
-    match NFA::compiler().configure(config).build(pattern) {
-        Ok(_) => Ok(()),
-        Err(error) if error.size_limit().is_some() => {
-            let message = format!("the regular expression {} is larger than {MAX_COMPILED} bytes once compiled", quoted(pattern));
-            Err((message, "repeat less often, or write several items"))
-        }
         Err(error) => {
-            // The parser draws the pattern with marks under it, over many lines; the last says what is wrong.
-            let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Err((format!("{} is no regular expression: {last}", quoted(pattern)), "mend the pattern"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_are_checked_within_bounds() {
-        let long = "a".repeat(10 << 20);
-        let rows = [
-            ("GET", ""),
-            ("/api/.*", ""),
-            ("GET|POST", ""),
-            ("", ""),
-            ("/users/\\d+/[\\w-]+(/.*)?", ""),
-            ("(", "unclosed group"),
-            ("a)(b", "unopened group"),
-            ("*", "repetition operator missing expression"),
-            ("(?=x)", "look-around"),
-            ("\\1", "backreferences"),
-            ("((((a{100}){100}){100}){100})", "once compiled"),
-            (&long, "the limit is"),
-        ];
-        for (pattern, want) in rows {
-            let got = check(pattern).err().map(|(message, _)| message).unwrap_or_default();
-            assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{:.40}: {got}", pattern);
+            let remedy = match error {
+                PatternError::TooLong { .. } => "write it shorter, or as several items",
+                PatternError::TooLarge => "repeat less often, or write several items",
+                PatternError::Syntax(_) => "mend the regular expression; a special character is taken literally after \\",
+            };
+            report.error(at, format!("{} {error}", quoted(pattern)), remedy);
+            Err(Unreadable)
         }
     }
 }

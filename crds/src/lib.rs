@@ -40,8 +40,6 @@ mod rule;
 mod scalar;
 mod selector;
 mod syntax;
-#[cfg(test)]
-mod tests;
 pub mod value;
 mod yaml;
 

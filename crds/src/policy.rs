@@ -9,7 +9,7 @@
 //! | an unknown field of `spec`, `expires` | every allow rule of the policy matches nothing; the rest stands |
 //! | `enforcement` | `Enforce` |
 //! | a rule, or a field of it that isn't known | an allow matches nothing, a deny all that its readable parts leave open |
-//! | `action` | Deny; but an allow that matches nothing where it is only spelt in other letters |
+//! | `action` | Deny: any word but `Allow` may have been meant so |
 //! | one peer, one port, one `http` item | in an allow nothing; the other peers, ports, items stand |
 //! | one peer or port of a deny | all that its readable parts leave open |
 

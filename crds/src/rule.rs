@@ -129,7 +129,7 @@ fn action(value: &Value, at: At<'_>, report: &mut Report) -> (Action, bool) {
         Ok(other) => {
             report.error(at, format!("{} is no action", quoted(other)), "write Allow or Deny");
             // Any other word may have been meant to deny.
-            (if other.eq_ignore_ascii_case("Allow") { Action::Allow } else { Action::Deny }, false)
+            (Action::Deny, false)
         }
         Err(Unreadable) => (Action::Deny, false),
     }

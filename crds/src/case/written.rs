@@ -55,8 +55,7 @@ pub(super) struct WrittenPod {
     node: Option<String>,
     #[serde(default, rename = "hostNetwork")]
     host_network: bool,
-    #[serde(default)]
-    finished: bool,
+    phase: Option<String>,
     #[serde(default)]
     ports: Vec<Port>,
 }
@@ -75,10 +74,7 @@ impl WrittenPod {
     }
 
     pub(super) fn to_source(&self) -> Pod {
-        let mut ips = self.ips.clone();
-        if !ips.contains(&self.ip) {
-            ips.insert(0, self.ip);
-        }
+        let ips = if self.ips.is_empty() { vec![self.ip] } else { self.ips.clone() };
         let named = |p: &Port| {
             let name = p.name.as_deref()?.into();
             Some(NamedPort { name, protocol: p.protocol, port: p.port })
@@ -89,7 +85,7 @@ impl WrittenPod {
             ips,
             node: self.node.as_deref().map(Arc::from),
             host_network: self.host_network,
-            finished: self.finished,
+            finished: matches!(self.phase.as_deref(), Some("Succeeded" | "Failed")),
             service_account: "default".into(),
             ports: self.ports.iter().filter_map(named).collect(),
         }
