@@ -1,1 +1,16 @@
-//! The command `sluice`: eval, explain, matrix, demo.
+//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`), and the demonstration (`demo`).
+//!
+//! Every answer comes from the engine in `sluice-policy`, asked through [`cluster::Cluster`]: manifests in, one table of
+//! everything out. The demonstration runs the real controller and proxy in network namespaces and holds what clients see
+//! against [`expectation`]s, the same format that the folders of `examples/` use.
+
+pub mod args;
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod eval;
+pub mod expectation;
+pub mod explain;
+pub mod flow_line;
+pub mod matrix;
+pub mod output;

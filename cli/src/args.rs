@@ -1,0 +1,170 @@
+//! The command line: options, and the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 110, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print the settings in force, as YAML, and end.
+    #[arg(long, global = true)]
+    pub print_config: bool,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sluice demo                                   policies in force on real traffic, in network namespaces
+  sluice matrix -f examples/three-tier --port 8080/tcp
+  sluice explain -f examples/http-rules --from production/frontend --to production/backend \\
+      --port 8080/tcp --http 'DELETE /api/users'
+  sluice eval -f manifests/ --flows flows.jsonl
+
+Exit status: 0 yes or nothing found; 1 denied; 2 input that can't be read.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Eval(EvalArgs),
+    Explain(ExplainArgs),
+    Matrix(MatrixArgs),
+    Demo(DemoArgs),
+}
+
+/// Where the objects are.
+#[derive(Debug, Args)]
+pub struct Manifests {
+    /// A manifest file, or a folder of them (repeatable): YAML or JSON, several objects to a file, List objects too.
+    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Judge flows without any traffic: one JSON verdict per line.
+///
+/// Each line of FILE is a flow:
+///   {"from": {"namespace": "production", "pod": "frontend"}, "to": {"ip": "203.0.113.7"}, "port": 443, "protocol": "TCP"}
+/// with an optional "http": {"method": "GET", "path": "/api/users", "host": "backend"}, "grpc" or "tls".
+///
+/// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}. "l7" means
+/// that the answer hangs on a request and that the flow gives none.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
+Examples:
+  sluice eval -f examples/http-rules --flows flows.jsonl
+  echo '{\"from\":{\"namespace\":\"shop\",\"pod\":\"web\"},\"to\":{\"ip\":\"169.254.169.254\"},\"port\":80}' |
+      sluice eval -f manifests/ --flows -
+
+Exit status: 0 if every manifest and flow was read, whatever the verdicts; 2 otherwise (the rest is answered all the same)."
+)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub manifests: Manifests,
+    /// The flows, one JSON object per line; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub flows: PathBuf,
+    /// What DNS has answered so far: {"name": ["address", ..]}. A flow to a name goes to the first address of the source's family.
+    #[arg(long, value_name = "FILE")]
+    pub names: Option<PathBuf>,
+}
+
+/// Say why one flow is allowed or denied: a sentence, then the walk through tiers, policies and rules.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice explain -f manifests/ --from shop/web --to shop/db --port 5432/tcp
+  sluice explain -f manifests/ --from shop/web --to shop/api --port 8080/tcp --http 'GET /api/users'
+  sluice explain -f manifests/ --from shop/web --to 169.254.169.254 --port 80/tcp -o json
+
+Exit status: 0 allowed (or judged at L7), 1 denied, 2 input that can't be read.")]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub manifests: Manifests,
+    /// Who connects: NAMESPACE/POD, or an address.
+    #[arg(long, value_name = "END")]
+    pub from: String,
+    /// To whom: NAMESPACE/POD, an address, or a name that --names knows.
+    #[arg(long, value_name = "END")]
+    pub to: String,
+    /// The destination's port, after any Service translation: 8080/tcp, 53/udp, 9898/sctp, or icmp.
+    #[arg(long, value_name = "PORT/PROTOCOL")]
+    pub port: String,
+    /// The request: 'METHOD PATH', or 'METHOD http://HOST/PATH'.
+    #[arg(long, value_name = "REQUEST")]
+    pub http: Option<String>,
+    /// What DNS has answered so far: {"name": ["address", ..]}.
+    #[arg(long, value_name = "FILE")]
+    pub names: Option<PathBuf>,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Who reaches whom on one port: rows are sources, columns are destinations.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice matrix -f examples/three-tier --port 8080/tcp
+  sluice matrix -f manifests/ --port 53/udp --namespace kube-system --namespace shop
+  sluice matrix -f manifests/ --port 80/tcp -o json
+
+Marks: . allowed   X denied   L judged at L7   # the pod itself
+Exit status: 0 if every manifest was read, 2 otherwise.")]
+pub struct MatrixArgs {
+    #[command(flatten)]
+    pub manifests: Manifests,
+    /// The destination's port: 80/tcp, 53/udp, 9898/sctp, or icmp.
+    #[arg(long, value_name = "PORT/PROTOCOL")]
+    pub port: String,
+    /// Only pods of these namespaces (repeatable).
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Vec<String>,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Put policies in force on real traffic, on this machine: pods as network namespaces, the real controller and proxy.
+///
+/// Prints who asked for what, what was expected and seen, and the policy that decided. Nothing outside its own namespaces is
+/// touched, and nothing is left behind.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  sluice demo
+  sluice demo --keep                  leaves it up: edit the policies and see them in force at once
+  sluice demo exec frontend -- curl -s http://backend:8080/api/users
+  sluice demo exec frontend           a shell in the pod
+
+Exit status: 0 every row as expected, 1 a row differs, 2 the demonstration can't run here (and why)."
+)]
+pub struct DemoArgs {
+    /// Leave it up until Ctrl-C, to enter pods and to edit policies.
+    #[arg(long)]
+    pub keep: bool,
+    /// Another scene than the built-in one: a folder with manifests and expectations.yaml, such as one of examples/.
+    #[arg(long, value_name = "DIR")]
+    pub scene: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<DemoCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DemoCommand {
+    /// Run a command in a pod of a demonstration that `sluice demo --keep` holds up.
+    Exec {
+        /// The pod: NAME, or NAMESPACE/NAME.
+        pod: String,
+        /// The command; a shell if none is given.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}

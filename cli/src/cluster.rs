@@ -1,0 +1,305 @@
+//! Manifests in, one table of everything out: what `eval`, `explain` and `matrix` ask.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use sluice_crds::Severity;
+use sluice_policy::http::{self, HttpRequest};
+use sluice_policy::source::{Node, Object, Pod, PodRef};
+use sluice_policy::verdict::{Half, NamedRule};
+use sluice_policy::view::Scope;
+use sluice_policy::{Decision, Direction, Flow, Reason, Request, Table, Verdict, View, World};
+
+use crate::config::Settings;
+use crate::flow_line::{Contents, End, Question};
+use crate::output::{Paint, Tone, complain};
+
+/// All pods and policies of some folders, in one table that judges both ends of every flow.
+#[derive(Debug)]
+pub struct Cluster {
+    table: Table,
+    pods: BTreeMap<PodRef, Pod>,
+    nodes: BTreeMap<String, Node>,
+    remarks: Vec<Remark>,
+}
+
+/// Something to say about the manifests. An error is what could not be read; a warning, what is probably not meant.
+#[derive(Debug)]
+struct Remark {
+    error: bool,
+    text: String,
+}
+
+/// What DNS has answered so far.
+#[derive(Debug, Default)]
+pub struct Names {
+    addresses: HashMap<String, Vec<IpAddr>>,
+}
+
+/// Why a flow can't be judged.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unjudgeable {
+    #[error("there is no pod {0} in the manifests")]
+    NoPod(PodRef),
+    #[error("pod {0} has no address (status.podIPs)")]
+    NoAddress(PodRef),
+    #[error("pod {pod} doesn't have the address {ip}")]
+    NotItsAddress { pod: PodRef, ip: IpAddr },
+    #[error("pod {0} has finished: it takes no part in the network")]
+    Finished(PodRef),
+    #[error("nothing is known of the name {0}: give its addresses with --names")]
+    UnknownName(String),
+    #[error("{from} and {to} have no address of the same family (IPv4, IPv6)")]
+    Families { from: String, to: String },
+}
+
+/// A verdict, and who is behind it.
+#[derive(Debug)]
+pub struct Judgement {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub answer: Answer,
+}
+
+/// A line of `sluice eval`.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    pub verdict: &'static str,
+    pub reason: Reason,
+    pub egress: HalfAnswer,
+    pub ingress: HalfAnswer,
+}
+
+/// One end's half of an [`Answer`].
+#[derive(Debug, Serialize)]
+pub struct HalfAnswer {
+    pub verdict: &'static str,
+    pub reason: Reason,
+    pub by: By,
+}
+
+/// Who decided: nobody, one rule, or every policy that isolates where none allows.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum By {
+    Nobody,
+    One(NamedRule),
+    Several(Vec<NamedRule>),
+}
+
+impl By {
+    pub fn as_slice(&self) -> &[NamedRule] {
+        match self {
+            Self::Nobody => &[],
+            Self::One(rule) => std::slice::from_ref(rule),
+            Self::Several(rules) => rules,
+        }
+    }
+}
+
+impl From<Vec<NamedRule>> for By {
+    fn from(mut rules: Vec<NamedRule>) -> Self {
+        match (rules.len(), rules.pop()) {
+            (1, Some(only)) => Self::One(only),
+            (_, None) => Self::Nobody,
+            (_, Some(last)) => {
+                rules.push(last);
+                Self::Several(rules)
+            }
+        }
+    }
+}
+
+impl Names {
+    /// Reads `{"name": ["address", ..]}`.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let listed: HashMap<String, Vec<IpAddr>> =
+            serde_json::from_str(&text).with_context(|| format!("{}: not {{\"name\": [\"address\", ..]}}", path.display()))?;
+        Ok(Self { addresses: listed.into_iter().map(|(name, ips)| (name.to_ascii_lowercase(), ips)).collect() })
+    }
+}
+
+impl Cluster {
+    /// Reads manifest files, and folders of them. What can't be read is reported by [`Cluster::report`], and costs only itself.
+    pub fn load(paths: &[PathBuf]) -> Self {
+        let loaded = sluice_crds::load(paths);
+        let mut remarks: Vec<Remark> = loaded.unreadable.iter().map(|e| Remark { error: true, text: e.to_string() }).collect();
+        remarks.extend(
+            loaded
+                .diagnostics
+                .iter()
+                .map(|diagnostic| Remark { error: diagnostic.severity == Severity::Error, text: diagnostic.to_string() }),
+        );
+        let mut pods = BTreeMap::new();
+        let mut nodes = BTreeMap::new();
+        for object in &loaded.objects {
+            match object {
+                Object::Pod(pod) => drop(pods.insert(pod.reference.clone(), pod.clone())),
+                Object::Node(node) => drop(nodes.insert(node.name.to_string(), node.clone())),
+                _ => {}
+            }
+        }
+        let mut world = World::new();
+        world.apply(loaded.into_edits());
+        let changes = View::new(Scope::Everything).snapshot(&world);
+        let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
+        Self { table, pods, nodes, remarks }
+    }
+
+    /// Whether everything was read.
+    pub fn is_whole(&self) -> bool {
+        self.remarks.iter().all(|remark| !remark.error)
+    }
+
+    /// What could not be read, one line each.
+    pub fn errors(&self) -> impl Iterator<Item = &str> {
+        self.remarks.iter().filter(|remark| remark.error).map(|remark| remark.text.as_str())
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub fn pod(&self, reference: &PodRef) -> Option<&Pod> {
+        self.pods.get(reference)
+    }
+
+    /// Says on standard error what could not be read, and what is probably not meant.
+    pub fn report(&self, settings: &Settings) {
+        let paint = Paint::for_terminal(settings, &io::stderr());
+        for remark in &self.remarks {
+            if remark.error {
+                complain(settings, &remark.text);
+            } else {
+                eprintln!("{} {}", paint.paint(Tone::Depends, "warning:"), remark.text);
+            }
+        }
+    }
+
+    /// The pods that take part in the network, sorted.
+    pub fn live_pods(&self) -> impl Iterator<Item = &PodRef> {
+        self.pods.values().filter(|pod| !pod.finished && !pod.ips.is_empty()).map(|pod| &pod.reference)
+    }
+
+    /// The nodes that the manifests define.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The pod that has `ip`.
+    pub fn pod_at(&self, ip: IpAddr) -> Option<&PodRef> {
+        self.table.endpoint(ip).map(|endpoint| &endpoint.pod)
+    }
+
+    /// Judges a flow, and names who decided.
+    pub fn judge(&self, question: &Question, names: &Names) -> Result<Judgement, Unjudgeable> {
+        self.asked(question, names, |flow, verdict| {
+            let half = |direction| {
+                let half = verdict.half(direction);
+                HalfAnswer {
+                    verdict: half.decision.as_str(),
+                    reason: half.reason,
+                    by: self.table.by(flow, &verdict, direction).into(),
+                }
+            };
+            Judgement {
+                source: flow.source,
+                destination: flow.destination,
+                answer: Answer {
+                    verdict: verdict.decision().as_str(),
+                    reason: verdict.reason(),
+                    egress: half(Direction::Egress),
+                    ingress: half(Direction::Ingress),
+                },
+            }
+        })
+    }
+
+    /// Judges a flow.
+    pub fn verdict(&self, question: &Question, names: &Names) -> Result<Verdict, Unjudgeable> {
+        self.asked(question, names, |_, verdict| verdict)
+    }
+
+    /// Makes a question the engine's flow, judges it, and hands both on: a flow borrows its request.
+    pub fn asked<T>(
+        &self,
+        question: &Question,
+        names: &Names,
+        then: impl FnOnce(&Flow<'_>, Verdict) -> T,
+    ) -> Result<T, Unjudgeable> {
+        let (source, destination) = self.addresses(question, names)?;
+        let mut flow = Flow { source, destination, protocol: question.protocol, destination_port: question.port, request: None };
+        let (method, target, host) = match &question.contents {
+            None => {
+                let verdict = self.table.verdict(&flow);
+                return Ok(then(&flow, verdict));
+            }
+            Some(Contents::Opaque) => {
+                flow.request = Some(Request::Opaque);
+                let verdict = self.table.verdict(&flow);
+                return Ok(then(&flow, verdict));
+            }
+            Some(Contents::Http { method, target, host }) => (method, target, host),
+        };
+        let raw_path = target.split(['?', '#']).next().unwrap_or_default();
+        let Ok(path) = http::canonical_path(raw_path) else {
+            // As the proxy does: what can't be read safely is denied wherever it would have been read.
+            let verdict = self.table.verdict(&flow);
+            return Ok(then(&flow, malformed(verdict)));
+        };
+        let host = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).to_ascii_lowercase();
+        let request = HttpRequest { method, path: &path, host: &host };
+        flow.request = Some(Request::Http(&request));
+        let verdict = self.table.verdict(&flow);
+        Ok(then(&flow, verdict))
+    }
+
+    /// The addresses of both ends, of one family.
+    fn addresses(&self, question: &Question, names: &Names) -> Result<(IpAddr, IpAddr), Unjudgeable> {
+        let from = self.candidates(&question.from, names)?;
+        let to = self.candidates(&question.to, names)?;
+        for source in &from {
+            if let Some(destination) = to.iter().find(|ip| ip.is_ipv4() == source.is_ipv4()) {
+                return Ok((*source, *destination));
+            }
+        }
+        Err(Unjudgeable::Families { from: question.from.to_string(), to: question.to.to_string() })
+    }
+
+    fn candidates(&self, end: &End, names: &Names) -> Result<Vec<IpAddr>, Unjudgeable> {
+        match end {
+            End::Ip(ip) => Ok(vec![*ip]),
+            End::Name(name) => names
+                .addresses
+                .get(name.trim_end_matches('.').to_ascii_lowercase().as_str())
+                .cloned()
+                .ok_or_else(|| Unjudgeable::UnknownName(name.clone())),
+            End::Pod(reference, wanted) => {
+                let pod = self.pods.get(reference).ok_or_else(|| Unjudgeable::NoPod(reference.clone()))?;
+                match wanted {
+                    _ if pod.finished => Err(Unjudgeable::Finished(reference.clone())),
+                    _ if pod.ips.is_empty() => Err(Unjudgeable::NoAddress(reference.clone())),
+                    Some(ip) if !pod.ips.contains(ip) => Err(Unjudgeable::NotItsAddress { pod: reference.clone(), ip: *ip }),
+                    Some(ip) => Ok(vec![*ip]),
+                    None => Ok(pod.ips.clone()),
+                }
+            }
+        }
+    }
+}
+
+/// What becomes of a request that can't be read: denied at each end that would have read it.
+fn malformed(mut verdict: Verdict) -> Verdict {
+    for half in [&mut verdict.egress, &mut verdict.ingress] {
+        if half.decision == Decision::Inspect {
+            *half = Half::deny(Reason::MalformedRequest);
+        }
+    }
+    verdict
+}

@@ -1,0 +1,119 @@
+//! The proxies' own account: their flow records.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sluice_testnet::wait_until;
+
+/// The parts of a record that the report needs.
+#[derive(Debug, Deserialize)]
+pub(super) struct Record {
+    #[serde(rename = "type")]
+    kind: String,
+    id: String,
+    source: Place,
+    destination: Place,
+    pub(super) verdict: String,
+    pub(super) reason: String,
+    pub(super) policy: Option<Policy>,
+    http: Option<Http>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Place {
+    namespace: Option<String>,
+    pod: Option<String>,
+    ip: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Policy {
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+    name: String,
+    rule: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Http {
+    method: String,
+    path: String,
+}
+
+/// All records of a run so far.
+#[derive(Debug)]
+pub(super) struct Records {
+    all: Vec<Record>,
+}
+
+impl Place {
+    fn is(&self, end: &str) -> bool {
+        let pod = self.namespace.as_deref().zip(self.pod.as_deref());
+        pod.is_some_and(|(namespace, pod)| end.split_once('/') == Some((namespace, pod))) || self.ip.as_deref() == Some(end)
+    }
+}
+
+impl std::fmt::Display for Policy {
+    /// As `sluice eval` names a rule: `SluiceNetworkPolicy shop/backend ingress[0].http[1]`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)?;
+        self.rule.as_ref().map_or(Ok(()), |rule| write!(f, " {rule}"))
+    }
+}
+
+impl Records {
+    /// Reads what has been written. Records follow the answer by a moment: waits until `enough` of them, for a while.
+    pub(super) fn read(files: &[PathBuf], enough: impl Fn(&Self) -> bool) -> Self {
+        let mut records = Self { all: Vec::new() };
+        wait_until(Duration::from_millis(1500), || {
+            let lines = files.iter().map(|file| fs::read_to_string(file).unwrap_or_default());
+            records.all = lines.flat_map(|text| text.lines().filter_map(parse).collect::<Vec<_>>()).collect();
+            enough(&records)
+        });
+        records
+    }
+
+    /// The record that has the id of a denial.
+    pub(super) fn of_id(&self, id: &str) -> Option<&Record> {
+        self.all.iter().find(|record| record.id == id)
+    }
+
+    /// The record of a request, found by who asked whom for what.
+    pub(super) fn of_request(&self, from: &str, to: &str, method: &str, path: &str) -> Option<&Record> {
+        self.all.iter().find(|record| {
+            record.kind == "request"
+                && record.source.is(from)
+                && record.destination.is(to)
+                && record.http.as_ref().is_some_and(|http| http.method == method && http.path == path)
+        })
+    }
+}
+
+/// Reads a line; one that is only half written yet is no record.
+fn parse(line: &str) -> Option<Record> {
+    serde_json::from_str(line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_found_by_what_was_asked() {
+        let line = r#"{"time":"2026-11-21T14:00:00.000000Z","type":"request","id":"a1","node":"n","source":{"namespace":"shop","pod":"web","ip":"10.0.0.1","port":4},"destination":{"ip":"203.0.113.1","port":80},"protocol":"TCP","verdict":"deny","reason":"NoRuleMatched","direction":"ingress","policy":{"kind":"NetworkPolicy","namespace":"shop","name":"x","rule":"ingress[0]"},"http":{"version":"1.1","method":"GET","path":"/a","host":"h","status":403}}"#;
+        let records = Records { all: vec![parse(line).unwrap()] };
+        let found = records.of_request("shop/web", "203.0.113.1", "GET", "/a").unwrap();
+        assert_eq!(found.policy.as_ref().unwrap().to_string(), "NetworkPolicy shop/x ingress[0]");
+        assert!(records.of_request("shop/web", "203.0.113.1", "GET", "/b").is_none());
+        assert!(records.of_request("other/web", "203.0.113.1", "GET", "/a").is_none());
+        assert!(records.of_id("a1").is_some());
+        assert!(parse("{\"type\":\"requ").is_none());
+    }
+}

@@ -1,0 +1,183 @@
+//! The table at the end: who asked for what, what was expected and seen, and who decided.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::client::{Got, Seen};
+use super::lab::Lab;
+use super::records::{Record, Records};
+use super::scene::Scene;
+use crate::cluster::{Answer, Names};
+use crate::expectation::Row;
+use crate::flow_line::Contents;
+use crate::output::{Paint, Tone};
+
+/// Every row, judged.
+pub(super) struct Report {
+    lines: Vec<Line>,
+}
+
+struct Line {
+    who: String,
+    what: String,
+    expected: &'static str,
+    got: Got,
+    how: String,
+    decided: Decided,
+    /// What is wrong with the row, if anything.
+    differs: Option<String>,
+}
+
+/// Who decided, and who says so.
+struct Decided {
+    by: Vec<String>,
+    reason: String,
+    told_by: &'static str,
+}
+
+impl Report {
+    pub(super) fn of(scene: &Scene, lab: &Lab, seen: &[Seen]) -> Self {
+        let judged_at_l7: Vec<Option<(&Row, String, String)>> = scene.rows.iter().map(|row| request(scene, row)).collect();
+        let records = Records::read(&lab.record_files(), |records| {
+            let wanted = judged_at_l7.iter().flatten();
+            wanted.clone().all(|(row, method, path)| records.of_request(&row.from, &row.to, method, path).is_some())
+        });
+        let lines = scene.rows.iter().zip(seen).zip(&judged_at_l7).map(|((row, seen), l7)| {
+            let record = seen.id.as_deref().and_then(|id| records.of_id(id)).or_else(|| {
+                let (row, method, path) = l7.as_ref()?;
+                records.of_request(&row.from, &row.to, method, path)
+            });
+            line(scene, row, seen, record, l7.is_some())
+        });
+        Self { lines: lines.collect() }
+    }
+
+    pub(super) fn is_as_expected(&self) -> bool {
+        self.lines.iter().all(|line| line.differs.is_none())
+    }
+
+    /// The table. Where a line would be wider than `width`, who decided comes below it.
+    pub(super) fn to_text(&self, paint: Paint, width: Option<usize>, took: Duration) -> String {
+        let column = |text: fn(&Line) -> String, title: &str| {
+            self.lines.iter().map(|line| text(line).chars().count()).max().unwrap_or(0).max(title.len())
+        };
+        let got = |line: &Line| format!("{} ({})", line.got.as_str(), line.how);
+        let who = column(|line| line.who.clone(), "who");
+        let what = column(|line| line.what.clone(), "what");
+        let expected = column(|line| line.expected.to_owned(), "expected");
+        let seen = column(|line| format!("{} ({})", line.got.as_str(), line.how), "got");
+        let before = 2 + who + 2 + what + 2 + expected + 2 + seen + 2;
+        let decided = column(|line| line.decided.to_string(), "decided by");
+        let below = width.is_some_and(|width| before + decided > width);
+        let mut text = String::new();
+        let title = format!("  {:who$}  {:what$}  {:expected$}  {:seen$}  decided by", "who", "what", "expected", "got");
+        let _ = writeln!(text, "\n{}", paint.paint(Tone::Strong, title.trim_end()));
+        for line in &self.lines {
+            let (mark, tone) = if line.differs.is_none() { ("✔", Tone::Good) } else { ("✘", Tone::Bad) };
+            let verdict = format!("{:seen$}", got(line));
+            let verdict = paint.paint(if line.got == Got::Allow { Tone::Good } else { Tone::Bad }, &verdict);
+            let _ = write!(
+                text,
+                "{} {:who$}  {:what$}  {:expected$}  {verdict}",
+                paint.paint(tone, mark),
+                line.who,
+                line.what,
+                line.expected
+            );
+            let decided = paint.paint(Tone::Quiet, &line.decided.to_string());
+            let _ = if below { writeln!(text, "\n      {decided}") } else { writeln!(text, "  {decided}") };
+            if let Some(differs) = &line.differs {
+                let _ = writeln!(text, "      {}", paint.paint(Tone::Bad, differs));
+            }
+        }
+        let wrong = self.lines.iter().filter(|line| line.differs.is_some()).count();
+        let summary = if wrong == 0 {
+            paint.paint(Tone::Good, &format!("All {} as expected", self.lines.len()))
+        } else {
+            paint.paint(Tone::Bad, &format!("{wrong} of {} differ", self.lines.len()))
+        };
+        let by_proxy = self.lines.iter().filter(|line| line.decided.told_by == PROXY).count();
+        let _ = writeln!(
+            text,
+            "\n{summary}, in {:.1} s. {by_proxy} were judged by the proxy, whose records name the rule; {} by the kernel \
+             alone, and the engine that wrote its rules names the policy.",
+            took.as_secs_f32(),
+            self.lines.len() - by_proxy,
+        );
+        text
+    }
+}
+
+const PROXY: &str = "proxy";
+const ENGINE: &str = "kernel";
+
+impl std::fmt::Display for Decided {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.by.is_empty() {
+            write!(f, "{}: {}", self.told_by, self.reason)
+        } else {
+            write!(f, "{}: {}", self.told_by, self.by.join(", "))
+        }
+    }
+}
+
+/// The method and canonical path of a row that the proxy judges.
+fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)> {
+    let mut question = row.question().ok()?;
+    let Some(Contents::Http { method, target, .. }) = question.contents.take() else { return None };
+    let unread = scene.cluster.verdict(&question, &Names::default()).ok()?;
+    if unread.decision() != sluice_policy::Decision::Inspect {
+        return None;
+    }
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let path = sluice_policy::http::canonical_path(path).map_or_else(|_| path.to_owned(), |path| path.into_owned());
+    Some((row, method, path))
+}
+
+fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool) -> Line {
+    let answer = row.question().ok().and_then(|q| scene.cluster.judge(&q, &Names::default()).ok()).map(|j| j.answer);
+    let decided = match (record, &answer) {
+        (Some(record), _) => {
+            Decided { by: record.policy.iter().map(ToString::to_string).collect(), reason: record.reason.clone(), told_by: PROXY }
+        }
+        (None, Some(answer)) => told_by_engine(answer),
+        (None, None) => Decided { by: Vec::new(), reason: "nobody knows".to_owned(), told_by: ENGINE },
+    };
+    let mut problems = Vec::new();
+    if !seen.got.is(row.expect) {
+        problems.push(format!("expected {}, got {}", row.expect.as_str(), seen.how));
+    }
+    if let Some(by) = &row.by {
+        if !decided.by.contains(by) {
+            problems.push(format!("expected {by} to decide"));
+        }
+    }
+    if l7 && record.is_none() {
+        problems.push("the proxy has no record of it".to_owned());
+    }
+    if let Some(record) = record.filter(|record| record.verdict != row.expect.as_str()) {
+        problems.push(format!("the proxy's record says {}", record.verdict));
+    }
+    if let Some(answer) = answer.filter(|answer| answer.verdict != row.expect.as_str()) {
+        problems.push(format!("the engine says {}", answer.verdict));
+    }
+    let port = if row.protocol.has_ports() { format!(":{}", row.port) } else { String::new() };
+    Line {
+        who: format!("{} → {}", row.from, row.to),
+        what: row.http.clone().unwrap_or_else(|| format!("{}{port}", row.protocol)),
+        expected: row.expect.as_str(),
+        got: seen.got,
+        how: seen.how.clone(),
+        decided,
+        differs: (!problems.is_empty()).then(|| problems.join("; ")),
+    }
+}
+
+/// Who decided, by the engine: the denying half if there is one, else whatever rule allowed.
+fn told_by_engine(answer: &Answer) -> Decided {
+    let halves = [&answer.egress, &answer.ingress];
+    let denying: Vec<_> = halves.into_iter().filter(|half| half.verdict == answer.verdict).collect();
+    let by = denying.iter().flat_map(|half| half.by.as_slice()).map(ToString::to_string).collect();
+    let reason = answer.reason.to_string();
+    Decided { by, reason, told_by: ENGINE }
+}

@@ -1,0 +1,149 @@
+//! What a folder of policies is meant to allow: `expectations.yaml`, beside the manifests.
+//!
+//! ```yaml
+//! apiVersion: test.sluice.dev/v1alpha1
+//! kind: Expectations
+//! traffic: true            # also worth seeing with real connections
+//! expectations:
+//! - from: production/frontend
+//!   to: production/backend
+//!   port: 8080             # protocol: TCP unless said
+//!   http: DELETE /api/users
+//!   expect: deny
+//!   by: SluiceNetworkPolicy production/backend
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sluice_policy::Protocol;
+
+use crate::flow_line::{Contents, End, FlowError, Question};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectations {
+    /// `test.sluice.dev/v1alpha1`. With these two the file may lie among manifests: it is no kind of the cluster's.
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// `Expectations`.
+    pub kind: String,
+    /// Whether the rows are worth seeing with real connections as well.
+    #[serde(default)]
+    pub traffic: bool,
+    pub expectations: Vec<Row>,
+}
+
+/// One flow, and what must become of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// `NAMESPACE/POD` or an address.
+    pub from: String,
+    /// `NAMESPACE/POD` or an address.
+    pub to: String,
+    #[serde(default)]
+    pub port: u16,
+    #[serde(default = "tcp")]
+    pub protocol: Protocol,
+    /// `METHOD PATH`.
+    pub http: Option<String>,
+    pub expect: Expect,
+    /// Who decides, as `sluice eval` names it: `NetworkPolicy shop/db ingress[0]`. Checked where given; of several, any one.
+    pub by: Option<String>,
+    /// Why, in words.
+    pub because: Option<String>,
+}
+
+fn tcp() -> Protocol {
+    Protocol::Tcp
+}
+
+/// What must become of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    Allow,
+    Deny,
+    /// It hangs on the request, and the row gives none.
+    L7,
+}
+
+impl Expect {
+    /// The word of `sluice eval`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::L7 => "l7",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExpectationError {
+    #[error("{}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Parse { path: PathBuf, problem: String },
+}
+
+impl Expectations {
+    /// The name of the file in its folder.
+    pub const FILE: &str = "expectations.yaml";
+
+    /// Reads `dir/expectations.yaml`.
+    pub fn read(dir: &Path) -> Result<Self, ExpectationError> {
+        let path = dir.join(Self::FILE);
+        let text = std::fs::read_to_string(&path).map_err(|source| ExpectationError::Read { path: path.clone(), source })?;
+        Self::parse(&text).map_err(|problem| ExpectationError::Parse { path, problem })
+    }
+
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+        let version = (file.api_version.as_str(), file.kind.as_str());
+        if version != ("test.sluice.dev/v1alpha1", "Expectations") {
+            return Err(format!("{} {} is not test.sluice.dev/v1alpha1 Expectations", version.0, version.1));
+        }
+        for (index, row) in file.expectations.iter().enumerate() {
+            row.question().map_err(|e| format!("expectations[{index}]: {e}"))?;
+            if row.protocol.has_ports() && row.port == 0 {
+                return Err(format!("expectations[{index}]: {} needs a port", row.protocol));
+            }
+        }
+        Ok(file)
+    }
+}
+
+impl Row {
+    pub fn question(&self) -> Result<Question, FlowError> {
+        let from = self.from.parse()?;
+        if matches!(from, End::Name(_)) {
+            return Err(FlowError::NamedSource);
+        }
+        Ok(Question {
+            from,
+            to: self.to.parse()?,
+            port: self.port,
+            protocol: self.protocol,
+            contents: self.http.as_deref().map(Contents::from_request_line).transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_asks_nothing_is_named() {
+        let head = "apiVersion: test.sluice.dev/v1alpha1\nkind: Expectations\n";
+        let no_port = format!("{head}expectations:\n- {{ from: a/b, to: c/d, expect: allow }}\n");
+        assert_eq!(Expectations::parse(&no_port).unwrap_err(), "expectations[0]: TCP needs a port");
+        let bad_end = format!("{head}expectations:\n- {{ from: b, to: c/d, port: 80, expect: allow }}\n");
+        assert!(Expectations::parse(&bad_end).unwrap_err().contains(r#"expectations[0]: end "b""#));
+        let unknown = format!("{head}expectations:\n- {{ from: a/b, to: c/d, port: 80, expect: allow, becuase: x }}\n");
+        assert!(Expectations::parse(&unknown).unwrap_err().contains("becuase"));
+    }
+}

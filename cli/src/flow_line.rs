@@ -1,0 +1,309 @@
+//! A flow as people write it: the lines of `eval`, the options of `explain`, the rows of an expectation.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use sluice_policy::Protocol;
+use sluice_policy::source::PodRef;
+
+/// What is asked: may this pass?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub from: End,
+    pub to: End,
+    /// After any Service translation; 0 for protocols without ports.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub contents: Option<Contents>,
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A pod, and which of its addresses if that matters.
+    Pod(PodRef, Option<IpAddr>),
+    Ip(IpAddr),
+    /// A name that DNS answers.
+    Name(String),
+}
+
+/// What travels in the connection, as far as rules can ask about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    Http {
+        method: String,
+        /// As sent, with its query.
+        target: String,
+        host: String,
+    },
+    /// Not HTTP: TLS, for one.
+    Opaque,
+}
+
+/// Why a flow can't be asked about.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FlowError {
+    #[error("not a flow: {0}")]
+    NotJson(String),
+    #[error("`{side}` must be {{\"namespace\", \"pod\"}}, {{\"ip\"}} or, for a destination, {{\"name\"}}")]
+    NoEnd { side: &'static str },
+    #[error("`from` can't be a name: flows start at a pod or an address")]
+    NamedSource,
+    #[error("`port` is missing: {0} has ports")]
+    NoPort(Protocol),
+    #[error("port {0:?}: write NUMBER/tcp, NUMBER/udp, NUMBER/sctp or icmp")]
+    PortText(String),
+    #[error("end {0:?}: write NAMESPACE/POD, an address, or a name")]
+    EndText(String),
+    #[error("request {0:?}: write 'METHOD /PATH' or 'METHOD http://HOST/PATH'")]
+    RequestText(String),
+    #[error("a flow has one of `http`, `grpc` and `tls`, not several")]
+    SeveralContents,
+    #[error("protocol {0:?}: TCP, UDP, SCTP or ICMP")]
+    Protocol(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    from: LineEnd,
+    to: LineEnd,
+    port: Option<u16>,
+    #[serde(default = "tcp")]
+    protocol: String,
+    http: Option<LineHttp>,
+    grpc: Option<LineGrpc>,
+    tls: Option<serde_json::Value>,
+}
+
+fn tcp() -> String {
+    "TCP".to_owned()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineEnd {
+    namespace: Option<String>,
+    pod: Option<String>,
+    ip: Option<IpAddr>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineHttp {
+    method: Option<String>,
+    path: Option<String>,
+    host: Option<String>,
+    // Read, because the shape of a flow is fixed; no rule of this version asks about headers.
+    #[serde(default, rename = "headers")]
+    _headers: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineGrpc {
+    service: String,
+    method: String,
+    #[serde(default, rename = "metadata")]
+    _metadata: serde_json::Value,
+}
+
+impl LineEnd {
+    fn read(self, side: &'static str) -> Result<End, FlowError> {
+        match self {
+            Self { namespace: Some(namespace), pod: Some(name), ip, name: None } => {
+                Ok(End::Pod(PodRef { namespace: namespace.into(), name: name.into() }, ip))
+            }
+            Self { namespace: None, pod: None, ip: Some(ip), name: None } => Ok(End::Ip(ip)),
+            Self { namespace: None, pod: None, ip: None, name: Some(name) } => Ok(End::Name(name)),
+            _ => Err(FlowError::NoEnd { side }),
+        }
+    }
+}
+
+impl Question {
+    /// Reads a line of `eval --flows`.
+    pub fn from_json(line: &str) -> Result<Self, FlowError> {
+        let line: Line = serde_json::from_str(line).map_err(|e| FlowError::NotJson(e.to_string()))?;
+        let protocol = Protocol::from_str(&line.protocol).map_err(|_| FlowError::Protocol(line.protocol))?;
+        let port = match line.port {
+            Some(port) => port,
+            None if protocol.has_ports() => return Err(FlowError::NoPort(protocol)),
+            None => 0,
+        };
+        let from = line.from.read("from")?;
+        if matches!(from, End::Name(_)) {
+            return Err(FlowError::NamedSource);
+        }
+        let contents = match (line.http, line.grpc, line.tls) {
+            (None, None, None) => None,
+            (Some(http), None, None) => Some(Contents::Http {
+                method: http.method.unwrap_or_else(|| "GET".to_owned()),
+                target: http.path.unwrap_or_else(|| "/".to_owned()),
+                host: http.host.unwrap_or_default(),
+            }),
+            // A gRPC call is an HTTP/2 request: POST /SERVICE/METHOD (gRPC over HTTP/2, "Requests").
+            (None, Some(grpc), None) => Some(Contents::Http {
+                method: "POST".to_owned(),
+                target: format!("/{}/{}", grpc.service, grpc.method),
+                host: String::new(),
+            }),
+            (None, None, Some(_)) => Some(Contents::Opaque),
+            _ => return Err(FlowError::SeveralContents),
+        };
+        Ok(Self { from, to: line.to.read("to")?, port, protocol, contents })
+    }
+
+    /// Reads the options of `explain` and the fields of an expectation.
+    pub fn from_text(from: &str, to: &str, port: &str, http: Option<&str>) -> Result<Self, FlowError> {
+        let from = End::from_str(from)?;
+        if matches!(from, End::Name(_)) {
+            return Err(FlowError::NamedSource);
+        }
+        let (port, protocol) = port_from_text(port)?;
+        let contents = http.map(Contents::from_request_line).transpose()?;
+        Ok(Self { from, to: End::from_str(to)?, port, protocol, contents })
+    }
+}
+
+/// `8080/tcp`, `53/UDP`, `icmp`; a bare number is TCP.
+pub fn port_from_text(text: &str) -> Result<(u16, Protocol), FlowError> {
+    let wrong = || FlowError::PortText(text.to_owned());
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    if text.eq_ignore_ascii_case("icmp") {
+        return Ok((0, Protocol::Icmp));
+    }
+    let protocol = Protocol::from_str(protocol).map_err(|_| wrong())?;
+    if !protocol.has_ports() {
+        return Err(wrong());
+    }
+    Ok((port.parse().map_err(|_| wrong())?, protocol))
+}
+
+impl FromStr for End {
+    type Err = FlowError;
+
+    fn from_str(text: &str) -> Result<Self, FlowError> {
+        if let Ok(ip) = text.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::Pod(PodRef { namespace: namespace.into(), name: name.into() }, None))
+            }
+            None if text.contains('.') => Ok(Self::Name(text.to_owned())),
+            _ => Err(FlowError::EndText(text.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pod(pod, _) => pod.fmt(f),
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Contents {
+    /// Reads `GET /api/users` or `GET http://backend/api/users`.
+    pub fn from_request_line(text: &str) -> Result<Self, FlowError> {
+        let wrong = || FlowError::RequestText(text.to_owned());
+        let (method, target) = text.split_once(' ').ok_or_else(wrong)?;
+        let target = target.trim();
+        let (host, target) = match target.strip_prefix("http://") {
+            Some(rest) => {
+                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                (host, if path.is_empty() { "/" } else { path })
+            }
+            None => ("", target),
+        };
+        if method.is_empty() || !target.starts_with('/') || target.contains(' ') {
+            return Err(wrong());
+        }
+        Ok(Self::Http { method: method.to_owned(), target: target.to_owned(), host: host.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http { method, target, .. } => write!(f, "{method} {target}"),
+            Self::Opaque => f.write_str("not HTTP"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> String {
+        match Question::from_json(line) {
+            Ok(q) => {
+                let contents = q.contents.map(|c| format!(" {c}")).unwrap_or_default();
+                format!("{} -> {}:{}/{}{contents}", q.from, q.to, q.port, q.protocol)
+            }
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn lines_are_read_or_refused_by_name() {
+        let rows = [
+            (r#"{"from":{"namespace":"a","pod":"x"},"to":{"ip":"10.0.0.1"},"port":80}"#, "a/x -> 10.0.0.1:80/TCP"),
+            (r#"{"from":{"ip":"::1"},"to":{"namespace":"a","pod":"x"},"port":53,"protocol":"UDP"}"#, "::1 -> a/x:53/UDP"),
+            (
+                r#"{"from":{"ip":"::1"},"to":{"name":"api.github.com"},"port":443,"tls":{"serverName":"api.github.com"}}"#,
+                "::1 -> api.github.com:443/TCP not HTTP",
+            ),
+            (
+                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"grpc":{"service":"s.S","method":"Get"}}"#,
+                "::1 -> ::2:1/TCP POST /s.S/Get",
+            ),
+            (
+                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"http":{"method":"PUT","path":"/a?b","headers":{"x":"y"}}}"#,
+                "::1 -> ::2:1/TCP PUT /a?b",
+            ),
+            (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"protocol":"ICMP"}"#, "::1 -> ::2:0/ICMP"),
+            (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"}}"#, "`port` is missing: TCP has ports"),
+            (
+                r#"{"from":{"name":"a.b"},"to":{"ip":"::2"},"port":1}"#,
+                "`from` can't be a name: flows start at a pod or an address",
+            ),
+            (
+                r#"{"from":{"pod":"a"},"to":{"ip":"::2"},"port":1}"#,
+                r#"`from` must be {"namespace", "pod"}, {"ip"} or, for a destination, {"name"}"#,
+            ),
+            (
+                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"protocol":"TCPX"}"#,
+                r#"protocol "TCPX": TCP, UDP, SCTP or ICMP"#,
+            ),
+        ];
+        for (line, wanted) in rows {
+            assert_eq!(read(line), wanted, "{line}");
+        }
+        assert!(read("{").starts_with("not a flow: "));
+        assert!(read(r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":70000}"#).starts_with("not a flow: "));
+    }
+
+    #[test]
+    fn ports_and_requests_as_options() {
+        assert_eq!(port_from_text("8080/tcp"), Ok((8080, Protocol::Tcp)));
+        assert_eq!(port_from_text("53/UDP"), Ok((53, Protocol::Udp)));
+        assert_eq!(port_from_text("80"), Ok((80, Protocol::Tcp)));
+        assert_eq!(port_from_text("icmp"), Ok((0, Protocol::Icmp)));
+        for wrong in ["", "x/tcp", "80/icmp", "80/", "65536/tcp"] {
+            assert_eq!(port_from_text(wrong), Err(FlowError::PortText(wrong.to_owned())), "{wrong}");
+        }
+        let with_host = Contents::Http { method: "GET".into(), target: "/a".into(), host: "h:80".into() };
+        assert_eq!(Contents::from_request_line("GET http://h:80/a"), Ok(with_host));
+        for wrong in ["GET", "GET a", " /", "GET /a b"] {
+            assert!(Contents::from_request_line(wrong).is_err(), "{wrong}");
+        }
+    }
+}

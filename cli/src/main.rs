@@ -1,0 +1,45 @@
+//! The program `sluice`: reads its command line and ends with the exit status: 0 yes, 1 denied or
+//! different, 2 input that can't be read.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use sluice_cli::args::{Cli, Command};
+use sluice_cli::config::Settings;
+use sluice_cli::{demo, eval, explain, matrix, output};
+
+fn main() -> ExitCode {
+    let settings = Settings::from_environment();
+    let cli = Cli::parse();
+    match run(&cli, &settings) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&settings, format_args!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
+    if cli.print_config {
+        write!(io::stdout(), "{}", serde_saphyr::to_string(settings)?)?;
+        return Ok(0);
+    }
+    match &cli.command {
+        None => {
+            Cli::command().print_help()?;
+            Ok(2)
+        }
+        Some(Command::Eval(args)) => eval::run(args, settings),
+        Some(Command::Explain(args)) => explain::run(args, settings),
+        Some(Command::Matrix(args)) => matrix::run(args, settings),
+        Some(Command::Demo(args)) => demo::run(args, settings),
+    }
+}
+
+/// Whoever read our answer has seen enough (`sluice .. | head`): no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

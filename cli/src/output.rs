@@ -1,0 +1,84 @@
+//! How answers are printed: the three formats, colours, and the width of the terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::config::Settings;
+
+/// `-o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+    Yaml,
+}
+
+/// Writes `value` as indented JSON or as YAML. `Text` is the caller's own business.
+pub fn write_structured(out: &mut dyn Write, format: Format, value: &impl Serialize) -> anyhow::Result<()> {
+    match format {
+        Format::Yaml => write!(out, "{}", serde_saphyr::to_string(value)?)?,
+        Format::Json | Format::Text => {
+            serde_json::to_writer_pretty(&mut *out, value)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a text means, and so how it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Bad,
+    Depends,
+    Quiet,
+    Strong,
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    pub const fn plain() -> Self {
+        Self { on: false }
+    }
+
+    /// Colours if `out` is a terminal and nobody asked for none (`NO_COLOR`, `TERM=dumb`).
+    pub fn for_terminal(settings: &Settings, out: &impl IsTerminal) -> Self {
+        Self { on: settings.colors && out.is_terminal() }
+    }
+
+    pub fn paint(self, tone: Tone, text: &str) -> String {
+        if !self.on {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Bad => "31",
+            Tone::Depends => "33",
+            Tone::Quiet => "2",
+            Tone::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Columns of the terminal that standard output is; `None` if it is none.
+pub fn terminal_width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Writes a diagnostic line on standard error: `error: ..`, the first word in colour on a terminal.
+pub fn complain(settings: &Settings, message: impl std::fmt::Display) {
+    let paint = Paint::for_terminal(settings, &io::stderr());
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr(), "{} {message}", paint.paint(Tone::Bad, "error:"));
+}
