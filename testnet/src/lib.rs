@@ -63,7 +63,7 @@
 //! // Programs and code inside.
 //! let proxy = node.ns().spawn(Command::new(sluice_testnet::binary("sluice-proxy")?))?;   // killed when dropped
 //! proxy.wait_for_error_line("ready", Duration::from_secs(5))?;
-//! let page = frontend.ns().exec("curl", &["-sS", "http://10.0.1.2:8080/"])?;
+//! let routes = frontend.ns().exec("ip", &["route"])?;                                   // its output, or an error with stderr
 //! let bound = node.ns().run(|| std::net::TcpListener::bind("127.0.0.1:15001"))?;
 //! # Ok(()) }
 //! ```
@@ -71,7 +71,16 @@
 //! # Without root
 //!
 //! A process with threads cannot enter a user namespace. A program calls [`enter`] first thing in `main`; tests are run
-//! as `sluice-testnet run -- cargo test`. As root neither is needed.
+//! as `sluice-testnet run -- cargo test`. As root neither is needed. `sluice-testnet try` shows whether a machine can do it.
+//!
+//! # What to know when writing tests
+//!
+//! - A TCP probe sends a line and counts as connected once the answer has come, so a proxy that accepts and then closes is
+//!   [`Outcome::Reset`], and one that holds the bytes back is [`Outcome::Silent`].
+//! - Where no pod or host has an address, the fabric answers "unreachable" at once; only what is dropped takes the whole wait.
+//! - Source ports are never used again within 55,000 probes of a namespace, so no probe rides on the connection-tracking entry
+//!   of an earlier one. SCTP is INIT and INIT ACK in raw packets, as most kernels have no SCTP sockets.
+//! - A [`Child`]'s environment adds to this process's (`Command::env_clear` is not seen), and its input is empty.
 
 mod attempt;
 mod capability;

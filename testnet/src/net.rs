@@ -240,7 +240,9 @@ impl Fabric {
             Change::add_route(&Route::direct(FABRIC_V4, ETH0)),
             Change::add_route(&Route::via(None, FABRIC_V4, ETH0)),
             Change::add_route(&Route::via(None, FABRIC_V6, ETH0)),
-        ])
+        ])?;
+        ns.await_running(ETH0)?;
+        self.router.await_running(index)
     }
 
     pub(crate) fn fresh_link(&self) -> LinkIndex {

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
@@ -18,6 +19,7 @@ pub(crate) mod kind {
     pub(crate) const ERROR: u16 = 2;
     pub(crate) const NEW_LINK: u16 = 16;
     pub(crate) const DEL_LINK: u16 = 17;
+    pub(crate) const GET_LINK: u16 = 18;
     pub(crate) const NEW_ADDRESS: u16 = 20;
     pub(crate) const DEL_ADDRESS: u16 = 21;
     pub(crate) const NEW_ROUTE: u16 = 24;
@@ -32,6 +34,7 @@ const CREATE: u16 = 0x400;
 const EXCLUSIVE: u16 = 0x200;
 
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -294,6 +297,44 @@ impl Rtnl {
             self.await_acks(first, &subjects)?;
         }
         Ok(())
+    }
+
+    /// Waits until the link carries packets. Being up is not enough: the end of a veth that came up first notices the other
+    /// some time later (net/core/link_watch.c), and until then drops what it is to send without a word.
+    pub(crate) fn await_running(&self, index: LinkIndex) -> Result<(), NetlinkError> {
+        let what = format!("wait until link {} carries packets", index.0);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.link_flags(index, &what)? & IFF_RUNNING == 0 {
+            if Instant::now() > deadline {
+                return Err(failed(&what, Errno::ETIMEDOUT));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    fn link_flags(&self, index: LinkIndex, what: &str) -> Result<u32, NetlinkError> {
+        let mut sequence = self.sequence.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let asked = *sequence;
+        *sequence = sequence.wrapping_add(1);
+        let mut question = Change::new(what.to_owned(), kind::GET_LINK, 0, &link_header(index, 0));
+        // The link itself is the answer; an acknowledgement would only be in the way.
+        question.bytes[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
+        let question = question.finished(asked);
+        send(self.socket.as_raw_fd(), &question, MsgFlags::empty()).map_err(|errno| failed(what, errno))?;
+        let mut buffer = vec![0_u8; 32 * 1024];
+        loop {
+            let got = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(|errno| failed(what, errno))?;
+            let Some((_, answer, sequence, body)) = header(&buffer[..got]) else { continue };
+            match (answer, body) {
+                _ if sequence != asked => {}
+                (kind::NEW_LINK, [_, _, _, _, _, _, _, _, a, b, c, d, ..]) => {
+                    return Ok(u32::from_ne_bytes([*a, *b, *c, *d]));
+                }
+                (_, [a, b, c, d, ..]) => return Err(failed(what, Errno::from_raw(-i32::from_ne_bytes([*a, *b, *c, *d])))),
+                _ => {}
+            }
+        }
     }
 
     fn await_acks(&self, first: u32, subjects: &[(String, &'static [Errno])]) -> Result<(), NetlinkError> {

@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::Error;
 use crate::child::Child;
-use crate::netlink::{Change, LOOPBACK, Rtnl};
+use crate::netlink::{Change, LOOPBACK, LinkIndex, Rtnl};
 
 /// Where the source ports of probes begin: above the ports that test servers commonly take.
 const FIRST_PORT: u16 = 10_000;
@@ -155,6 +155,10 @@ impl Netns {
 
     pub(crate) fn apply(&self, changes: Vec<Change>) -> Result<(), Error> {
         Ok(self.inner.rtnl.apply(changes)?)
+    }
+
+    pub(crate) fn await_running(&self, index: LinkIndex) -> Result<(), Error> {
+        Ok(self.inner.rtnl.await_running(index)?)
     }
 
     /// Writes a setting of the namespace: `ns.sysctl("ipv4/conf/all/rp_filter", "2")`, below `/proc/sys/net`.

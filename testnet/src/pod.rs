@@ -53,6 +53,8 @@ impl Pod {
         for address in addresses {
             pod.add_address(*address)?;
         }
+        pod.ns().await_running(ETH0)?;
+        node.ns().await_running(link)?;
         Ok(pod)
     }
 

@@ -71,10 +71,10 @@ impl Packet {
         let length = usize::from(u16::from_be_bytes(field(14)?));
         let body = bytes.get(16..12 + length)?;
         let tag = |body: &[u8]| Some(u32::from_be_bytes(*body.first_chunk::<4>()?));
-        let chunk = match bytes.get(12)? {
-            &INIT => Chunk::Init { initiate_tag: tag(body)? },
-            &INIT_ACK => Chunk::InitAck { initiate_tag: tag(body)?, cookie: cookie(body.get(16..)?)? },
-            &ABORT => Chunk::Abort,
+        let chunk = match *bytes.get(12)? {
+            INIT => Chunk::Init { initiate_tag: tag(body)? },
+            INIT_ACK => Chunk::InitAck { initiate_tag: tag(body)?, cookie: cookie(body.get(16..)?)? },
+            ABORT => Chunk::Abort,
             _ => return None,
         };
         Some(Self {

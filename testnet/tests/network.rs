@@ -49,12 +49,14 @@ fn check_reaches(net: &Net, from: &Netns, to: &str, peer: &str, source: &str) {
 }
 
 fn two_pods(net: &Net) -> (Node, Pod, Pod) {
-    let node = net.add_node("node-1", &[]).unwrap();
-    let a = net.add_pod(&node, "production/a", &[ip("192.168.1.5"), ip("fd00:1::5")]);
-    let b = net.add_pod(&node, "production/b", &[ip("10.240.0.10"), ip("fd00:2::a")]);
-    let (a, b) = (a.unwrap(), b.unwrap());
-    net.serve_pod(&a, &PORTS).unwrap();
-    net.serve_pod(&b, &PORTS).unwrap();
+    let node = net.add_node("node-1", &[]).expect("a node");
+    let pod = |name: &str, v4: &str, v6: &str| {
+        let pod = net.add_pod(&node, name, &[ip(v4), ip(v6)]).expect("a pod");
+        net.serve_pod(&pod, &PORTS).expect("its servers");
+        pod
+    };
+    let a = pod("production/a", "192.168.1.5", "fd00:1::5");
+    let b = pod("production/b", "10.240.0.10", "fd00:2::a");
     (node, a, b)
 }
 
@@ -310,6 +312,33 @@ fn programs_run_inside_and_end_with_their_guard() {
         BufReader::new(&stream).read_line(&mut line).unwrap();
         assert!(line.starts_with("production/b 192.168.1.5:") && line.ends_with(&format!("{word}\n")), "{line}");
     }
-    let held = std::fs::metadata(b.ns().path()).unwrap();
-    drop(held);
+    // Another program enters by the path.
+    let mut enter = Command::new("nsenter");
+    enter.arg(format!("--net={}", b.ns().path().display())).args(["ip", "-o", "address"]);
+    let seen = enter.output().unwrap();
+    assert!(String::from_utf8_lossy(&seen.stdout).contains("10.240.0.10/32"), "{seen:?}");
+}
+
+/// A flow that was allowed once, and is in connection tracking, lends nothing to the probe after it.
+#[test]
+fn no_probe_rides_on_an_earlier_one() {
+    let Some(net) = network() else { return };
+    let (node, a, _b) = two_pods(&net);
+    let rules = |verdict: &str| {
+        let text = format!(
+            "table inet t; delete table inet t; table inet t {{ chain c {{ type filter hook forward priority 0;
+            ct state established,related accept
+            {verdict}
+            }}; }}"
+        );
+        node.ns().exec("nft", &[&text]).expect("a ruleset");
+    };
+    let mut probes: Vec<_> = PORTS.iter().map(|port| probe(a.ns(), "10.240.0.10", *port)).collect();
+    probes.push(icmp(a.ns(), "10.240.0.10"));
+    for _ in 0..3 {
+        rules("accept");
+        assert!(net.probe(&probes, WAIT).iter().all(Outcome::is_connected));
+        rules("drop");
+        assert_eq!(net.probe(&probes, WAIT), [const { Outcome::Timeout }; 4]);
+    }
 }

@@ -54,7 +54,7 @@ const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--cl
 /// Nobody may not look into root's folders.
 fn open_to_all(folder: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("a folder of this test");
 }
 
 /// The tests of `network.rs` once more, as nobody (uid 65534), inside `sluice-testnet run`.
@@ -84,6 +84,10 @@ fn an_ordinary_user_can_do_all_of_it() {
     std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &run).unwrap();
     let copy = copies.path().join("network");
     std::fs::copy(tests, &copy).unwrap();
+    // Without a user namespace the same tests say why they do nothing.
+    let plain = Command::new(AS_NOBODY[0]).args(&AS_NOBODY[1..]).arg(&copy).arg("--nocapture").output().unwrap();
+    let said = String::from_utf8_lossy(&plain.stdout);
+    assert!(said.contains("SKIPPED: network namespaces need root or a user namespace"), "{said}");
     let output = Command::new(AS_NOBODY[0])
         .args(&AS_NOBODY[1..])
         .arg(&run)
@@ -119,17 +123,59 @@ fn run_passes_the_exit_status_on_and_ends_what_was_left_running() {
     let output = run("id -u; cat /proc/1/comm; ip -o link | wc -l; touch /run/x").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nsluice-testnet\n1\n", "{output:?}");
 
+    // What ends the program is passed on to it.
+    let mut waits = run("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
+    let mut waits = waits.stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(waits.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let outer = nix::unistd::Pid::from_raw(i32::try_from(waits.id()).unwrap());
+    nix::sys::signal::kill(outer, nix::sys::signal::SIGTERM).unwrap();
+    assert_eq!(waits.wait().unwrap().code(), Some(5));
+
     // Killed without a chance to clean up, it takes everything inside along. The word is in no other command line.
     let word = format!("100{}", std::process::id());
     let mut outer = run(&format!("sleep {word} & sleep {word}")).spawn().unwrap();
-    let sleepers = || {
-        let processes = std::fs::read_dir("/proc").unwrap();
-        let lines = processes.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
-        let sought = format!("sleep\0{word}\0");
-        lines.filter(|line| *line == sought.as_bytes()).count()
-    };
-    assert!(wait_until(Duration::from_secs(10), || sleepers() == 2));
+    assert!(wait_until(Duration::from_secs(10), || sleepers(&word) == 2));
     outer.kill().unwrap();
     outer.wait().unwrap();
-    assert!(wait_until(Duration::from_secs(10), || sleepers() == 0));
+    assert!(wait_until(Duration::from_secs(10), || sleepers(&word) == 0));
+}
+
+/// How many processes `sleep WORD` there are.
+fn sleepers(word: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let lines = processes.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+    let sought = format!("sleep\0{word}\0");
+    lines.filter(|line| *line == sought.as_bytes()).count()
+}
+
+/// How long the test that gets killed by process `killer` lets its program sleep: a word of no other command line.
+fn long(killer: u32) -> String {
+    format!("200{killer}")
+}
+
+#[test]
+fn a_killed_test_takes_its_programs_along() {
+    if let Err(why) = capability() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let word = long(std::process::id());
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args(["--ignored", "--exact", "starts_a_program_and_waits_to_be_killed"]).stdout(Stdio::null());
+    let mut test = test.spawn().unwrap();
+    assert!(wait_until(Duration::from_secs(10), || sleepers(&word) == 1));
+    test.kill().unwrap();
+    test.wait().unwrap();
+    assert!(wait_until(Duration::from_secs(10), || sleepers(&word) == 0));
+}
+
+#[test]
+#[ignore = "the victim of a_killed_test_takes_its_programs_along"]
+fn starts_a_program_and_waits_to_be_killed() {
+    let net = Net::new().unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg(long(std::os::unix::process::parent_id()));
+    let _child = net.outside().spawn(sleep).unwrap();
+    std::thread::sleep(Duration::from_secs(20));
 }
