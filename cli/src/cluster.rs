@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::Serialize;
 use sluice_crds::Severity;
 use sluice_policy::http::{self, HttpRequest};
-use sluice_policy::source::{Node, Object, Pod, PodRef};
+use sluice_policy::source::{Node, Object, Pod, PodRef, Policy, PolicyRef};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
 use sluice_policy::{Decision, Direction, Flow, Reason, Request, Table, Verdict, View, World};
@@ -25,6 +25,7 @@ pub struct Cluster {
     table: Table,
     pods: BTreeMap<PodRef, Pod>,
     nodes: BTreeMap<String, Node>,
+    policies: BTreeMap<PolicyRef, Policy>,
     remarks: Vec<Remark>,
 }
 
@@ -138,18 +139,20 @@ impl Cluster {
         );
         let mut pods = BTreeMap::new();
         let mut nodes = BTreeMap::new();
+        let mut policies = BTreeMap::new();
         for object in &loaded.objects {
             match object {
                 Object::Pod(pod) => drop(pods.insert(pod.reference.clone(), pod.clone())),
                 Object::Node(node) => drop(nodes.insert(node.name.to_string(), node.clone())),
-                _ => {}
+                Object::Policy(policy) => drop(policies.insert(policy.reference.clone(), policy.clone())),
+                Object::Namespace(_) => {}
             }
         }
         let mut world = World::new();
         world.apply(loaded.into_edits());
         let changes = View::new(Scope::Everything).snapshot(&world);
         let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
-        Self { table, pods, nodes, remarks }
+        Self { table, pods, nodes, policies, remarks }
     }
 
     /// Whether everything was read.
@@ -185,6 +188,11 @@ impl Cluster {
     /// The pods that take part in the network, sorted.
     pub fn live_pods(&self) -> impl Iterator<Item = &PodRef> {
         self.pods.values().filter(|pod| !pod.finished && !pod.ips.is_empty()).map(|pod| &pod.reference)
+    }
+
+    /// A policy as its author wrote it.
+    pub fn policy(&self, reference: &PolicyRef) -> Option<&Policy> {
+        self.policies.get(reference)
     }
 
     /// The nodes that the manifests define.

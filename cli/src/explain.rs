@@ -1,4 +1,204 @@
-//! `sluice explain`.
-pub fn run(_args: &crate::args::ExplainArgs, _settings: &crate::config::Settings) -> anyhow::Result<u8> {
-    anyhow::bail!("later")
+//! `sluice explain`: one flow in a sentence, and as a walk through tiers, policies and rules.
+
+mod text;
+mod words;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use sluice_policy::source::{Policy, PolicyRef, Rule, Tier};
+use sluice_policy::verdict::{Half, NamedRule};
+use sluice_policy::walk::{Miss, Outcome, Step};
+use sluice_policy::{Decision, Direction, Explanation, Flow, Reason};
+
+use crate::args::ExplainArgs;
+use crate::cluster::{By, Cluster, Names};
+use crate::config::Settings;
+use crate::flow_line::Question;
+use crate::output::{Format, Paint, write_structured};
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    pub sentence: String,
+    pub verdict: &'static str,
+    pub reason: Reason,
+    pub from: Party,
+    pub to: Party,
+    /// `8080/tcp`
+    pub port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    pub egress: Walk,
+    pub ingress: Walk,
+}
+
+/// One end of the flow.
+#[derive(Debug, Serialize)]
+pub struct Party {
+    /// `namespace/name`, if it is a pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    pub ip: std::net::IpAddr,
+}
+
+/// One direction: what decided, and everything that was looked at on the way.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Walk {
+    pub verdict: &'static str,
+    pub reason: Reason,
+    pub by: By,
+    /// The policies that isolate the pod in this direction.
+    pub isolated_by: Vec<NamedRule>,
+    pub steps: Vec<Looked>,
+}
+
+/// A rule that was looked at.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Looked {
+    pub tier: &'static str,
+    pub rule: NamedRule,
+    /// What the rule asks for.
+    pub asks: String,
+    /// `matched`, `missed` or `notReached`.
+    pub outcome: &'static str,
+    /// Why it did or didn't match.
+    pub because: String,
+}
+
+/// Explains one flow; returns the exit status.
+pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
+    let question = Question::from_text(&args.from, &args.to, &args.port, args.http.as_deref())?;
+    let names = match &args.names {
+        Some(path) => Names::read(path)?,
+        None => Names::default(),
+    };
+    let cluster = Cluster::load(&args.manifests.paths);
+    cluster.report(settings);
+    let explained = Explained::of(&cluster, &question, &names)?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match args.output {
+        Format::Text => {
+            let paint = Paint::for_terminal(settings, &io::stdout());
+            out.write_all(explained.to_text(paint).as_bytes())?;
+        }
+        format => write_structured(&mut out, format, &explained)?,
+    }
+    out.flush()?;
+    Ok(match explained.verdict {
+        _ if !cluster.is_whole() => 2,
+        "deny" => 1,
+        _ => 0,
+    })
+}
+
+impl Explained {
+    /// Asks the engine, and puts its answer in words.
+    pub fn of(cluster: &Cluster, question: &Question, names: &Names) -> anyhow::Result<Self> {
+        Ok(cluster.asked(question, names, |flow, verdict| {
+            let mut explanation = cluster.table().explain(flow);
+            // A request that can't be read never reaches the engine: its verdict is the cluster's.
+            explanation.verdict = verdict;
+            let party = |ip| Party { pod: cluster.pod_at(ip).map(ToString::to_string), ip };
+            let walk = |direction| walk(cluster, flow, &explanation, direction);
+            let mut explained = Self {
+                sentence: String::new(),
+                verdict: verdict.decision().as_str(),
+                reason: verdict.reason(),
+                from: party(flow.source),
+                to: party(flow.destination),
+                port: words::destination_port(question.port, question.protocol),
+                request: question.contents.as_ref().map(ToString::to_string),
+                egress: walk(Direction::Egress),
+                ingress: walk(Direction::Ingress),
+            };
+            explained.sentence = explained.to_sentence();
+            explained
+        })?)
+    }
+
+    fn walk(&self, direction: Direction) -> &Walk {
+        match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
+}
+
+fn walk(cluster: &Cluster, flow: &Flow<'_>, explanation: &Explanation, direction: Direction) -> Walk {
+    let half: &Half = explanation.verdict.half(direction);
+    let (by, steps, judged) = match direction {
+        Direction::Egress => (&explanation.egress_by, &explanation.egress, flow.source),
+        Direction::Ingress => (&explanation.ingress_by, &explanation.ingress, flow.destination),
+    };
+    let table = cluster.table();
+    let program = table.endpoint(judged).and_then(|e| table.programs(e.identity).get(direction));
+    let isolated_by = program.and_then(|program| table.lines(program)).map_or(&[][..], |lines| &lines.isolated_by);
+    let isolated_by = isolated_by.iter().filter_map(|id| table.policy(*id));
+    // Where no program was asked (a pod and itself, the node and its pods), isolation plays no part.
+    let asked = !matches!(half.reason, Reason::SamePod | Reason::FromOwnNode | Reason::AddressConflict | Reason::NotOurPod);
+    Walk {
+        verdict: half.decision.as_str(),
+        reason: half.reason,
+        by: by.clone().into(),
+        isolated_by: isolated_by.filter(|_| asked).map(|policy| NamedRule::of_policy(&policy.reference)).collect(),
+        steps: steps.iter().map(|step| looked(cluster, flow, step, half)).collect(),
+    }
+}
+
+fn looked(cluster: &Cluster, flow: &Flow<'_>, step: &Step, half: &Half) -> Looked {
+    let written = cluster.table().policy(step.id.policy).and_then(|policy| written(cluster, &policy.reference, step));
+    let (outcome, because) = match step.outcome {
+        Outcome::Matched { item } => ("matched", matched(item, half)),
+        Outcome::Missed(miss) => ("missed", written.map_or_else(String::new, |(policy, rule)| missed(flow, miss, policy, rule))),
+        Outcome::NotReached => ("notReached", "it was decided before".to_owned()),
+    };
+    Looked {
+        tier: tier(step.tier),
+        rule: step.rule.clone(),
+        asks: written.map_or_else(String::new, |(policy, rule)| words::rule(rule, policy)),
+        outcome,
+        because,
+    }
+}
+
+/// The rule as its author wrote it: selectors, not the sets that they became.
+fn written<'c>(cluster: &'c Cluster, reference: &PolicyRef, step: &Step) -> Option<(&'c Policy, &'c Rule)> {
+    let policy = cluster.policy(reference)?;
+    let path = step.rule.rule.as_deref()?;
+    policy.rules.iter().find(|rule| *rule.path == *path).map(|rule| (policy, rule))
+}
+
+fn matched(item: Option<u16>, half: &Half) -> String {
+    match (item, half.decision) {
+        (Some(item), _) => format!("peer and port match, and the request matches http[{item}]"),
+        (None, Decision::Inspect) => "peer and port match; the request decides".to_owned(),
+        (None, _) => "peer and port match".to_owned(),
+    }
+}
+
+fn missed(flow: &Flow<'_>, miss: Miss, policy: &Policy, rule: &Rule) -> String {
+    match miss {
+        Miss::Peer => format!("the other end is not among {}", words::peers(rule, policy)),
+        Miss::Port => {
+            let port = words::destination_port(flow.destination_port, flow.protocol);
+            let named = rule.ports.iter().flatten().any(|p| matches!(p, sluice_policy::source::PortMatch::Named { .. }));
+            let hint = if named { " there" } else { "" };
+            format!("{port} is not {}{hint}", words::ports(rule))
+        }
+        Miss::Request => {
+            let asked = words::requests(rule).unwrap_or_default();
+            format!("the request is not {asked}")
+        }
+    }
+}
+
+fn tier(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Admin { .. } => "admin",
+        Tier::Additive => "additive",
+        Tier::Baseline { .. } => "baseline",
+    }
 }

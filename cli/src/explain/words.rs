@@ -1,0 +1,92 @@
+//! Rules in words: what each asks for, as its author wrote it.
+
+use sluice_policy::source::{L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule};
+use sluice_policy::{Direction, Protocol};
+
+/// `TCP`, `TCP 8080`, `TCP 30000-32767`, `TCP http`.
+pub(super) fn port(port: &PortMatch) -> String {
+    match port {
+        PortMatch::All { protocol } => protocol.to_string(),
+        PortMatch::Range { protocol, first, last } if first == last => format!("{protocol} {first}"),
+        PortMatch::Range { protocol, first, last } => format!("{protocol} {first}-{last}"),
+        PortMatch::Named { protocol, name } => format!("{protocol} {name}"),
+    }
+}
+
+/// All ports of a rule.
+pub(super) fn ports(rule: &Rule) -> String {
+    match rule.ports.as_deref() {
+        None => "any port".to_owned(),
+        Some([]) => "no port that could be read".to_owned(),
+        Some(ports) => ports.iter().map(port).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+/// `pods app=web`, `pods app=web in namespaces team=ops`, `10.0.0.0/8 except 10.1.0.0/16`.
+fn peer(peer: &Peer, home: &str) -> String {
+    match peer {
+        Peer::Pods(selector) => pods(selector, home),
+        Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
+        Peer::Block { cidr, except } => {
+            let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+            format!("{cidr} except {}", except.join(", "))
+        }
+    }
+}
+
+fn pods(selector: &PodSelector, home: &str) -> String {
+    let pods = if selector.pods.is_everything() { "all pods".to_owned() } else { format!("pods {}", selector.pods) };
+    match &selector.namespaces {
+        Namespaces::Named(name) if **name == *home => format!("{pods} of {name}"),
+        Namespaces::Named(name) => format!("{pods} of namespace {name}"),
+        Namespaces::Matching(namespaces) if namespaces.is_everything() => format!("{pods} of all namespaces"),
+        Namespaces::Matching(namespaces) => format!("{pods} of namespaces {namespaces}"),
+    }
+}
+
+/// All peers of a rule.
+pub(super) fn peers(rule: &Rule, policy: &Policy) -> String {
+    match rule.peers.as_deref() {
+        None => "anyone".to_owned(),
+        Some([]) => "nobody that could be read".to_owned(),
+        Some(peers) => peers.iter().map(|p| peer(p, &policy.reference.namespace)).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+/// The requests of a rule; `None` if it asks for none.
+pub(super) fn requests(rule: &Rule) -> Option<String> {
+    let Some(L7::Http(items)) = &rule.l7 else { return None };
+    let item = |method: &Option<_>, path: &Option<_>| match (method, path) {
+        (Some(method), Some(path)) => format!("{method} {path}"),
+        (Some(method), None) => format!("{method} of any path"),
+        (None, Some(path)) => format!("any method of {path}"),
+        (None, None) => "any request".to_owned(),
+    };
+    let items: Vec<String> = items.iter().map(|i| item(&i.method, &i.path)).collect();
+    Some(if items.is_empty() { "no request that could be read".to_owned() } else { items.join(" or ") })
+}
+
+/// What a rule asks for, as a whole: `from pods app=web of shop, TCP 8080, GET /api/.*`.
+pub(super) fn rule(rule: &Rule, policy: &Policy) -> String {
+    let side = match rule.direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let requests = requests(rule).map(|requests| format!(", {requests}")).unwrap_or_default();
+    format!("{side} {}, {}{requests}", peers(rule, policy), ports(rule))
+}
+
+/// `8080/tcp`, `icmp`.
+pub(super) fn destination_port(port: u16, protocol: Protocol) -> String {
+    let name = protocol.to_string().to_lowercase();
+    if protocol.has_ports() { format!("{port}/{name}") } else { name }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn and(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [only] => only.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
