@@ -178,7 +178,7 @@ impl Net {
 
     /// Gives the host outside one more address, such as 169.254.169.254. Nodes send there what no route of theirs takes.
     pub fn add_outside_address(&self, address: IpAddr) -> Result<(), Error> {
-        self.fabric.outside.apply(vec![Change::add_address(ETH0, address)])?;
+        self.fabric.outside.add_addresses(ETH0, &[address])?;
         let route = Route::direct(address, TO_OUTSIDE);
         self.fabric.router.apply(vec![Change::add_route(&route)])
     }
@@ -229,12 +229,8 @@ impl Fabric {
 
     /// Links `ns` to the fabric: `eth0` there with default routes, `name` here.
     pub(crate) fn join(&self, index: LinkIndex, name: &str, ns: &Netns) -> Result<(), Error> {
-        self.router.apply(vec![
-            Change::veth(name, index, "eth0", ETH0, ns.fd()),
-            Change::link_up(index),
-            Change::add_address(index, FABRIC_V4),
-            Change::add_address(index, FABRIC_V6),
-        ])?;
+        self.router.apply(vec![Change::veth(name, index, "eth0", ETH0, ns.fd()), Change::link_up(index)])?;
+        self.router.add_addresses(index, &[FABRIC_V4, FABRIC_V6])?;
         ns.apply(vec![
             Change::link_up(ETH0),
             Change::add_route(&Route::direct(FABRIC_V4, ETH0)),

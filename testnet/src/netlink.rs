@@ -5,7 +5,7 @@
 //! opened, so that any thread can change any namespace through its socket.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub(crate) mod kind {
     pub(crate) const DEL_ADDRESS: u16 = 21;
     pub(crate) const NEW_ROUTE: u16 = 24;
     pub(crate) const DEL_ROUTE: u16 = 25;
+    pub(crate) const GET_ROUTE: u16 = 26;
     pub(crate) const SET_NEIGHBOUR_TABLE: u16 = 67;
 }
 
@@ -59,6 +60,7 @@ const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const NESTED: u16 = 0x8000;
 
 /// So many messages go out before their acknowledgements are read: they fit the default receive buffer.
@@ -303,36 +305,64 @@ impl Rtnl {
     /// some time later (net/core/link_watch.c), and until then drops what it is to send without a word.
     pub(crate) fn await_running(&self, index: LinkIndex) -> Result<(), NetlinkError> {
         let what = format!("wait until link {} carries packets", index.0);
+        let question = || Change::new(what.clone(), kind::GET_LINK, 0, &link_header(index, 0));
+        self.await_answer(&what, question, |answer| {
+            let flags = answer.get(8..)?.first_chunk::<4>()?;
+            Some(u32::from_ne_bytes(*flags) & IFF_RUNNING != 0)
+        })
+    }
+
+    /// Waits until packets to an own IPv6 address are taken in. The kernel puts that off to a worker even where there is
+    /// no duplicate to be looked for (addrconf_dad_start in net/ipv6/addrconf.c).
+    pub(crate) fn await_local(&self, index: LinkIndex, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let what = format!("wait until {address} is taken in on link {}", index.0);
+        let address = IpAddr::V6(address);
+        let question = || {
+            let header = [family(address), prefix_of_host(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut question = Change::new(what.clone(), kind::GET_ROUTE, 0, &header);
+            question.attribute(RTA_DST, &octets(address));
+            question.attribute(RTA_OIF, &index.0.to_ne_bytes());
+            question
+        };
+        self.await_answer(&what, question, |answer| Some(*answer.get(7)? == RTN_LOCAL))
+    }
+
+    /// Asks until the answer `holds`. A refusal, or an answer too short to tell, is no.
+    fn await_answer(
+        &self,
+        what: &str,
+        question: impl Fn() -> Change,
+        holds: impl Fn(&[u8]) -> Option<bool>,
+    ) -> Result<(), NetlinkError> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.link_flags(index, &what)? & IFF_RUNNING == 0 {
+        loop {
+            let (kind, answer) = self.ask(question(), what)?;
+            if kind != ERROR && holds(&answer) == Some(true) {
+                return Ok(());
+            }
             if Instant::now() > deadline {
-                return Err(failed(&what, Errno::ETIMEDOUT));
+                return Err(failed(what, Errno::ETIMEDOUT));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        Ok(())
     }
 
-    fn link_flags(&self, index: LinkIndex, what: &str) -> Result<u32, NetlinkError> {
+    /// Kind and body of the one answer to `question`.
+    fn ask(&self, mut question: Change, what: &str) -> Result<(u16, Vec<u8>), NetlinkError> {
         let mut sequence = self.sequence.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let asked = *sequence;
         *sequence = sequence.wrapping_add(1);
-        let mut question = Change::new(what.to_owned(), kind::GET_LINK, 0, &link_header(index, 0));
-        // The link itself is the answer; an acknowledgement would only be in the way.
+        // What is asked for is the answer; an acknowledgement would only be in the way.
         question.bytes[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
         let question = question.finished(asked);
         send(self.socket.as_raw_fd(), &question, MsgFlags::empty()).map_err(|errno| failed(what, errno))?;
         let mut buffer = vec![0_u8; 32 * 1024];
         loop {
             let got = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(|errno| failed(what, errno))?;
-            let Some((_, answer, sequence, body)) = header(&buffer[..got]) else { continue };
-            match (answer, body) {
-                _ if sequence != asked => {}
-                (kind::NEW_LINK, [_, _, _, _, _, _, _, _, a, b, c, d, ..]) => {
-                    return Ok(u32::from_ne_bytes([*a, *b, *c, *d]));
-                }
-                (_, [a, b, c, d, ..]) => return Err(failed(what, Errno::from_raw(-i32::from_ne_bytes([*a, *b, *c, *d])))),
-                _ => {}
+            if let Some((_, kind, sequence, body)) = header(&buffer[..got])
+                && sequence == asked
+            {
+                return Ok((kind, body.to_vec()));
             }
         }
     }

@@ -157,6 +157,17 @@ impl Netns {
         Ok(self.inner.rtnl.apply(changes)?)
     }
 
+    /// Gives an interface more addresses, and returns when they are in use.
+    pub(crate) fn add_addresses(&self, index: LinkIndex, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.apply(addresses.iter().map(|address| Change::add_address(index, *address)).collect())?;
+        for address in addresses {
+            if let IpAddr::V6(address) = address {
+                self.inner.rtnl.await_local(index, *address)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn await_running(&self, index: LinkIndex) -> Result<(), Error> {
         Ok(self.inner.rtnl.await_running(index)?)
     }

@@ -57,7 +57,7 @@ impl Node {
         fabric.join(link, &interface_name("to-", name, &BTreeSet::new()), &ns)?;
         // Interfaces made from here on are pods' and answer ARP for 169.254.1.1; the uplink answers for itself alone.
         ns.sysctl("ipv4/conf/default/proxy_arp", "1")?;
-        ns.apply(all.iter().map(|address| Change::add_address(ETH0, *address)).collect())?;
+        ns.add_addresses(ETH0, &all)?;
         let to_node = all.iter().map(|a| Route::direct(*a, link));
         fabric.router.apply(to_node.map(|route| Change::add_route(&route)).collect())?;
         Ok(Self {

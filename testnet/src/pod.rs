@@ -39,7 +39,8 @@ impl Pod {
             Change::add_route(&Route::via(None, GATEWAY_V4, ETH0)),
             Change::add_route(&Route::via(None, GATEWAY_V6, ETH0)),
         ])?;
-        node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link), Change::add_address(link, GATEWAY_V6)])?;
+        node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link)])?;
+        node.ns().add_addresses(link, &[GATEWAY_V6])?;
         let pod = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -95,7 +96,7 @@ impl Pod {
 
     /// Gives the pod one more address, reachable from everywhere.
     pub fn add_address(&self, address: IpAddr) -> Result<(), Error> {
-        self.inner.ns.apply(vec![Change::add_address(ETH0, address)])?;
+        self.inner.ns.add_addresses(ETH0, &[address])?;
         self.inner.node.attach_address(address, self.inner.link)?;
         locked(&self.inner.addresses).push(address);
         Ok(())
