@@ -41,6 +41,7 @@
 //! let node = net.add_node("node-1", &[])?;                // no addresses given: it gets some
 //! let frontend = net.add_pod(&node, "production/frontend", &[ip("10.0.1.1"), ip("fd00:1::1")])?;
 //! let backend = net.add_pod(&node, "production/backend", &[ip("10.0.1.2")])?;
+//! // Many at once are faster: net.add_pods(&[(&node, "production/a", &[ip("10.0.1.3")]), ..])?
 //! net.add_outside_address(ip("169.254.169.254"))?;        // beside 203.0.113.10 and 2001:db8:ffff::10
 //!
 //! // Servers answer "IDENTITY CLIENT:PORT LINE". A second call for the same pod replaces the first.

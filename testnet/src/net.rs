@@ -133,6 +133,20 @@ impl Net {
     /// Adds a pod to a node, with any addresses: the first of a family is the one it sends from. `name` is
     /// `namespace/name`.
     pub fn add_pod(&self, node: &Node, name: &str, addresses: &[IpAddr]) -> Result<Pod, Error> {
+        let pod = self.make_pod(node, name, addresses)?;
+        pod.settle()?;
+        Ok(pod)
+    }
+
+    /// Adds many pods, each as by [`Net::add_pod`], with one wait for the kernel's workers and not one per pod.
+    pub fn add_pods(&self, pods: &[(&Node, &str, &[IpAddr])]) -> Result<Vec<Pod>, Error> {
+        let made = pods.iter().map(|(node, name, addresses)| self.make_pod(node, name, addresses));
+        let made = made.collect::<Result<Vec<_>, _>>()?;
+        made.iter().try_for_each(Pod::settle)?;
+        Ok(made)
+    }
+
+    fn make_pod(&self, node: &Node, name: &str, addresses: &[IpAddr]) -> Result<Pod, Error> {
         let mut pods = locked(&self.pods);
         if pods.contains_key(name) {
             return Err(Error::Exists { kind: "pod", name: name.to_owned() });

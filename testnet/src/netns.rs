@@ -160,6 +160,10 @@ impl Netns {
     /// Gives an interface more addresses, and returns when they are in use.
     pub(crate) fn add_addresses(&self, index: LinkIndex, addresses: &[IpAddr]) -> Result<(), Error> {
         self.apply(addresses.iter().map(|address| Change::add_address(index, *address)).collect())?;
+        self.await_addresses(index, addresses)
+    }
+
+    pub(crate) fn await_addresses(&self, index: LinkIndex, addresses: &[IpAddr]) -> Result<(), Error> {
         for address in addresses {
             if let IpAddr::V6(address) = address {
                 self.inner.rtnl.await_local(index, *address)?;

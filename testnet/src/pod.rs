@@ -29,6 +29,7 @@ struct Inner {
 }
 
 impl Pod {
+    /// Makes a pod that works once it has settled.
     pub(crate) fn new(node: &Node, name: &str, addresses: &[IpAddr]) -> Result<Self, Error> {
         let ns = Netns::new(name)?;
         let (link, interface) = node.fresh_interface(name);
@@ -39,8 +40,7 @@ impl Pod {
             Change::add_route(&Route::via(None, GATEWAY_V4, ETH0)),
             Change::add_route(&Route::via(None, GATEWAY_V6, ETH0)),
         ])?;
-        node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link)])?;
-        node.ns().add_addresses(link, &[GATEWAY_V6])?;
+        node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link), Change::add_address(link, GATEWAY_V6)])?;
         let pod = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -52,11 +52,18 @@ impl Pod {
             }),
         };
         for address in addresses {
-            pod.add_address(*address)?;
+            pod.attach(*address)?;
         }
-        pod.ns().await_running(ETH0)?;
-        node.ns().await_running(link)?;
         Ok(pod)
+    }
+
+    /// Waits until the pod's links and addresses work.
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        let (node, link) = (self.inner.node.ns(), self.inner.link);
+        self.inner.ns.await_running(ETH0)?;
+        node.await_running(link)?;
+        node.await_addresses(link, &[GATEWAY_V6])?;
+        self.inner.ns.await_addresses(ETH0, &self.addresses())
     }
 
     /// `namespace/name`.
@@ -96,7 +103,12 @@ impl Pod {
 
     /// Gives the pod one more address, reachable from everywhere.
     pub fn add_address(&self, address: IpAddr) -> Result<(), Error> {
-        self.inner.ns.add_addresses(ETH0, &[address])?;
+        self.attach(address)?;
+        self.inner.ns.await_addresses(ETH0, &[address])
+    }
+
+    fn attach(&self, address: IpAddr) -> Result<(), Error> {
+        self.inner.ns.apply(vec![Change::add_address(ETH0, address)])?;
         self.inner.node.attach_address(address, self.inner.link)?;
         locked(&self.inner.addresses).push(address);
         Ok(())

@@ -244,14 +244,13 @@ fn thousands_of_probes_cost_one_wait() {
     let Some(net) = network() else { return };
     let start = Instant::now();
     let node = net.add_node("node-1", &[]).unwrap();
-    let pods: Vec<_> = (0..30_u8)
-        .map(|i| {
-            let addresses = [ip(&format!("10.0.0.{i}")), ip(&format!("fd00::{i:x}"))];
-            let pod = net.add_pod(&node, &format!("production/pod-{i}"), &addresses).unwrap();
-            net.serve_pod(&pod, &PORTS).unwrap();
-            pod
-        })
-        .collect();
+    let named: Vec<_> =
+        (0..30_u8).map(|i| (format!("production/pod-{i}"), [ip(&format!("10.0.0.{i}")), ip(&format!("fd00::{i:x}"))])).collect();
+    let wanted: Vec<_> = named.iter().map(|(name, addresses)| (&node, name.as_str(), addresses.as_slice())).collect();
+    let pods = net.add_pods(&wanted).unwrap();
+    for pod in &pods {
+        net.serve_pod(pod, &PORTS).unwrap();
+    }
     println!("1 node, 30 pods, 90 servers: {:?}", start.elapsed());
     let mut probes = Vec::new();
     for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
