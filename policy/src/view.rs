@@ -1,7 +1,7 @@
 //! What one node has been told, and what it has to be told next.
 //!
 //! A node is told of its own pods, the programs that judge them, the policies in those programs, the sets which those
-//! policies name, and the endpoints in those sets. Each of these is counted by how often the step before refers to it; what is
+//! policies name, and the endpoints in those sets (of an egress rule that opens a port by name towards everyone or a block: all that have such a port). Each of these is counted by how often the step before refers to it; what is
 //! referred to for the first time is sent, and what nothing refers to any more is dropped.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::flow::{Direction, Protocol};
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, ProgramId, Programs, SetId};
+use crate::source::{NamedPort, PortMatch};
 use crate::world::{Effects, World};
 
 /// The part of the world that one node knows.
@@ -29,6 +31,8 @@ pub struct View {
     sets: Counts<SetId>,
     /// Identities in the sets that the node knows.
     peers: Counts<IdentityId>,
+    /// Ports by name that egress rules open towards everyone or a block: whose they are, no set says.
+    names: Counts<(Protocol, Arc<str>)>,
     /// What lost a reference in this round; looked at when all new references are counted, so that nothing is dropped and sent again.
     released: VecDeque<Released>,
     /// Addresses whose endpoint the node may have to hear of.
@@ -93,6 +97,7 @@ impl View {
             policies: FxHashMap::default(),
             sets: Counts(FxHashMap::default()),
             peers: Counts(FxHashMap::default()),
+            names: Counts(FxHashMap::default()),
             released: VecDeque::new(),
             due: BTreeSet::new(),
         }
@@ -174,7 +179,9 @@ impl View {
         for set in sets_of(policy) {
             self.add_set(set, world, changes);
         }
+        self.add_names(policy, world);
         self.released.extend(sets_of(&old).map(Released::Set));
+        self.release_names(&old, world);
         self.policies.get_mut(&id).expect("the policy was found above").1 = policy.clone();
     }
 
@@ -219,7 +226,24 @@ impl View {
         for set in sets_of(&policy) {
             self.add_set(set, world, changes);
         }
+        self.add_names(&policy, world);
         self.policies.insert(id, (1, policy));
+    }
+
+    fn add_names(&mut self, policy: &Policy, world: &World) {
+        for name in open_names(policy) {
+            if self.names.add(name.clone()) {
+                self.due.extend(addresses_with(&name, world));
+            }
+        }
+    }
+
+    fn release_names(&mut self, policy: &Policy, world: &World) {
+        for name in open_names(policy) {
+            if self.names.subtract(&name) {
+                self.due.extend(addresses_with(&name, world));
+            }
+        }
     }
 
     fn add_set(&mut self, set: SetId, world: &World, changes: &mut Vec<Change>) {
@@ -256,7 +280,10 @@ impl View {
             Scope::Node(name) => Some(name),
             Scope::Everything => None,
         };
-        let wanted = world.endpoint(ip, node).filter(|endpoint| endpoint.local || self.peers.contains(&endpoint.identity));
+        let wanted = world.endpoint(ip, node).filter(|endpoint| {
+            let named = |port: &NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
+            endpoint.local || self.peers.contains(&endpoint.identity) || endpoint.ports.iter().any(named)
+        });
         let told = self.endpoints.get(&ip).cloned();
         if told.as_deref() == wanted.as_ref() {
             return;
@@ -317,6 +344,7 @@ impl View {
                     && let Some((_, policy)) = self.policies.remove(&id)
                 {
                     changes.push(Change::DropPolicy(id));
+                    self.release_names(&policy, world);
                     self.released.extend(sets_of(&policy).map(Released::Set));
                 }
             }
@@ -341,4 +369,23 @@ fn sets_of(policy: &Policy) -> impl Iterator<Item = SetId> {
         Peer::Set(set) => Some(*set),
         Peer::Block { .. } => None,
     })
+}
+
+/// The names of ports that the egress rules of a policy open towards destinations which no set describes.
+fn open_names(policy: &Policy) -> impl Iterator<Item = (Protocol, Arc<str>)> {
+    let beyond_sets = |peers: &Vec<Peer>| peers.iter().any(|peer| matches!(peer, Peer::Block { .. }));
+    let open = policy
+        .rules
+        .iter()
+        .filter(move |rule| rule.direction == Direction::Egress && rule.peers.as_ref().is_none_or(beyond_sets));
+    open.flat_map(|rule| rule.ports.iter().flatten()).filter_map(|port| match port {
+        PortMatch::Named { protocol, name } => Some((*protocol, name.clone())),
+        _ => None,
+    })
+}
+
+fn addresses_with<'w>((protocol, name): &(Protocol, Arc<str>), world: &'w World) -> impl Iterator<Item = IpAddr> + 'w {
+    let (protocol, name) = (*protocol, name.clone());
+    let has = move |port: &NamedPort| port.protocol == protocol && port.name == name;
+    world.addresses().filter(move |ip| world.endpoint(*ip, None).is_some_and(|endpoint| endpoint.ports.iter().any(&has)))
 }

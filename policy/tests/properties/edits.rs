@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::json;
 use sluice_policy::snapshot::SetId;
 use sluice_policy::{Decision, Direction, Reason, Table};
 
 use super::{agree, for_all, questions};
 use crate::engine::{self, Engine};
-use crate::reference::{Cluster, Question};
+use crate::reference::{Cluster, Contents, Question};
 use crate::worlds::{self, Edit};
 
 const NODES: [&str; 3] = ["k0", "k1", "k2"];
@@ -40,6 +41,40 @@ fn deltas_lead_where_a_fresh_compilation_does() {
         }
         Ok(())
     });
+}
+
+/// Found by the property above: no set names the pods that an egress rule without peers reaches, and the port's number is theirs.
+#[test]
+fn a_node_knows_the_named_ports_that_its_pods_may_reach_anywhere() {
+    let pod = |namespace: &str, ip: &str, node: &str, ports: serde_json::Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": "p"},
+            "spec": {"nodeName": node, "containers": [{"ports": ports}]}, "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let server = pod("far", "10.0.0.1", "k1", json!([{"name": "http", "containerPort": 8000}]));
+    let policy = |to: serde_json::Value| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"namespace": "near", "name": "out"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": to, "ports": [{"port": "http"}]}]}})
+    };
+    let mut engine = Engine::of([], &["k0"]);
+    engine.edit([pod("near", "10.0.0.0", "k0", json!([])), server.clone()].map(Edit::Put).iter().map(engine::lower));
+    let asked = |engine: &Engine| {
+        let ends = ("10.0.0.0".parse().expect("an address"), "10.0.0.1".parse().expect("an address"));
+        let question = Question { from: ends.0, to: ends.1, protocol: "TCP", port: 8000, contents: Contents::NotRead };
+        engine::ask(&engine.nodes[0].table, &question).egress.decision
+    };
+    let moved = pod("far", "10.0.0.1", "k1", json!([{"name": "http", "containerPort": 8001}]));
+    let rows = [
+        ("to everyone", Edit::Put(policy(json!([]))), Decision::Allow),
+        ("to a block", Edit::Put(policy(json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]))), Decision::Allow),
+        ("the server's port has another number", Edit::Put(moved), Decision::Deny),
+        ("and its first one again", Edit::Put(server), Decision::Allow),
+        ("to nobody's namespace", Edit::Put(policy(json!([{"podSelector": {}}]))), Decision::Deny),
+        ("no policy", Edit::Remove(policy(json!([]))), Decision::Allow),
+    ];
+    for (row, edit, expected) in rows {
+        engine.edit([engine::lower(&edit)]);
+        assert_eq!(asked(&engine), expected, "{row}");
+    }
 }
 
 /// Two tables of one scope give one answer, for one reason, and name the same policies.
