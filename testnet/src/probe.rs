@@ -87,12 +87,15 @@ impl Outcome {
 
 /// At most so many sockets at a time; also bounded by the limit on open files.
 const MOST_AT_ONCE: usize = 8_000;
+/// Answers that come late, one after the other, prolong the wait up to this many times its length.
+const LONGEST_WAITS: u32 = 8;
 /// Files that this process needs beside the probes' sockets.
 const SPARE_FILES: usize = 256;
 
 /// Runs all probes at once and returns their outcomes in the same order.
 ///
-/// Returns as soon as each has an outcome, at the latest `wait` after the last was sent. Datagrams are sent again at one
+/// Returns as soon as each has an outcome, else when no answer has come for `wait`: on a busy machine, where answers still
+/// trickle in, that is later than `wait` after the start. Datagrams are sent again at one
 /// and two thirds of the wait. Source ports are fresh: none was used from the same namespace by the 55,000 probes before.
 pub fn probe(probes: &[Probe], wait: Duration) -> Vec<Outcome> {
     let at_once = room_for_sockets().clamp(64, MOST_AT_ONCE);
@@ -140,11 +143,12 @@ fn probe_round(probes: &[Probe], wait: Duration) -> Vec<Outcome> {
 
     let mut open = attempts.iter().flatten().count();
     let started = Instant::now();
+    let mut last = started;
     let mut resent = 0;
     let mut events = vec![EpollEvent::empty(); 1024];
     while open > 0 {
-        let passed = started.elapsed();
-        if passed >= wait {
+        let passed = last.elapsed();
+        if passed >= wait || started.elapsed() >= wait * LONGEST_WAITS {
             break;
         }
         if resent < 2 && passed >= wait * (resent + 1) / 3 {
@@ -166,6 +170,7 @@ fn probe_round(probes: &[Probe], wait: Duration) -> Vec<Outcome> {
                 outcomes[place] = Some(outcome);
                 attempts[place] = None;
                 open -= 1;
+                last = Instant::now();
             }
         }
     }
