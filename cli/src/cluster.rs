@@ -255,7 +255,7 @@ impl Cluster {
             }
             Some(Contents::Http { method, target, host }) => (method, target, host),
         };
-        let raw_path = target.split(['?', '#']).next().unwrap_or_default();
+        let raw_path = target.split('?').next().unwrap_or_default();
         let Ok(path) = http::canonical_path(raw_path) else {
             // As the proxy does: what can't be read safely is denied wherever it would have been read.
             let verdict = self.table.verdict(&flow);

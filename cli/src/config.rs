@@ -19,7 +19,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    #[expect(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
     pub fn from_environment() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let state_dir = set("XDG_RUNTIME_DIR")

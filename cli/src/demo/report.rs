@@ -129,7 +129,7 @@ fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)>
     if unread.decision() != sluice_policy::Decision::Inspect {
         return None;
     }
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default();
     let path = sluice_policy::http::canonical_path(path).map_or_else(|_| path.to_owned(), |path| path.into_owned());
     Some((row, method, path))
 }
@@ -147,10 +147,8 @@ fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool
     if !seen.got.is(row.expect) {
         problems.push(format!("expected {}, got {}", row.expect.as_str(), seen.how));
     }
-    if let Some(by) = &row.by {
-        if !decided.by.contains(by) {
-            problems.push(format!("expected {by} to decide"));
-        }
+    if let Some(by) = row.by.as_ref().filter(|by| !decided.by.contains(by)) {
+        problems.push(format!("expected {by} to decide"));
     }
     if l7 && record.is_none() {
         problems.push("the proxy has no record of it".to_owned());

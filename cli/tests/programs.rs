@@ -1,0 +1,226 @@
+//! The program as scripts see it: shapes, messages and exit statuses.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use expect_test::{Expect, expect};
+
+/// Runs `sluice` in `examples/`; standard output, standard error and exit status in one text.
+fn sluice(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that ends without reading its input is no failure of the test.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}exit {}\n", text(&output.stdout), text(&output.stderr), output.status.code().unwrap_or(-1))
+}
+
+#[track_caller]
+fn check(arguments: &[&str], input: &str, expected: Expect) {
+    expected.assert_eq(&sluice(arguments, input));
+}
+
+const FLOW: &str =
+    r#"{"from":{"namespace":"production","pod":"frontend"},"to":{"namespace":"production","pod":"backend"},"port":8080"#;
+
+#[test]
+fn eval_has_the_published_shape() {
+    let flows = format!("{FLOW}}}\n\n{FLOW},\"http\":{{\"method\":\"GET\",\"path\":\"/api/x\"}}}}\n");
+    check(
+        &["eval", "-f", "http-rules", "--flows", "-"],
+        &flows,
+        expect![[r#"
+            {"verdict":"l7","reason":"NeedsRequest","egress":{"verdict":"allow","reason":"NotIsolated","by":null},"ingress":{"verdict":"l7","reason":"NeedsRequest","by":{"kind":"SluiceNetworkPolicy","namespace":"production","name":"backend","rule":"ingress[0]"}}}
+            {"verdict":"allow","reason":"RuleMatched","egress":{"verdict":"allow","reason":"NotIsolated","by":null},"ingress":{"verdict":"allow","reason":"RuleMatched","by":{"kind":"SluiceNetworkPolicy","namespace":"production","name":"backend","rule":"ingress[0].http[0]"}}}
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn several_isolating_policies_are_a_list() {
+    let flow = r#"{"from":{"ip":"203.0.113.9"},"to":{"namespace":"production","pod":"api"},"port":1}"#;
+    check(
+        &["eval", "-f", "policies-add-up", "--flows", "-"],
+        flow,
+        expect![[r#"
+            {"verdict":"deny","reason":"NoRuleMatched","egress":{"verdict":"allow","reason":"NotOurPod","by":null},"ingress":{"verdict":"deny","reason":"NoRuleMatched","by":[{"kind":"NetworkPolicy","namespace":"production","name":"allow-monitoring-to-api"},{"kind":"NetworkPolicy","namespace":"production","name":"allow-web-to-api"}]}}
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn contents_that_are_not_http_match_no_http_rule() {
+    let flows = format!(
+        "{FLOW},\"tls\":{{\"serverName\":\"x\"}}}}\n{FLOW},\"grpc\":{{\"service\":\"s.S\",\"method\":\"Get\"}}}}\n{FLOW},\"http\":{{\"path\":\"/api/%252e%252e/admin\"}}}}\n"
+    );
+    let answers = sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows);
+    let reasons: Vec<&str> = answers.lines().filter_map(|line| line.split("\"reason\":\"").nth(1)?.split('"').next()).collect();
+    assert_eq!(reasons, ["NotTheProtocol", "NoRuleMatched", "MalformedRequest"], "{answers}");
+}
+
+#[test]
+fn flows_that_cannot_be_read_cost_only_themselves() {
+    let flows = format!(
+        "{FLOW}}}\n{{\n{{\"from\":{{\"namespace\":\"x\",\"pod\":\"y\"}},\"to\":{{\"ip\":\"::1\"}},\"port\":1}}\n{FLOW}}}\n"
+    );
+    let answer = sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows);
+    assert_eq!(answer.matches("\"verdict\":\"l7\",\"reason\":\"NeedsRequest\",\"egress\"").count(), 2, "{answer}");
+    assert!(answer.contains("error: -:2: not a flow: "), "{answer}");
+    assert!(answer.contains("error: -:3: there is no pod x/y in the manifests"), "{answer}");
+    assert!(answer.ends_with("exit 2\n"), "{answer}");
+}
+
+#[test]
+fn a_line_without_end_is_refused_in_bounded_memory() {
+    let flows = format!("{}\n{FLOW}}}\n", "x".repeat(3 << 20));
+    let answer = sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows);
+    assert!(answer.contains("error: -:1: longer than 1048576 bytes"), "{answer}");
+    assert!(answer.starts_with("{\"verdict\":\"l7\""), "{answer}");
+}
+
+#[test]
+fn names_are_looked_up_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = folder.path().join("names.json");
+    std::fs::write(&names, r#"{"api.example.com": ["2001:db8::1", "203.0.113.7"]}"#).unwrap();
+    let flow = r#"{"from":{"namespace":"production","pod":"backend"},"to":{"name":"API.example.com"},"port":443}"#;
+    let answer = sluice(&["eval", "-f", "external-api", "--flows", "-", "--names", names.to_str().unwrap()], flow);
+    assert!(answer.starts_with(r#"{"verdict":"allow","reason":"RuleMatched""#), "{answer}");
+    let unknown = sluice(&["eval", "-f", "external-api", "--flows", "-"], flow);
+    assert!(unknown.contains("nothing is known of the name API.example.com: give its addresses with --names"), "{unknown}");
+}
+
+#[test]
+fn manifests_that_cannot_be_read_are_answered_around() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("bad.yaml");
+    std::fs::write(&bad, "kind: [\n").unwrap();
+    let answer = sluice(&["eval", "-f", "http-rules", "-f", bad.to_str().unwrap(), "--flows", "-"], &format!("{FLOW}}}\n"));
+    assert!(answer.starts_with("{\"verdict\":\"l7\""), "{answer}");
+    assert!(answer.contains("bad.yaml:") && answer.ends_with("exit 2\n"), "{answer}");
+    let missing = sluice(&["matrix", "-f", "nowhere", "--port", "80/tcp"], "");
+    assert!(missing.contains("error: nowhere: ") && missing.ends_with("exit 2\n"), "{missing}");
+}
+
+#[test]
+fn explain_tells_a_denial() {
+    check(
+        &[
+            "explain",
+            "-f",
+            "http-rules",
+            "--from",
+            "production/frontend",
+            "--to",
+            "production/backend",
+            "--port",
+            "8080/tcp",
+            "--http",
+            "DELETE /api/users",
+        ],
+        "",
+        expect![[r#"
+            production/frontend (10.244.1.11) may not send DELETE /api/users to production/backend (10.244.1.10) on 8080/tcp: production/backend is isolated in ingress by SluiceNetworkPolicy production/backend, and no rule allows it.
+
+            egress of production/frontend: allow (NotIsolated)
+              no policy isolates it: allowed by default
+
+            ingress of production/backend: deny (NoRuleMatched)
+              isolated by SluiceNetworkPolicy production/backend
+              additive tier
+                ✗ SluiceNetworkPolicy production/backend ingress[0]: from pods app=frontend of production, TCP 8080, GET /api/.* or POST /api/submit
+                  missed: the request is not GET /api/.* or POST /api/submit
+              no rule allows it and the pod is isolated: denied
+            exit 1
+        "#]],
+    );
+}
+
+#[test]
+fn explain_tells_what_each_rule_missed() {
+    check(
+        &["explain", "-f", "office-access", "--from", "203.0.113.9", "--to", "production/api", "--port", "8080"],
+        "",
+        expect![[r#"
+            203.0.113.9 may not connect to production/api (10.244.1.10) on 8080/tcp: production/api is isolated in ingress by NetworkPolicy production/allow-office-to-api, and no rule allows it.
+
+            egress of 203.0.113.9: allow (NotOurPod)
+
+            ingress of production/api: deny (NoRuleMatched)
+              isolated by NetworkPolicy production/allow-office-to-api
+              additive tier
+                ✗ NetworkPolicy production/allow-office-to-api ingress[0]: from 203.0.113.0/24, TCP 443
+                  missed: 8080/tcp is not TCP 443
+                ✗ NetworkPolicy production/allow-office-to-api ingress[1]: from pods app=web of production, TCP 8080
+                  missed: the other end is not among pods app=web of production
+              no rule allows it and the pod is isolated: denied
+            exit 1
+        "#]],
+    );
+}
+
+#[test]
+fn explain_answers_programs_too() {
+    let json = sluice(
+        &["explain", "-f", "three-tier", "--from", "app/frontend", "--to", "app/backend", "--port", "8080/tcp", "-o", "json"],
+        "",
+    );
+    let body = json.strip_suffix("exit 0\n").unwrap();
+    let explained: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(explained["verdict"], "allow");
+    assert_eq!(explained["egress"]["by"]["rule"], "egress[0]");
+    assert_eq!(explained["egress"]["steps"][1]["outcome"], "notReached");
+    let yaml = sluice(
+        &["explain", "-f", "three-tier", "--from", "app/frontend", "--to", "app/backend", "--port", "8080/tcp", "-o", "yaml"],
+        "",
+    );
+    let same: serde_json::Value = serde_saphyr::from_str(yaml.strip_suffix("exit 0\n").unwrap()).unwrap();
+    assert_eq!(same, explained);
+}
+
+#[test]
+fn matrix_prints_who_reaches_whom() {
+    check(
+        &["matrix", "-f", "three-tier", "--port", "8080/tcp"],
+        "",
+        expect![[r#"
+            8080/tcp   rows: from, columns: to   . allowed  X denied  L judged at L7  # itself
+
+                                  1 2 3 4 5
+            1 app/backend         # X X X X
+            2 app/cron            X # X X .
+            3 app/database        X . # X .
+            4 app/frontend        . X X # X
+            5 kube-system/coredns X . X X #
+            exit 0
+        "#]],
+    );
+    let json = sluice(&["matrix", "-f", "http-rules", "--port", "8080/tcp", "-n", "production", "-o", "json"], "");
+    let matrix: serde_json::Value = serde_json::from_str(json.strip_suffix("exit 0\n").unwrap()).unwrap();
+    assert_eq!(matrix["pods"], serde_json::json!(["production/backend", "production/batch", "production/frontend"]));
+    assert_eq!(matrix["cells"][2], serde_json::json!(["l7", "allow", "self"]));
+    assert_eq!(matrix["cells"][1][0], "deny");
+}
+
+#[test]
+fn help_teaches_and_says_the_version() {
+    for command in [&["--help"][..], &["eval", "--help"], &["explain", "--help"], &["matrix", "--help"], &["demo", "--help"]] {
+        let help = sluice(command, "");
+        assert!(help.contains("Examples:") && help.ends_with("exit 0\n"), "{command:?}: {help}");
+    }
+    assert_eq!(sluice(&["--version"], ""), format!("sluice {}\nexit 0\n", env!("CARGO_PKG_VERSION")));
+    assert!(sluice(&["--print-config"], "").contains("stateDir: "));
+    assert!(sluice(&["explain", "-f", "x", "--from", "a", "--to", "b/c", "--port", "80"], "").ends_with("exit 2\n"));
+}

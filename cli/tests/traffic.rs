@@ -1,0 +1,97 @@
+//! The examples that are worth seeing with real traffic, and the demonstration's own scene, through the real programs: pods as
+//! namespaces, `sluice-controller`, `sluice-proxy`, curl.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use sluice_cli::expectation::Expectations;
+
+/// Scenes that run side by side: each has its own namespaces, so only the machine's size limits them.
+const AT_ONCE: usize = 3;
+
+fn sluice() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    // A demonstration of the person who runs the tests is none of theirs.
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+/// Whether namespaces can be made here; says loudly what is skipped where they can't.
+fn possible(test: &str) -> bool {
+    let inside = sluice_testnet::capability().is_ok();
+    let rootless = || Command::new("unshare").args(["-Urnm", "true"]).status().is_ok_and(|status| status.success());
+    let possible = inside || rootless();
+    if !possible {
+        println!("SKIPPED {test}: this user can't make network namespaces; run the tests as root");
+    }
+    possible
+}
+
+#[test]
+fn marked_examples_hold_with_real_connections() {
+    if !possible("marked_examples_hold_with_real_connections") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut scenes: Vec<PathBuf> = fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join(Expectations::FILE).is_file() && Expectations::read(path).unwrap().traffic)
+        .collect();
+    scenes.sort();
+    assert!(scenes.len() >= 6, "only {} examples are marked", scenes.len());
+    let next = AtomicUsize::new(0);
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let play = || {
+            let mut failures = Vec::new();
+            while let Some(scene) = scenes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let began = Instant::now();
+                let output = sluice().args(["demo", "--scene"]).arg(scene).output().unwrap();
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                println!("{}: {} after {:?}", scene.display(), output.status, began.elapsed());
+                if !output.status.success() {
+                    failures.push(format!("{}\n{}{}", scene.display(), text(&output.stderr), text(&output.stdout)));
+                }
+            }
+            failures
+        };
+        let players: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(play)).collect();
+        players.into_iter().flat_map(|player| player.join().unwrap()).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_row_that_differs_is_marked_and_fails() {
+    if !possible("a_row_that_differs_is_marked_and_fails") {
+        return;
+    }
+    let scene = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/http-read-only");
+    for file in ["policy.yaml", "cluster.yaml"] {
+        fs::copy(from.join(file), scene.path().join(file)).unwrap();
+    }
+    let wrong = "apiVersion: test.sluice.dev/v1alpha1\nkind: Expectations\nexpectations:\n\
+                 - { from: default/frontend, to: default/backend, port: 80, http: PUT /api/v1/users, expect: allow }\n";
+    fs::write(scene.path().join(Expectations::FILE), wrong).unwrap();
+    let output = sluice().args(["demo", "--scene"]).arg(scene.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("✘") && said.contains("1 of 1 differ"), "{said}");
+    assert!(said.contains("SluiceNetworkPolicy default/l7-policy"), "the record's policy is named: {said}");
+    let kept = said.lines().find_map(|line| line.strip_prefix("Logs, records and policies of this run: ")).unwrap();
+    assert!(Path::new(kept).join("records-node-1.jsonl").is_file(), "{said}");
+    fs::remove_dir_all(kept).unwrap();
+}
+
+#[test]
+fn exec_without_a_demonstration_says_what_to_do() {
+    let state = tempfile::tempdir().unwrap();
+    let output = sluice().env("XDG_RUNTIME_DIR", state.path()).args(["demo", "exec", "web", "--", "true"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("start one with `sluice demo --keep`"), "{said}");
+}
