@@ -1,0 +1,370 @@
+//! The chains that every packet meets, and why each rule stands where it does.
+//!
+//! A pod may hold CAP_NET_RAW: it can send any frame out of its interface, and what it sends is all it can do. So every rule is
+//! asked: what could such a frame gain here?
+//!
+//! `prerouting`, priority -90, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's:
+//!
+//! | rule | attack it closes |
+//! |---|---|
+//! | IP source routes (`lsrr`, `ssrr`), IPv6 routing headers: drop | They take effect after this hook: the packet is judged as one to the first stop (or to the proxy's own socket) and goes on to another. Before everything, because an established flow's packet can carry one too. |
+//! | behind a pod's interface: `goto from_pod` | A pod's interface is any that has a kind (veth, bridge, ...), unless it is an uplink by name or of a kind that leads outside. What is unknown is a pod's: closed. |
+//! | `lo`: accept | The node speaks to itself. No frame from outside comes in by `lo`. The upstream leg to a server on the node itself runs here. |
+//! | from outside with a local pod's address: drop | A neighbour of the node would be judged as that pod. |
+//!
+//! `from_pod`, the same for packets that a pod sent:
+//!
+//! | rule | attack it closes |
+//! |---|---|
+//! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
+//! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
+//! | `jump live` | |
+//! | `ip saddr . ip daddr @self`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
+//! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
+//!
+//! `live`, packets of flows that were judged before:
+//!
+//! | rule | attack it closes |
+//! |---|---|
+//! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
+//! | `socket transparent 1 socket wildcard 0`: mark, accept | None: packets of the proxy's own sockets, ICMP errors about them included. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
+//! | label *diverted*: `goto divert` | The five-tuple of a proxied connection that has ended, or of the proxy's own leg: conntrack still holds it as established, and a pod's packet would go to the server unread. |
+//! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. Before established, because the deletion comes after. |
+//! | established: accept | |
+//! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
+//! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
+//!
+//! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by address; a
+//! destination in the node's pod CIDRs that is nobody's: drop; what either end wants inspected: `goto divert`. All else is allowed.
+//!
+//! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later pass by `established`: drop.
+//!
+//! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next one drops. The
+//! other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
+//!
+//! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on the node itself back
+//! to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone, and the packet was meant
+//! for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
+//!
+//! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No rule
+//! accepts by mark.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nftnl::{ChainType, Hook};
+use sluice_policy::Direction;
+
+use super::config::{Config, Deny};
+use super::expr::{self, Address, Side};
+use super::names::{self, Edition};
+use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
+use super::transaction::BaseHook;
+
+/// Behind DNAT (-100), before all that filters.
+const PRIORITY: i32 = -90;
+/// Where `type route` chains stand (mangle).
+const OUTPUT_PRIORITY: i32 = -150;
+
+pub(super) const DENIED: &str = "denied";
+pub(super) const INSPECT: &str = "inspect";
+const DIVERT: &str = "divert";
+const LIVE: &str = "live";
+const JUDGE: &str = "judge";
+const FROM_POD: &str = "from_pod";
+const TO_POD: &str = "to_pod";
+
+pub(super) const UPLINKS: &str = "uplinks";
+const OUTSIDE_KINDS: &str = "outside_kinds";
+const ON_LINK: &str = "neighbour_discovery";
+pub(super) const LOCAL: &str = "local";
+pub(super) const ITSELF: &str = "itself";
+pub(super) const POD_CIDRS: &str = "pod_cidrs";
+
+/// Kinds of interfaces that lead away from the node: tunnels, which carry other nodes' pods, and what physical interfaces are bundled into.
+///
+/// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
+const OUTSIDE: [&str; 19] = [
+    "vxlan", "geneve", "wireguard", "ipip", "sit", "ip6tnl", "gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan", "vti",
+    "vti6", "xfrm", "bond", "team", "vlan", "wwan",
+];
+
+/// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
+const ON_LINK_TYPES: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+const STRICT_SOURCE_ROUTE: u8 = 137;
+
+/// The base chains and where they hang.
+pub(super) fn hooks() -> [(&'static str, BaseHook); 3] {
+    [
+        (names::PREROUTING, BaseHook { hook: Hook::PreRouting, priority: PRIORITY, kind: ChainType::Filter }),
+        (names::OUTPUT, BaseHook { hook: Hook::Out, priority: OUTPUT_PRIORITY, kind: ChainType::Route }),
+        (names::FORWARD, BaseHook { hook: Hook::Forward, priority: PRIORITY, kind: ChainType::Filter }),
+    ]
+}
+
+/// The sets of revoked tuples, which no edition replaces.
+pub(super) fn revoked_set(family: Family) -> Set {
+    let address = Field::Address(family);
+    Set::new(
+        names::revoked(family),
+        &[Field::Protocol, address, Field::Port, address, Field::Port],
+        SetKind::Timed,
+    )
+}
+
+/// The sets that the rules below look into, and what is in them for good.
+pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
+    let mut sets = vec![
+        (Set::new(edition.name(UPLINKS), &[Field::Interface], SetKind::Plain), Vec::new()),
+        (
+            Set::new(edition.name(OUTSIDE_KINDS), &[Field::Interface], SetKind::Plain),
+            OUTSIDE.iter().map(|kind| Element::plain(interface_key(kind))).collect(),
+        ),
+        (
+            Set::new(edition.name(ON_LINK), &[Field::Icmpv6Type], SetKind::Plain),
+            ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
+        ),
+    ];
+    for family in Family::BOTH {
+        let address = Field::Address(family);
+        sets.extend([
+            (Set::new(edition.sets_of(LOCAL, family), &[address], SetKind::Plain), Vec::new()),
+            (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
+            (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
+        ]);
+        sets.extend([Direction::Egress, Direction::Ingress].map(|direction| {
+            (Set::new(edition.dispatch(direction, family), &[address], SetKind::Verdicts), Vec::new())
+        }));
+    }
+    sets
+}
+
+/// The chains that the base chains lead to.
+pub(super) fn chains(config: &Config, edition: Edition) -> Vec<Chain> {
+    let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.name(name), rules };
+    vec![
+        chain(DENIED, denied(config)),
+        chain(INSPECT, inspect(config, edition)),
+        chain(DIVERT, divert(config)),
+        chain(LIVE, live(config, edition)),
+        chain(JUDGE, judge(config, edition)),
+        chain(FROM_POD, from_pod(edition)),
+        chain(TO_POD, to_pod(edition)),
+        // Entered by pods that are isolated in the other direction alone.
+        chain(super::address::STARTED, vec![started()]),
+    ]
+}
+
+/// TCP that doesn't begin with a bare SYN: see [`program`](super::program).
+fn started() -> Rule {
+    Rule::new([expr::state(expr::NEW | expr::INVALID), expr::not_a_bare_syn()], &Verdict::Drop)
+}
+
+/// The rules of the base chains: changing them is the switch from one edition to the next.
+pub(super) fn switch(config: &Config, edition: Edition) -> Vec<Chain> {
+    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.to_owned(), rules };
+    vec![
+        chain(names::PREROUTING, prerouting(edition)),
+        chain(names::OUTPUT, output(config)),
+        chain(names::FORWARD, forward(config, edition)),
+    ]
+}
+
+fn prerouting(edition: Edition) -> Vec<Rule> {
+    let mut rules = vec![
+        Rule::new([expr::ip_option(LOOSE_SOURCE_ROUTE)], &Verdict::Drop),
+        Rule::new([expr::ip_option(STRICT_SOURCE_ROUTE)], &Verdict::Drop),
+        Rule::new([expr::routing_header()], &Verdict::Drop),
+        Rule::new([neither(Side::In, edition)], &Verdict::Goto(edition.name(FROM_POD))),
+        Rule::new([expr::from_loopback()], &Verdict::Accept),
+    ];
+    rules.extend(Family::BOTH.map(|family| {
+        let local = edition.sets_of(LOCAL, family);
+        Rule::new([expr::address_in(family, Address::Source, &local, false)], &Verdict::Drop)
+            .because("a pod's address from outside")
+    }));
+    rules.extend([
+        Rule::new([], &Verdict::Jump(edition.name(LIVE))),
+        Rule::new([], &Verdict::Goto(edition.name(JUDGE))),
+    ]);
+    rules
+}
+
+fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
+    expr::interface_is_neither(side, &edition.name(UPLINKS), &edition.name(OUTSIDE_KINDS))
+}
+
+fn from_pod(edition: Edition) -> Vec<Rule> {
+    let on_link = edition.name(ON_LINK);
+    let mut rules = vec![
+        Rule::new(
+            [
+                expr::address_is(Address::Source, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+                expr::icmpv6_type_in(&on_link),
+                expr::destination_begins(Family::V6, &[0xff, 0x02]),
+            ],
+            &Verdict::Accept,
+        ),
+        Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
+        Rule::new([], &Verdict::Jump(edition.name(LIVE))),
+    ];
+    rules.extend(Family::BOTH.map(|family| {
+        let itself = edition.sets_of(ITSELF, family);
+        Rule::new([expr::both_addresses_in(family, &itself)], &Verdict::Accept).because("a pod to itself")
+    }));
+    rules.extend(Family::BOTH.map(|family| {
+        let local = edition.sets_of(LOCAL, family);
+        Rule::new([expr::address_in(family, Address::Source, &local, true), vec![expr::counter()]], &Verdict::Drop)
+            .because("a pod that is not known yet")
+    }));
+    rules.push(Rule::new([], &Verdict::Goto(edition.name(JUDGE))));
+    rules
+}
+
+fn live(config: &Config, edition: Edition) -> Vec<Rule> {
+    let on_link = edition.name(ON_LINK);
+    let mut rules = vec![
+        Rule::new(
+            [
+                expr::family(Family::V4),
+                expr::destination_begins(Family::V4, &[Ipv4Addr::LOCALHOST.octets()[0]]),
+                expr::not_state(expr::ESTABLISHED | expr::RELATED),
+            ],
+            &Verdict::Drop,
+        )
+        .because("the node's loopback from outside"),
+        Rule::new(
+            [
+                expr::socket_transparent(true),
+                expr::socket_not_wildcard(),
+                expr::set_mark(config.mark.value, config.mark.mask),
+            ],
+            &Verdict::Accept,
+        )
+        .because("the proxy's own connections"),
+        Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
+    ];
+    rules.extend(
+        Family::BOTH
+            .map(|family| Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)),
+    );
+    rules.push(Rule::new([expr::state(expr::ESTABLISHED)], &Verdict::Accept));
+    rules.extend(
+        [expr::ICMP, expr::ICMPV6]
+            .map(|icmp| Rule::new([expr::state(expr::RELATED), expr::protocol(icmp)], &Verdict::Accept)),
+    );
+    let reach = [
+        expr::destination_is_link_local(),
+        expr::destination_begins(Family::V6, &[0xff, 0x02]),
+        expr::destination_is_local(true),
+    ];
+    rules.extend(reach.map(|destination| {
+        Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
+    }));
+    rules
+}
+
+fn judge(config: &Config, edition: Edition) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (direction, address) in [(Direction::Egress, Address::Source), (Direction::Ingress, Address::Destination)] {
+        rules.extend(Family::BOTH.map(|family| {
+            let map = edition.dispatch(direction, family);
+            Rule { words: expr::address_verdict(family, address, &map), comment: None }
+        }));
+    }
+    rules.extend(Family::BOTH.map(|family| {
+        let (cidrs, local) = (edition.sets_of(POD_CIDRS, family), edition.sets_of(LOCAL, family));
+        Rule::new(
+            [
+                expr::address_in(family, Address::Destination, &cidrs, false),
+                expr::address_also_in(family, Address::Destination, &local, true),
+                expr::destination_is_local(false),
+                vec![expr::counter()],
+            ],
+            &Verdict::Drop,
+        )
+        .because("to a pod that is not known yet")
+    }));
+    rules.push(Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))));
+    rules
+}
+
+fn denied(config: &Config) -> Vec<Rule> {
+    match config.deny {
+        Deny::Drop => vec![Rule::new([], &Verdict::Drop)],
+        Deny::Reject => vec![
+            Rule::acting([expr::protocol(expr::TCP), vec![expr::reject_by_reset()]]),
+            Rule::acting([vec![expr::reject_by_icmp()]]),
+        ],
+    }
+}
+
+fn inspect(config: &Config, edition: Edition) -> Vec<Rule> {
+    vec![
+        Rule::new([expr::not_protocol(expr::TCP)], &Verdict::Goto(edition.name(DENIED))),
+        Rule::acting([expr::set_label(config.label_bit)]),
+        Rule::new([expr::has_label(config.label_bit)], &Verdict::Return),
+        Rule::new([vec![expr::counter()]], &Verdict::Drop).because("can't be labelled"),
+    ]
+}
+
+fn divert(config: &Config) -> Vec<Rule> {
+    let listeners = [
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4),
+        (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6),
+    ];
+    let mut rules: Vec<Rule> = listeners
+        .into_iter()
+        .map(|(address, port)| {
+            Rule::new(
+                [
+                    expr::original_direction(),
+                    expr::family(Family::of(address)),
+                    expr::protocol(expr::TCP),
+                    expr::tproxy(address, port),
+                    expr::set_mark(config.mark.value, config.mark.mask),
+                ],
+                &Verdict::Accept,
+            )
+        })
+        .collect();
+    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("nobody listens"));
+    rules
+}
+
+fn output(config: &Config) -> Vec<Rule> {
+    vec![
+        Rule::acting([
+            expr::state(expr::NEW),
+            expr::socket_transparent(true),
+            expr::set_label(config.label_bit),
+        ]),
+        Rule::acting([
+            expr::reply_direction(),
+            expr::has_label(config.label_bit),
+            expr::socket_transparent(false),
+            expr::set_mark(config.mark.value, config.mark.mask),
+        ]),
+    ]
+}
+
+fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
+    vec![
+        Rule::new([expr::has_mark(config.mark.value, config.mark.mask), vec![expr::counter()]], &Verdict::Drop)
+            .because("meant for the proxy"),
+        Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
+        Rule::new([neither(Side::Out, edition)], &Verdict::Goto(edition.name(TO_POD))),
+    ]
+}
+
+fn to_pod(edition: Edition) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Family::BOTH
+        .map(|family| {
+            let local = edition.sets_of(LOCAL, family);
+            Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)
+        })
+        .into();
+    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a pod that is not known yet"));
+    rules
+}

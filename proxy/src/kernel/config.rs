@@ -1,0 +1,89 @@
+//! What the kernel's part can be told.
+
+/// The kernel's part of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub mark: Mark,
+    /// The routing table by which marked packets are delivered to the proxy's sockets.
+    pub routing_table: u32,
+    /// The proxy's TPROXY listener on 127.0.0.1.
+    pub proxy_port_v4: u16,
+    /// The proxy's TPROXY listener on ::1.
+    pub proxy_port_v6: u16,
+    /// Interfaces that lead away from the node, beside those that are found out: behind any other interface of a virtual kind are pods.
+    pub uplinks: Vec<String>,
+    pub deny: Deny,
+    /// The conntrack label of flows that go through the proxy: a bit, 0 to 127.
+    pub label_bit: u8,
+}
+
+/// The bits of the packet mark that are ours. Bits outside `mask` are never touched, and no rule accepts a packet for its mark.
+///
+/// The default is bit 12. kube-proxy uses 0x4000 and 0x8000; Calico 0xffff0000; Cilium 0x0f00, 0x0200 and the upper half, and with
+/// IPsec 0xf000 (such nodes hand packets round this hook and are refused anyway); the AWS CNI 0x80; Tailscale 0xff0000; podman 0x2000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// What is set within `mask`.
+    pub value: u32,
+    pub mask: u32,
+}
+
+/// What a denied packet's sender sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deny {
+    #[default]
+    Drop,
+    /// TCP gets RST, all else ICMP administratively prohibited.
+    Reject,
+}
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self { value: 0x1000, mask: 0x1000 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mark: Mark::default(),
+            routing_table: 15_001,
+            proxy_port_v4: 15_001,
+            proxy_port_v6: 15_001,
+            uplinks: Vec::new(),
+            deny: Deny::default(),
+            label_bit: 111,
+        }
+    }
+}
+
+/// A configuration that can't work.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("mark: value {value:#x} has bits outside the mask {mask:#x}, or none")]
+    Mark { value: u32, mask: u32 },
+    #[error("label: {0} is not between 0 and 127")]
+    Label(u8),
+    #[error("uplinks: {0:?} can't be the name of an interface (1 to 15 bytes, no slash, no space)")]
+    Uplink(String),
+}
+
+impl Config {
+    /// What the types can't say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Mark { value, mask } = self.mark;
+        if value == 0 || value & !mask != 0 {
+            return Err(ConfigError::Mark { value, mask });
+        }
+        if self.label_bit > 127 {
+            return Err(ConfigError::Label(self.label_bit));
+        }
+        let impossible = |name: &&String| {
+            name.is_empty() || name.len() > 15 || name.chars().any(|c| c == '/' || c == '\0' || c.is_whitespace())
+        };
+        match self.uplinks.iter().find(impossible) {
+            Some(name) => Err(ConfigError::Uplink(name.clone())),
+            None => Ok(()),
+        }
+    }
+}

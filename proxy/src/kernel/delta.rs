@@ -1,0 +1,191 @@
+//! Small changes: what two tables differ in, as one transaction.
+//!
+//! The kernel's table is a function of the policy table that was applied last (and of the edition's name), so no copy of its elements
+//! is kept: what a touched address had is computed from the old table, what it shall have from the new one, and the difference is sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_policy::snapshot::{ProgramId, SetId};
+use sluice_policy::table::Touched;
+use sluice_policy::{Protocol, Table};
+
+use super::address::{self, Place, Says};
+use super::names::Edition;
+use super::object::{Element, Family, Key};
+use super::program::{self, Auxiliary, Rendered};
+use super::replace::pods_set;
+use super::transaction::Transaction;
+
+/// The state that a change starts from.
+pub(super) struct Before<'a> {
+    pub(super) table: &'a Table,
+    pub(super) programs: &'a BTreeMap<ProgramId, Rendered>,
+    pub(super) edition: Edition,
+}
+
+/// Programs as they are after the change, where they differ; `None`: gone.
+pub(super) type Changed = BTreeMap<ProgramId, Option<Rendered>>;
+
+/// What leads from `before` to `table`.
+pub(super) fn delta(before: &Before<'_>, table: &Table, touched: &Touched) -> (Transaction, Changed) {
+    let edition = before.edition;
+    let changed: Changed = touched
+        .programs
+        .iter()
+        .map(|id| (*id, table.lines(*id).map(|lines| program::render(table, *id, lines, edition))))
+        .filter(|(id, rendered)| before.programs.get(id) != rendered.as_ref())
+        .collect();
+    let after = |id: &ProgramId| match changed.get(id) {
+        Some(rendered) => rendered.as_ref(),
+        None => before.programs.get(id),
+    };
+    let ids: BTreeSet<&ProgramId> = before.programs.keys().chain(changed.keys()).collect();
+    let (sets_before, sets_after) = if changed.is_empty() {
+        (BTreeMap::new(), BTreeMap::new())
+    } else {
+        (auxiliary(before.programs.values()), auxiliary(ids.iter().filter_map(|id| after(id))))
+    };
+
+    let mut transaction = Transaction::new();
+    for (name, set) in sets_after.iter().filter(|(name, _)| !sets_before.contains_key(*name)) {
+        transaction.add_set(&set.set(name));
+        transaction.add_elements(name, &set.elements());
+    }
+    let had: BTreeSet<_> = before.table.set_ids().filter(|set| touched.sets.contains(set)).collect();
+    let has: BTreeSet<_> = table.set_ids().filter(|set| touched.sets.contains(set)).collect();
+    for set in has.difference(&had) {
+        for family in Family::BOTH {
+            transaction.add_set(&pods_set(*set, family, edition));
+        }
+    }
+    let names_before: BTreeSet<&str> = changed.keys().filter_map(|id| before.programs.get(id)).flat_map(chain_names).collect();
+    let names_after: BTreeSet<&str> = changed.values().flatten().flat_map(chain_names).collect();
+    for name in names_after.difference(&names_before) {
+        transaction.add_chain(name, None);
+    }
+    for name in &names_before {
+        transaction.flush_chain(name);
+    }
+    for chain in changed.values().flatten().flat_map(|rendered| &rendered.chains) {
+        transaction.add_rules(&chain.name, &chain.rules);
+    }
+    let named_before = named_ports(before.programs.values());
+    let named_after = named_ports(ids.iter().filter_map(|id| after(id)));
+    let elements = Elements { before, table, named_before, named_after, had: &had, has: &has, touched };
+    elements.write(&mut transaction);
+    for name in names_before.difference(&names_after) {
+        transaction.delete_chain(name);
+    }
+    for name in sets_before.keys().filter(|name| !sets_after.contains_key(*name)) {
+        transaction.delete_set(name);
+    }
+    for set in had.difference(&has) {
+        for family in Family::BOTH {
+            transaction.delete_set(&edition.pods(*set, family));
+        }
+    }
+    (transaction, changed)
+}
+
+fn chain_names(rendered: &Rendered) -> impl Iterator<Item = &str> {
+    rendered.chains.iter().map(|chain| chain.name.as_str())
+}
+
+fn auxiliary<'a>(programs: impl Iterator<Item = &'a Rendered>) -> BTreeMap<&'a String, &'a Auxiliary> {
+    programs.flat_map(|rendered| &rendered.sets).collect()
+}
+
+/// The named ports that any program asks for.
+pub(super) fn named_ports<'a>(programs: impl Iterator<Item = &'a Rendered>) -> BTreeSet<(Protocol, &'a str)> {
+    let sets = programs.flat_map(|rendered| rendered.sets.values());
+    sets.filter_map(|set| match set {
+        Auxiliary::NamedPort { protocol, port, .. } => Some((*protocol, port.as_str())),
+        _ => None,
+    })
+    .collect()
+}
+
+/// An element before and after.
+#[derive(Default)]
+struct Turn {
+    before: Option<Says>,
+    after: Option<Says>,
+}
+
+struct Elements<'a> {
+    before: &'a Before<'a>,
+    table: &'a Table,
+    named_before: BTreeSet<(Protocol, &'a str)>,
+    named_after: BTreeSet<(Protocol, &'a str)>,
+    /// Which of the touched sets exist before and after.
+    had: &'a BTreeSet<SetId>,
+    has: &'a BTreeSet<SetId>,
+    touched: &'a Touched,
+}
+
+impl Elements<'_> {
+    fn write(&self, transaction: &mut Transaction) {
+        let mut turns: BTreeMap<Place, BTreeMap<Key, Turn>> = BTreeMap::new();
+        for ip in self.addresses() {
+            address::elements(self.before.table, ip, |p, n| self.named_before.contains(&(p, n)), |place, key, says| {
+                turns.entry(place).or_default().entry(key).or_default().before = Some(says);
+            });
+            address::elements(self.table, ip, |p, n| self.named_after.contains(&(p, n)), |place, key, says| {
+                turns.entry(place).or_default().entry(key).or_default().after = Some(says);
+            });
+        }
+        let edition = self.before.edition;
+        for (place, turns) in turns {
+            let name = place.name(edition);
+            let (mut gone, mut new) = (Vec::new(), Vec::new());
+            for (key, turn) in turns.into_iter().filter(|(_, turn)| turn.before != turn.after) {
+                if turn.before.is_some() {
+                    gone.push(Element::plain(key.clone()));
+                }
+                new.extend(turn.after.map(|says| says.element(key, &place, edition)));
+            }
+            // A set that vanishes takes its elements along, and one that isn't there yet has none.
+            let was = self.exists(&place, self.had, &self.named_before);
+            let is = self.exists(&place, self.has, &self.named_after);
+            if was && is {
+                transaction.delete_elements(&name, &gone);
+            }
+            if is {
+                transaction.add_elements(&name, &new);
+            }
+        }
+    }
+
+    fn exists(&self, place: &Place, sets: &BTreeSet<SetId>, named: &BTreeSet<(Protocol, &str)>) -> bool {
+        match place {
+            Place::Pods(set, _) => !self.touched.sets.contains(set) || sets.contains(set),
+            Place::NamedPort(protocol, port, _) => named.contains(&(*protocol, port.as_str())),
+            _ => true,
+        }
+    }
+
+    /// The addresses whose elements may differ.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        let touched = self.touched;
+        let mut addresses = touched.endpoints.clone();
+        for identity in &touched.identities {
+            addresses.extend(self.before.table.addresses_of(*identity));
+            addresses.extend(self.table.addresses_of(*identity));
+        }
+        for set in &touched.sets {
+            let before: BTreeSet<_> = self.before.table.members(*set).collect();
+            let after: BTreeSet<_> = self.table.members(*set).collect();
+            for identity in before.symmetric_difference(&after) {
+                addresses.extend(self.before.table.addresses_of(*identity));
+                addresses.extend(self.table.addresses_of(*identity));
+            }
+        }
+        // A port that gets its first rule, or loses its last one, is found at endpoints that nobody touched.
+        for (protocol, port) in self.named_before.symmetric_difference(&self.named_after) {
+            addresses.extend(self.before.table.named_ports(*protocol, port).map(|(ip, _)| ip));
+            addresses.extend(self.table.named_ports(*protocol, port).map(|(ip, _)| ip));
+        }
+        addresses
+    }
+}

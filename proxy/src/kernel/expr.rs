@@ -1,0 +1,516 @@
+//! The words of a rule: what is loaded into a register, compared, looked up, set.
+//!
+//! An [`Expr`] is plain data, the name of a kernel expression and its attributes; [`transaction`](super::transaction) makes the
+//! libnftnl object of it. So the expressions that the crate `nftnl` lacks (tproxy, fib, extension headers, set labels) cost no line
+//! of unsafe code each. The sequences are those that `nft` itself writes for the same words: only then can it read them back.
+//!
+//! Registers: 1 to 4 hold 16 bytes each; 8 to 23 are the same memory in steps of 4 bytes, for keys of several fields.
+
+use std::net::IpAddr;
+
+use nftnl::nftnl_sys as sys;
+
+use super::object::{Family, Verdict};
+
+/// One expression of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Expr {
+    /// The kernel's name for it: `payload`, `cmp`, ...
+    pub(super) name: &'static str,
+    pub(super) attributes: Vec<(u32, Value)>,
+}
+
+/// An attribute's value, in the width libnftnl expects it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Value {
+    U8(u8),
+    U32(u32),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// `NFPROTO_*` and IANA protocol numbers.
+pub(super) const TCP: u8 = 6;
+pub(super) const ICMP: u8 = 1;
+pub(super) const ICMPV6: u8 = 58;
+
+const REGISTER: u32 = 1;
+const SECOND: u32 = 2;
+
+const META_MARK: u32 = 3;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const META_IIFKIND: u32 = 26;
+const META_OIFKIND: u32 = 27;
+
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+
+const EQUAL: u32 = 0;
+const DIFFERENT: u32 = 1;
+const AT_MOST: u32 = 3;
+const AT_LEAST: u32 = 5;
+
+const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
+const CT_LABELS: u32 = 13;
+
+/// `NF_CT_STATE_*` bits.
+pub(super) const INVALID: u32 = 1;
+pub(super) const ESTABLISHED: u32 = 2;
+pub(super) const RELATED: u32 = 4;
+pub(super) const NEW: u32 = 8;
+
+fn expr(name: &'static str, attributes: impl IntoIterator<Item = (u32, Value)>) -> Expr {
+    Expr { name, attributes: attributes.into_iter().collect() }
+}
+
+fn meta(key: u32) -> Expr {
+    expr("meta", [(sys::NFTNL_EXPR_META_KEY, Value::U32(key)), (sys::NFTNL_EXPR_META_DREG, Value::U32(REGISTER))])
+}
+
+fn payload(base: u32, offset: u32, length: u32, register: u32) -> Expr {
+    expr(
+        "payload",
+        [
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, Value::U32(register)),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, Value::U32(base)),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, Value::U32(offset)),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, Value::U32(length)),
+        ],
+    )
+}
+
+fn compare(operation: u32, data: &[u8]) -> Expr {
+    expr(
+        "cmp",
+        [
+            (sys::NFTNL_EXPR_CMP_SREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_CMP_OP, Value::U32(operation)),
+            (sys::NFTNL_EXPR_CMP_DATA, Value::Bytes(data.to_vec())),
+        ],
+    )
+}
+
+/// `register & mask ^ xor`.
+fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
+    let length = u32::try_from(mask.len()).expect("a register holds 16 bytes");
+    expr(
+        "bitwise",
+        [
+            (sys::NFTNL_EXPR_BITWISE_SREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_BITWISE_DREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_BITWISE_LEN, Value::U32(length)),
+            (sys::NFTNL_EXPR_BITWISE_MASK, Value::Bytes(mask.to_vec())),
+            (sys::NFTNL_EXPR_BITWISE_XOR, Value::Bytes(xor.to_vec())),
+        ],
+    )
+}
+
+fn load_immediate(register: u32, data: &[u8]) -> Expr {
+    expr(
+        "immediate",
+        [
+            (sys::NFTNL_EXPR_IMM_DREG, Value::U32(register)),
+            (sys::NFTNL_EXPR_IMM_DATA, Value::Bytes(data.to_vec())),
+        ],
+    )
+}
+
+fn ct(key: u32) -> Expr {
+    expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER))])
+}
+
+/// The last word of a rule.
+pub(super) fn verdict(verdict: &Verdict) -> Expr {
+    let mut attributes = vec![
+        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(0)),
+        (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(verdict.code())),
+    ];
+    if let Some(chain) = verdict.chain() {
+        attributes.push((sys::NFTNL_EXPR_IMM_CHAIN, Value::Text(chain.to_owned())));
+    }
+    expr("immediate", attributes)
+}
+
+pub(super) fn counter() -> Expr {
+    expr("counter", [])
+}
+
+/// The loaded key is (or is not) in the set.
+fn lookup(set: &str, inverted: bool) -> Expr {
+    let mut attributes = vec![
+        (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER)),
+        (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.to_owned())),
+    ];
+    if inverted {
+        attributes.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(1)));
+    }
+    expr("lookup", attributes)
+}
+
+fn lookup_verdict(map: &str) -> Expr {
+    expr(
+        "lookup",
+        [
+            (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(map.to_owned())),
+            (sys::NFTNL_EXPR_LOOKUP_DREG, Value::U32(0)),
+        ],
+    )
+}
+
+/// `meta nfproto ipv4`: the packet's family.
+pub(super) fn family(family: Family) -> Vec<Expr> {
+    vec![meta(META_NFPROTO), compare(EQUAL, &[family.number()])]
+}
+
+/// `meta l4proto tcp`
+pub(super) fn protocol(number: u8) -> Vec<Expr> {
+    vec![meta(META_L4PROTO), compare(EQUAL, &[number])]
+}
+
+/// `meta l4proto != tcp`
+pub(super) fn not_protocol(number: u8) -> Vec<Expr> {
+    vec![meta(META_L4PROTO), compare(DIFFERENT, &[number])]
+}
+
+/// Which address of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Source,
+    Destination,
+}
+
+fn address_at(family: Family, address: Address, register: u32) -> Expr {
+    let offset = match (family, address) {
+        (Family::V4, Address::Source) => 12,
+        (Family::V4, Address::Destination) => 16,
+        (Family::V6, Address::Source) => 8,
+        (Family::V6, Address::Destination) => 24,
+    };
+    payload(NETWORK, offset, family.address_bytes(), register)
+}
+
+/// `ip daddr @set`, or `ip daddr != @set`. The family is matched by the same words.
+pub(super) fn address_in(of: Family, address: Address, set: &str, inverted: bool) -> Vec<Expr> {
+    let mut words = family(of);
+    words.extend([address_at(of, address, REGISTER), lookup(set, inverted)]);
+    words
+}
+
+/// As [`address_in`] for a second set, in a rule whose family is already matched.
+pub(super) fn address_also_in(of: Family, address: Address, set: &str, inverted: bool) -> Vec<Expr> {
+    vec![address_at(of, address, REGISTER), lookup(set, inverted)]
+}
+
+/// `ip saddr vmap @map`
+pub(super) fn address_verdict(of: Family, address: Address, map: &str) -> Vec<Expr> {
+    let mut words = family(of);
+    words.extend([address_at(of, address, REGISTER), lookup_verdict(map)]);
+    words
+}
+
+/// `ip6 saddr ::`, `ip saddr 10.0.0.1`
+pub(super) fn address_is(address: Address, ip: IpAddr) -> Vec<Expr> {
+    let of = Family::of(ip);
+    let mut words = family(of);
+    words.extend([address_at(of, address, REGISTER), compare(EQUAL, &super::object::octets(ip))]);
+    words
+}
+
+/// `ip daddr 127.0.0.0/8`, `ip6 daddr ff02::/16`: the first bytes of the destination, at byte borders as `nft` writes it.
+pub(super) fn destination_begins(of: Family, prefix: &[u8]) -> Vec<Expr> {
+    let offset = if of == Family::V4 { 16 } else { 24 };
+    let length = u32::try_from(prefix.len()).expect("an address has at most 16 bytes");
+    vec![payload(NETWORK, offset, length, REGISTER), compare(EQUAL, prefix)]
+}
+
+/// `ip6 daddr fe80::/10`, whose border is inside a byte.
+pub(super) fn destination_is_link_local() -> Vec<Expr> {
+    let mut mask = [0; 16];
+    mask[..2].copy_from_slice(&[0xff, 0xc0]);
+    let mut prefix = [0; 16];
+    prefix[..2].copy_from_slice(&[0xfe, 0x80]);
+    vec![address_at(Family::V6, Address::Destination, REGISTER), bitwise(&mask, &[0; 16]), compare(EQUAL, &prefix)]
+}
+
+/// `ip saddr . ip daddr @set`
+pub(super) fn both_addresses_in(of: Family, set: &str) -> Vec<Expr> {
+    let second = word_register(of.address_bytes() / 4);
+    let mut words = family(of);
+    words.extend([
+        address_at(of, Address::Source, REGISTER),
+        address_at(of, Address::Destination, second),
+        lookup(set, false),
+    ]);
+    words
+}
+
+/// The register of the 4-byte word `word` of a key. One that begins a 16-byte register is called by that register's name, as `nft` writes it and
+/// as it expects to read it.
+const fn word_register(word: u32) -> u32 {
+    if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
+}
+
+/// `meta l4proto . ip saddr . th sport . ip daddr . th dport @set`
+pub(super) fn whole_tuple_in(of: Family, set: &str) -> Vec<Expr> {
+    let address_words = of.address_bytes() / 4;
+    let source_port = 1 + address_words;
+    let destination = source_port + 1;
+    let destination_port = destination + address_words;
+    let mut words = family(of);
+    words.extend([
+        meta(META_L4PROTO),
+        address_at(of, Address::Source, word_register(1)),
+        payload(TRANSPORT, 0, 2, word_register(source_port)),
+        address_at(of, Address::Destination, word_register(destination)),
+        payload(TRANSPORT, 2, 2, word_register(destination_port)),
+        lookup(set, false),
+    ]);
+    words
+}
+
+/// `tcp dport 80`, `tcp dport 8000-8100`
+pub(super) fn destination_port(protocol_number: u8, first: u16, last: u16) -> Vec<Expr> {
+    let mut words = protocol(protocol_number);
+    words.push(payload(TRANSPORT, 2, 2, REGISTER));
+    if first == last {
+        words.push(compare(EQUAL, &first.to_be_bytes()));
+    } else {
+        words.extend([compare(AT_LEAST, &first.to_be_bytes()), compare(AT_MOST, &last.to_be_bytes())]);
+    }
+    words
+}
+
+/// `tcp dport @set`
+pub(super) fn destination_port_in(protocol_number: u8, set: &str) -> Vec<Expr> {
+    let mut words = protocol(protocol_number);
+    words.extend([payload(TRANSPORT, 2, 2, REGISTER), lookup(set, false)]);
+    words
+}
+
+/// `ip daddr . tcp dport @set`
+pub(super) fn destination_and_port_in(of: Family, protocol_number: u8, set: &str) -> Vec<Expr> {
+    let second = word_register(of.address_bytes() / 4);
+    let mut words = family(of);
+    words.extend(protocol(protocol_number));
+    words.extend([
+        address_at(of, Address::Destination, REGISTER),
+        payload(TRANSPORT, 2, 2, second),
+        lookup(set, false),
+    ]);
+    words
+}
+
+/// `icmpv6 type @set`
+pub(super) fn icmpv6_type_in(set: &str) -> Vec<Expr> {
+    let mut words = protocol(ICMPV6);
+    words.extend([payload(TRANSPORT, 0, 1, REGISTER), lookup(set, false)]);
+    words
+}
+
+/// `tcp flags & (fin | syn | rst | ack) != syn`
+pub(super) fn not_a_bare_syn() -> Vec<Expr> {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const SYN: u8 = 0x02;
+    let mut words = protocol(TCP);
+    words.extend([
+        payload(TRANSPORT, 13, 1, REGISTER),
+        bitwise(&[FIN_SYN_RST_ACK], &[0]),
+        compare(DIFFERENT, &[SYN]),
+    ]);
+    words
+}
+
+/// `ct state new,invalid`: any of `states`.
+pub(super) fn state(states: u32) -> Vec<Expr> {
+    vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(DIFFERENT, &[0; 4])]
+}
+
+/// None of `states`.
+pub(super) fn not_state(states: u32) -> Vec<Expr> {
+    vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(EQUAL, &[0; 4])]
+}
+
+/// `ct direction original`
+pub(super) fn original_direction() -> Vec<Expr> {
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[0])]
+}
+
+/// `ct direction reply`
+pub(super) fn reply_direction() -> Vec<Expr> {
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[1])]
+}
+
+/// A conntrack label is a bit in 16 bytes, words in host byte order.
+fn label_bits(bit: u8) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let word = usize::from(bit / 32) * 4;
+    bytes[word..word + 4].copy_from_slice(&(1_u32 << (bit % 32)).to_ne_bytes());
+    bytes
+}
+
+/// `ct label 111`
+pub(super) fn has_label(bit: u8) -> Vec<Expr> {
+    vec![ct(CT_LABELS), bitwise(&label_bits(bit), &[0; 16]), compare(DIFFERENT, &[0; 16])]
+}
+
+/// `ct label set 111`: adds this bit, the others stay.
+pub(super) fn set_label(bit: u8) -> Vec<Expr> {
+    let set = expr(
+        "ct",
+        [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))],
+    );
+    vec![load_immediate(REGISTER, &label_bits(bit)), set]
+}
+
+/// `meta mark set meta mark & ~mask | value`: changes the bits of `mask` alone.
+pub(super) fn set_mark(value: u32, mask: u32) -> Vec<Expr> {
+    let set = expr(
+        "meta",
+        [(sys::NFTNL_EXPR_META_KEY, Value::U32(META_MARK)), (sys::NFTNL_EXPR_META_SREG, Value::U32(REGISTER))],
+    );
+    vec![meta(META_MARK), bitwise(&(!mask).to_ne_bytes(), &value.to_ne_bytes()), set]
+}
+
+/// `meta mark & mask == value`
+pub(super) fn has_mark(value: u32, mask: u32) -> Vec<Expr> {
+    vec![meta(META_MARK), bitwise(&mask.to_ne_bytes(), &[0; 4]), compare(EQUAL, &value.to_ne_bytes())]
+}
+
+/// `socket transparent 1`
+pub(super) fn socket_transparent(transparent: bool) -> Vec<Expr> {
+    socket(0, u8::from(transparent))
+}
+
+/// `socket wildcard 0`: bound to an address of its own.
+pub(super) fn socket_not_wildcard() -> Vec<Expr> {
+    socket(2, 0)
+}
+
+fn socket(key: u32, wanted: u8) -> Vec<Expr> {
+    let load = expr(
+        "socket",
+        [(sys::NFTNL_EXPR_SOCKET_KEY, Value::U32(key)), (sys::NFTNL_EXPR_SOCKET_DREG, Value::U32(REGISTER))],
+    );
+    vec![load, compare(EQUAL, &[wanted])]
+}
+
+/// `tproxy ip to ADDRESS:PORT`. Ends the rule's evaluation where no transparent socket listens there.
+pub(super) fn tproxy(to: IpAddr, port: u16) -> Vec<Expr> {
+    let go = expr(
+        "tproxy",
+        [
+            (sys::NFTNL_EXPR_TPROXY_FAMILY, Value::U32(u32::from(Family::of(to).number()))),
+            (sys::NFTNL_EXPR_TPROXY_REG_ADDR, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_TPROXY_REG_PORT, Value::U32(SECOND)),
+        ],
+    );
+    vec![
+        load_immediate(REGISTER, &super::object::octets(to)),
+        load_immediate(SECOND, &port.to_be_bytes()),
+        go,
+    ]
+}
+
+/// `fib saddr . iif oif missing`: the route back to the source doesn't lead out of the interface the packet came in by.
+pub(super) fn source_not_behind_its_interface() -> Vec<Expr> {
+    const SOURCE: u32 = 1;
+    const IIF: u32 = 8;
+    const PRESENT: u32 = 32;
+    const OIF: u32 = 1;
+    vec![fib(OIF, SOURCE | IIF | PRESENT), compare(EQUAL, &[0; 4])]
+}
+
+/// `fib daddr type local`, or `!= local`: an address of the node itself.
+pub(super) fn destination_is_local(wanted: bool) -> Vec<Expr> {
+    const DESTINATION: u32 = 2;
+    const TYPE: u32 = 3;
+    const LOCAL: u32 = 2;
+    let operation = if wanted { EQUAL } else { DIFFERENT };
+    vec![fib(TYPE, DESTINATION), compare(operation, &LOCAL.to_ne_bytes())]
+}
+
+fn fib(result: u32, flags: u32) -> Expr {
+    expr(
+        "fib",
+        [
+            (sys::NFTNL_EXPR_FIB_RESULT, Value::U32(result)),
+            (sys::NFTNL_EXPR_FIB_FLAGS, Value::U32(flags)),
+            (sys::NFTNL_EXPR_FIB_DREG, Value::U32(REGISTER)),
+        ],
+    )
+}
+
+/// `ip option lsrr exists`: `kind` 131 (loose) or 137 (strict).
+pub(super) fn ip_option(kind: u8) -> Vec<Expr> {
+    const IPV4_OPTION: u32 = 2;
+    let mut words = family(Family::V4);
+    words.extend(extension(IPV4_OPTION, kind));
+    words
+}
+
+/// `exthdr rt exists`
+pub(super) fn routing_header() -> Vec<Expr> {
+    const IPV6_HEADER: u32 = 0;
+    const ROUTING: u8 = 43;
+    let mut words = family(Family::V6);
+    words.extend(extension(IPV6_HEADER, ROUTING));
+    words
+}
+
+fn extension(operation: u32, kind: u8) -> Vec<Expr> {
+    const PRESENT: u32 = 1;
+    let load = expr(
+        "exthdr",
+        [
+            (sys::NFTNL_EXPR_EXTHDR_DREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_EXTHDR_TYPE, Value::U8(kind)),
+            (sys::NFTNL_EXPR_EXTHDR_OFFSET, Value::U32(0)),
+            (sys::NFTNL_EXPR_EXTHDR_LEN, Value::U32(1)),
+            (sys::NFTNL_EXPR_EXTHDR_OP, Value::U32(operation)),
+            (sys::NFTNL_EXPR_EXTHDR_FLAGS, Value::U32(PRESENT)),
+        ],
+    );
+    vec![load, compare(EQUAL, &[1])]
+}
+
+/// Whether the packet came in by, or is about to leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    In,
+    Out,
+}
+
+/// `iifname != @uplinks meta iifkind != @outside_kinds`: an interface that has a kind, and neither its name nor its kind is listed.
+///
+/// An interface without a kind (a physical one, the loopback) ends the evaluation of the rule, so it never matches.
+pub(super) fn interface_is_neither(side: Side, names: &str, kinds: &str) -> Vec<Expr> {
+    let (name, kind) = match side {
+        Side::In => (META_IIFNAME, META_IIFKIND),
+        Side::Out => (META_OIFNAME, META_OIFKIND),
+    };
+    vec![meta(name), lookup(names, true), meta(kind), lookup(kinds, true)]
+}
+
+/// `iifname "lo"`
+pub(super) fn from_loopback() -> Vec<Expr> {
+    vec![meta(META_IIFNAME), compare(EQUAL, &super::object::interface_key("lo"))]
+}
+
+/// `reject with tcp reset`
+pub(super) fn reject_by_reset() -> Expr {
+    reject(1, 0)
+}
+
+/// `reject with icmpx admin-prohibited`
+pub(super) fn reject_by_icmp() -> Expr {
+    reject(2, 3)
+}
+
+fn reject(kind: u32, code: u8) -> Expr {
+    expr("reject", [(sys::NFTNL_EXPR_REJECT_TYPE, Value::U32(kind)), (sys::NFTNL_EXPR_REJECT_CODE, Value::U8(code))])
+}

@@ -1,0 +1,270 @@
+//! The node's kernel rules: one table `inet sluice` that says of each flow of a pod accept, drop, reject, or hand it to the proxy.
+//!
+//! The table outlives the process: what it forbids stays forbidden while the proxy restarts, and flows that need the proxy are
+//! closed without it. [`Kernel`] writes it from [`sluice_policy::Table`]s, each generation as one atomic change.
+//!
+//! | module | |
+//! |---|---|
+//! | [`base`] | the chains that every packet meets, and the attack that each rule closes |
+//! | [`program`] | the rules of one kind of pod in one direction |
+//! | [`address`] | what the sets and maps hold of one address |
+//! | [`replace`], [`delta`] | the transactions: a whole new state, or what differs |
+//! | [`object`], [`expr`], [`names`], [`comment`] | the vocabulary, plain data |
+//! | [`transaction`], [`channel`], [`held`] | libnftnl, the socket, and what the kernel holds |
+//! | [`uplinks`] | which interfaces lead away from the node |
+//! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
+//! | [`routes`] | policy routing for the proxy's sockets |
+
+mod address;
+mod base;
+mod channel;
+mod comment;
+mod config;
+pub mod conntrack;
+mod delta;
+mod expr;
+mod held;
+mod names;
+mod netlink;
+mod object;
+mod program;
+mod replace;
+pub mod revoke;
+pub mod routes;
+mod rtnl;
+mod transaction;
+mod uplinks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use sluice_policy::Table;
+use sluice_policy::snapshot::ProgramId;
+use sluice_policy::table::Touched;
+
+use channel::Channel;
+use delta::Before;
+use held::Held;
+use names::Edition;
+use object::{Element, Family, concatenation, octets};
+use program::Rendered;
+use revoke::Revocation;
+use transaction::Transaction;
+
+pub use channel::ChannelError;
+pub use config::{Config, ConfigError, Deny, Mark};
+
+/// How long a revoked tuple is closed: longer than its peers go on trying on it.
+const REVOKED_FOR: Duration = Duration::from_secs(60);
+
+/// Why the kernel doesn't hold what it should. What it held before is in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("configuration of the kernel's part")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("ask the kernel what table inet sluice holds")]
+    Held(#[source] netlink::Error),
+    #[error("find the node's interfaces")]
+    Interfaces(#[source] std::io::Error),
+    #[error("remove policy routing")]
+    Routes(#[from] routes::Error),
+}
+
+/// The table `inet sluice` of one network namespace, and what is known of its contents.
+#[derive(Debug)]
+pub struct Kernel {
+    config: Config,
+    channel: Channel,
+    names: netlink::Socket,
+    /// `None`: not known. After start, and after an error, the next change replaces everything.
+    installed: Option<Installed>,
+}
+
+#[derive(Debug)]
+struct Installed {
+    table: Table,
+    programs: BTreeMap<ProgramId, Rendered>,
+    edition: Edition,
+    uplinks: BTreeSet<String>,
+}
+
+/// What a change took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Everything was written anew.
+    pub whole: bool,
+    /// 1, but for a replacement that doesn't fit into one (then the last but sweeping is what switches).
+    pub transactions: usize,
+    pub messages: usize,
+    pub bytes: usize,
+    pub elapsed: Duration,
+}
+
+/// What [`Kernel::cleanup`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// There was a table.
+    pub table: bool,
+}
+
+impl Kernel {
+    /// Opens the table of the calling thread's network namespace. One that a former process left stays in force as it is until the
+    /// first [`apply`](Self::apply), which replaces it without a gap.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let channel = Channel::open()?;
+        let mut names = Held::socket().map_err(Error::Held)?;
+        Held::read(&mut names).map_err(Error::Held)?;
+        Ok(Self { config, channel, names, installed: None })
+    }
+
+    /// Puts `table` in force, in one atomic change. `touched` is what differs from the table that was applied last; `None` writes
+    /// everything anew. `revocations` are closed in the same change.
+    ///
+    /// Runs in the network namespace that [`open`](Self::open) ran in, of which it looks up the interfaces. On an error the former
+    /// generation stays in force, and the next change replaces everything.
+    pub fn apply(
+        &mut self,
+        table: &Table,
+        touched: Option<&Touched>,
+        revocations: &[Revocation],
+    ) -> Result<Applied, Error> {
+        let start = Instant::now();
+        if let (Some(touched), Some(installed)) = (touched, self.installed.take())
+            && !touched.node
+        {
+            match self.change(installed, table, touched, revocations, start) {
+                Ok(applied) => return Ok(applied),
+                Err(Small::TooLarge) => {}
+                // Somebody else wrote into the table, or what we believe of it is wrong: write everything anew.
+                Err(Small::Failed(error)) => tracing::warn!(%error, "a change of the kernel's table failed: replacing it"),
+            }
+        }
+        self.installed = None;
+        self.replace(table, revocations, start)
+    }
+
+    /// Looks again which interfaces lead away from the node; writes everything anew if they differ. An interface that appears later
+    /// than the last whole replacement and isn't an uplink by its kind is taken for a pod's until then.
+    pub fn refresh_uplinks(&mut self) -> Result<Option<Applied>, Error> {
+        let Some(installed) = &self.installed else {
+            return Ok(None);
+        };
+        let uplinks = self.uplinks(&installed.table)?;
+        if uplinks == installed.uplinks {
+            return Ok(None);
+        }
+        let table = installed.table.clone();
+        self.apply(&table, None, &[]).map(Some)
+    }
+
+    /// Removes what Sluice put into the kernel: table, rules and routes. Nothing there is no error.
+    pub fn cleanup() -> Result<Removed, Error> {
+        let mut channel = Channel::open()?;
+        let mut names = Held::socket().map_err(Error::Held)?;
+        let held = Held::read(&mut names).map_err(Error::Held)?;
+        if held.table {
+            let mut transaction = Transaction::new();
+            transaction.delete_table();
+            channel.commit(&transaction.into_messages())?;
+        }
+        routes::remove()?;
+        Ok(Removed { table: held.table })
+    }
+
+    fn uplinks(&self, table: &Table) -> Result<BTreeSet<String>, Error> {
+        uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)
+    }
+
+    fn change(
+        &mut self,
+        installed: Installed,
+        table: &Table,
+        touched: &Touched,
+        revocations: &[Revocation],
+        start: Instant,
+    ) -> Result<Applied, Small> {
+        let before = Before { table: &installed.table, programs: &installed.programs, edition: installed.edition };
+        let (mut transaction, changed) = delta::delta(&before, table, touched);
+        revoke(&mut transaction, revocations);
+        let messages = transaction.into_messages();
+        if messages.len() > self.channel.limit_bytes() {
+            return Err(Small::TooLarge);
+        }
+        self.channel.commit(&messages).map_err(Small::Failed)?;
+        let mut programs = installed.programs;
+        for (id, rendered) in changed {
+            match rendered {
+                Some(rendered) => drop(programs.insert(id, rendered)),
+                None => drop(programs.remove(&id)),
+            }
+        }
+        self.installed = Some(Installed { table: table.clone(), programs, ..installed });
+        Ok(Applied {
+            whole: false,
+            transactions: 1,
+            messages: channel::count(&messages),
+            bytes: messages.len(),
+            elapsed: start.elapsed(),
+        })
+    }
+
+    fn replace(&mut self, table: &Table, revocations: &[Revocation], start: Instant) -> Result<Applied, Error> {
+        let held = Held::read(&mut self.names).map_err(Error::Held)?;
+        let edition = Edition::unused(held.names());
+        let uplinks = self.uplinks(table)?;
+        let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition);
+        revoke(&mut replacement.switch, revocations);
+        let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
+        let limit = self.channel.limit_bytes();
+        let bytes = lists.iter().map(Vec::len).sum();
+        let messages = lists.iter().map(|list| channel::count(list)).sum();
+        let [fill, switch, sweep] = &lists;
+        let parts: Vec<&[u8]>;
+        let whole;
+        if bytes <= limit {
+            whole = lists.concat();
+            parts = vec![&whole];
+        } else {
+            let split = |list| channel::split(list, limit);
+            parts = [split(fill), vec![switch.as_slice()], split(sweep)].concat();
+        }
+        for part in &parts {
+            self.channel.commit(part)?;
+        }
+        self.installed = Some(Installed { table: table.clone(), programs: replacement.programs, edition, uplinks });
+        Ok(Applied { whole: true, transactions: parts.len(), messages, bytes, elapsed: start.elapsed() })
+    }
+}
+
+/// Why a small change was not made.
+enum Small {
+    /// It doesn't fit into one transaction.
+    TooLarge,
+    Failed(ChannelError),
+}
+
+/// Closes the tuples, both ways round.
+fn revoke(transaction: &mut Transaction, revocations: &[Revocation]) {
+    let timeout_ms = u64::try_from(REVOKED_FOR.as_millis()).expect("a minute fits");
+    for family in Family::BOTH {
+        let tuples = revocations.iter().filter(|r| Family::of(r.source.0) == family && Family::of(r.destination.0) == family);
+        let elements: Vec<Element> = tuples
+            .flat_map(|r| [(r.source, r.destination), (r.destination, r.source)].map(|ends| (r.protocol, ends)))
+            .map(|(protocol, ((from, from_port), (to, to_port)))| {
+                let (from, to) = (octets(from), octets(to));
+                let key = concatenation([
+                    &[protocol.number()][..],
+                    &from,
+                    &from_port.to_be_bytes(),
+                    &to,
+                    &to_port.to_be_bytes(),
+                ]);
+                Element { timeout_ms: Some(timeout_ms), ..Element::plain(key) }
+            })
+            .collect();
+        transaction.add_elements(&names::revoked(family), &elements);
+    }
+}

@@ -1,0 +1,131 @@
+//! What the table's chains, sets and maps are called.
+//!
+//! A whole replacement builds the new state beside the old one and then switches, so the two need different names: all but the base
+//! chains and the revoked tuples carry an [`Edition`]. The first has no mark, the next one `_b`, and with each whole replacement
+//! they take turns.
+
+use sluice_policy::snapshot::{ProgramId, SetId};
+use sluice_policy::{Direction, Protocol};
+
+use super::object::Family;
+
+/// Which of the states that lie side by side in the table during a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Edition(u8);
+
+impl Edition {
+    pub(super) const FIRST: Self = Self(0);
+
+    /// The first edition that none of `names` belongs to.
+    pub(super) fn unused<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let free = (0..26).map(Self).find(|edition| !names.clone().any(|name| edition.owns(name)));
+        // After 26 failed replacements whose remains could not be removed either, one of them is overwritten.
+        free.unwrap_or(Self::FIRST)
+    }
+
+    /// Whether `name` is one that this edition gives.
+    pub(super) fn owns(self, name: &str) -> bool {
+        !is_permanent(name) && Self::of(name) == self
+    }
+
+    fn of(name: &str) -> Self {
+        match name.as_bytes() {
+            [.., b'_', letter @ b'b'..=b'z'] => Self(letter - b'a'),
+            _ => Self::FIRST,
+        }
+    }
+
+    /// `name` in this edition.
+    pub(super) fn name(self, name: &str) -> String {
+        match self.0 {
+            0 => name.to_owned(),
+            number => format!("{name}_{}", char::from(b'a' + number)),
+        }
+    }
+
+    pub(super) fn sets_of(self, base: &str, family: Family) -> String {
+        self.name(&format!("{base}_{}", family.as_str()))
+    }
+
+    /// The addresses of the pods that a selector matches.
+    pub(super) fn pods(self, set: SetId, family: Family) -> String {
+        self.sets_of(&format!("pods_{set}"), family)
+    }
+
+    /// The chain of a program. `part` counts from 0: a program with rules that pass to a lower tier has several.
+    pub(super) fn program(self, direction: Direction, program: ProgramId, part: usize) -> String {
+        match part {
+            0 => self.name(&format!("{direction}_{program}")),
+            _ => self.name(&format!("{direction}_{program}_tier{}", part + 1)),
+        }
+    }
+
+    /// Which chain judges a pod in this direction.
+    pub(super) fn dispatch(self, direction: Direction, family: Family) -> String {
+        self.sets_of(direction.as_str(), family)
+    }
+
+    /// Where a named port is found.
+    pub(super) fn named_port(self, protocol: Protocol, port: &str, family: Family) -> String {
+        // Names of ports are letters, digits and hyphens (RFC 6335), of which nft's names don't take the hyphen. A name that is none
+        // gets its handle.
+        let readable: String = port.chars().map(|c| if c == '-' { '_' } else { c }).collect();
+        let plain = readable.len() <= 32 && readable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        // What was changed could be another port's name: `a-b` and `a_b`.
+        let name = if plain && readable == port { readable } else { format!("{}_{}", letters(&readable), super::comment::handle(port)) };
+        self.sets_of(&format!("port_{}_{name}", protocol_word(protocol)), family)
+    }
+}
+
+fn letters(name: &str) -> String {
+    name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(16).collect()
+}
+
+/// `tcp`, `udp`, `sctp`, or the protocol's number.
+pub(super) fn protocol_word(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Tcp => "tcp".to_owned(),
+        Protocol::Udp => "udp".to_owned(),
+        Protocol::Sctp => "sctp".to_owned(),
+        other => format!("proto{}", other.number()),
+    }
+}
+
+pub(super) const PREROUTING: &str = "prerouting";
+pub(super) const OUTPUT: &str = "output";
+pub(super) const FORWARD: &str = "forward";
+/// The sets of revoked tuples outlive whole replacements.
+pub(super) const REVOKED: &str = "revoked";
+
+pub(super) fn revoked(family: Family) -> String {
+    format!("{REVOKED}_{}", family.as_str())
+}
+
+/// Names that every edition shares.
+pub(super) fn is_permanent(name: &str) -> bool {
+    [PREROUTING, OUTPUT, FORWARD].contains(&name) || Family::BOTH.iter().any(|f| name == revoked(*f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn editions_take_turns() {
+        let first = ["local_v4", "egress_7", "prerouting", "revoked_v4"];
+        assert_eq!(Edition::unused([].into_iter()), Edition::FIRST);
+        let second = Edition::unused(first.into_iter());
+        assert_eq!(second.name("local_v4"), "local_v4_b");
+        assert_eq!(Edition::unused(["local_v4_b", "prerouting"].into_iter()), Edition::FIRST);
+        assert_eq!(Edition::unused(["local_v4_b", "local_v4"].into_iter()).name("x"), "x_c");
+    }
+
+    #[test]
+    fn names_of_ports_stay_apart() {
+        let name = |port: &str| Edition::FIRST.named_port(Protocol::Tcp, port, Family::V4);
+        assert_eq!(name("http"), "port_tcp_http_v4");
+        assert_ne!(name("a-b"), name("a_b"));
+        assert_ne!(name("\u{1}\""), name("\u{2}\""));
+        assert!(name("\"; drop").chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    }
+}

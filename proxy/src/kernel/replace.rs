@@ -1,0 +1,181 @@
+//! Whole replacement: the new state is built beside the old one, then one small transaction switches.
+//!
+//! A transaction is bounded by the socket's send buffer, and a large world doesn't fit into it. So there are three lists of messages:
+//!
+//! 1. **fill**: sets, elements and chains of a new [`Edition`], to which nothing leads yet; in as many transactions as needed;
+//! 2. **switch**: the base chains' rules, which from then on lead to the new edition; one transaction, small whatever the world is;
+//! 3. **sweep**: what of the old edition is left.
+//!
+//! If all three fit, they are one transaction. An error before the switch leaves the old generation in force; what was filled in
+//! until then is swept by the next replacement, which asks the kernel for all names first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sluice_policy::Table;
+use sluice_policy::snapshot::{ProgramId, SetId};
+
+use super::address::{self, Place};
+use super::base;
+use super::config::Config;
+use super::held::Held;
+use super::names::{self, Edition};
+use super::object::{Element, Family, Field, Set, SetKind, interface_key, octets, ranges};
+use super::program::{self, Auxiliary, Rendered};
+use super::transaction::Transaction;
+
+/// The three lists, and what the table then holds.
+pub(super) struct Replacement {
+    pub(super) fill: Transaction,
+    pub(super) switch: Transaction,
+    pub(super) sweep: Transaction,
+    pub(super) programs: BTreeMap<ProgramId, Rendered>,
+}
+
+/// What leads from `held`, whatever it is, to `table`.
+pub(super) fn replacement(
+    config: &Config,
+    table: &Table,
+    uplinks: &BTreeSet<String>,
+    held: &Held,
+    edition: Edition,
+) -> Replacement {
+    let programs: BTreeMap<ProgramId, Rendered> = table
+        .program_ids()
+        .filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition))))
+        .collect();
+    let mut fill = Transaction::new();
+    fill.add_table();
+    for (name, hook) in base::hooks() {
+        fill.add_chain(name, Some(hook));
+    }
+    for family in Family::BOTH {
+        fill.add_set(&base::revoked_set(family));
+    }
+    let contents = elements_by_place(table, &programs, edition);
+    fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);
+    let chains = base::chains(config, edition);
+    let program_chains = || programs.values().flat_map(|rendered| &rendered.chains);
+    for chain in chains.iter().chain(program_chains()) {
+        fill.add_chain(&chain.name, None);
+    }
+    for chain in program_chains() {
+        fill.add_rules(&chain.name, &chain.rules);
+    }
+    // Verdicts name chains, so maps are filled once these exist.
+    for (place, elements) in contents.iter().filter(|(place, _)| matches!(place, Place::Dispatch(..))) {
+        fill.add_elements(&place.name(edition), elements);
+    }
+    for chain in &chains {
+        fill.add_rules(&chain.name, &chain.rules);
+    }
+
+    let mut switch = Transaction::new();
+    for chain in base::switch(config, edition) {
+        switch.flush_chain(&chain.name);
+        switch.add_rules(&chain.name, &chain.rules);
+    }
+    Replacement { fill, switch, sweep: sweep(held, edition), programs }
+}
+
+fn fill_sets(
+    fill: &mut Transaction,
+    table: &Table,
+    uplinks: &BTreeSet<String>,
+    programs: &BTreeMap<ProgramId, Rendered>,
+    contents: &BTreeMap<Place, Vec<Element>>,
+    edition: Edition,
+) {
+    let cidrs = pod_cidrs(table, edition);
+    let names: Vec<Element> = uplinks.iter().map(|name| Element::plain(interface_key(name))).collect();
+    for (set, elements) in base::sets(edition) {
+        fill.add_set(&set);
+        fill.add_elements(&set.name, &elements);
+        if set.name == edition.name(base::UPLINKS) {
+            fill.add_elements(&set.name, &names);
+        }
+        if let Some(elements) = cidrs.get(&set.name) {
+            fill.add_elements(&set.name, elements);
+        }
+    }
+    let mut auxiliary: BTreeMap<&String, &Auxiliary> = BTreeMap::new();
+    for rendered in programs.values() {
+        auxiliary.extend(&rendered.sets);
+    }
+    for (name, set) in auxiliary {
+        fill.add_set(&set.set(name));
+        fill.add_elements(name, &set.elements());
+    }
+    for set in table.set_ids() {
+        for family in Family::BOTH {
+            fill.add_set(&pods_set(set, family, edition));
+        }
+    }
+    for (place, elements) in contents.iter().filter(|(place, _)| !matches!(place, Place::Dispatch(..))) {
+        fill.add_elements(&place.name(edition), elements);
+    }
+}
+
+/// The set of the pods that a selector matches.
+pub(super) fn pods_set(set: SetId, family: Family, edition: Edition) -> Set {
+    Set::new(edition.pods(set, family), &[Field::Address(family)], SetKind::Plain)
+}
+
+fn elements_by_place(
+    table: &Table,
+    programs: &BTreeMap<ProgramId, Rendered>,
+    edition: Edition,
+) -> BTreeMap<Place, Vec<Element>> {
+    let named = super::delta::named_ports(programs.values());
+    let known: BTreeSet<SetId> = table.set_ids().collect();
+    let mut contents: BTreeMap<Place, Vec<Element>> = BTreeMap::new();
+    for (ip, _) in table.endpoints() {
+        address::elements(table, ip, |protocol, port| named.contains(&(protocol, port)), |place, key, says| {
+            if matches!(&place, Place::Pods(set, _) if !known.contains(set)) {
+                return;
+            }
+            let element = says.element(key, &place, edition);
+            contents.entry(place).or_default().push(element);
+        });
+    }
+    for elements in contents.values_mut() {
+        elements.sort_unstable();
+        elements.dedup();
+    }
+    contents
+}
+
+/// The elements of the sets of the node's pod CIDRs, by the set's name.
+fn pod_cidrs(table: &Table, edition: Edition) -> BTreeMap<String, Vec<Element>> {
+    let mut by_family: BTreeMap<Family, Vec<IpNet>> = BTreeMap::new();
+    for net in &table.node().pod_cidrs {
+        by_family.entry(Family::of(net.addr())).or_default().push(net.trunc());
+    }
+    by_family
+        .into_iter()
+        .map(|(family, nets)| {
+            // Nets that touch stay two ranges: an end and a beginning at one key.
+            let bounds = |net: &IpNet| -> (IpAddr, IpAddr) { (net.network(), net.broadcast()) };
+            let nets = IpNet::aggregate(&nets);
+            let elements = ranges(nets.iter().map(bounds).map(|(first, last)| (octets(first), octets(last))));
+            (edition.sets_of(base::POD_CIDRS, family), elements)
+        })
+        .collect()
+}
+
+/// Removes all but `edition` and what is permanent: rules first, then what they used.
+fn sweep(held: &Held, edition: Edition) -> Transaction {
+    let mut sweep = Transaction::new();
+    let old = |name: &&String| !names::is_permanent(name) && !edition.owns(name);
+    for chain in held.chains.iter().filter(old) {
+        sweep.flush_chain(chain);
+    }
+    for set in held.sets.iter().filter(old) {
+        sweep.delete_set(set);
+    }
+    for chain in held.chains.iter().filter(old) {
+        sweep.delete_chain(chain);
+    }
+    sweep
+}

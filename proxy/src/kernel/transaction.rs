@@ -1,0 +1,321 @@
+//! Messages to nftables, made by libnftnl, and the only unsafe code of the proxy.
+//!
+//! The rest of the kernel part speaks in plain data ([`object`](super::object), [`expr`](super::expr)); here it becomes libnftnl
+//! objects, each freed where it was made, and these become bytes. The crate `nftnl` gives tables, chains, rules and the two traits
+//! ([`Expression`], [`NlMsg`]) by which the expressions and messages that it lacks (tproxy, fib, flags and time-outs of sets, maps
+//! with verdicts) are added: one impl for all expressions, one for sets, one for elements.
+//!
+//! nftnl's own `Batch` isn't used: it asks for an acknowledgement of each message, which overflows the receive buffer of a large
+//! transaction, and hands out pages that mnl sends one by one, as if they were several transactions. Here the messages are one byte
+//! string, which [`channel`](super::channel) sends whole.
+
+#![expect(unsafe_code, reason = "libnftnl is a C library, and this is the one file that calls it")]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::NonNull;
+
+use nftnl::expr::Expression;
+use nftnl::nftnl_sys as sys;
+use nftnl::{Hook, MsgType, NlMsg, ProtoFamily};
+
+use super::expr::{Expr, Value};
+use super::object::{Element, Rule, Set, SetKind};
+
+/// The one table, of family inet.
+pub(super) const TABLE: &str = "sluice";
+
+/// Elements per message: a message's attributes end at 64 KiB, and an element with a chain's name stays below 128 bytes.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+
+const NLM_F_CREATE: u16 = 0x400;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_DELSET: u16 = 11;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// How a base chain hangs in the network stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BaseHook {
+    pub(super) hook: Hook,
+    pub(super) priority: i32,
+    pub(super) kind: nftnl::ChainType,
+}
+
+/// A list of changes to the table, in order. What one [`channel`](super::channel) call sends of it takes effect as a whole or not at all.
+pub(super) struct Transaction {
+    table: nftnl::Table,
+    messages: Vec<u8>,
+    /// Where libnftnl writes a message; of words, because a message begins at a multiple of 4.
+    scratch: Box<[u64]>,
+    sets: u32,
+}
+
+impl Transaction {
+    pub(super) fn new() -> Self {
+        let words = nftnl::nft_nlmsg_maxsize() as usize / 8 + 1;
+        Self {
+            table: nftnl::Table::new(text(TABLE), ProtoFamily::Inet),
+            messages: Vec::new(),
+            scratch: vec![0; words].into_boxed_slice(),
+            sets: 0,
+        }
+    }
+
+    /// The messages, each a whole number of words, without sequence numbers.
+    pub(super) fn into_messages(self) -> Vec<u8> {
+        self.messages
+    }
+
+    pub(super) fn add_table(&mut self) {
+        write(&mut self.messages, &mut self.scratch, &self.table, MsgType::Add);
+    }
+
+    pub(super) fn delete_table(&mut self) {
+        write(&mut self.messages, &mut self.scratch, &self.table, MsgType::Del);
+    }
+
+    /// Adds a chain, or changes nothing if it is there.
+    pub(super) fn add_chain(&mut self, name: &str, hook: Option<BaseHook>) {
+        let mut chain = nftnl::Chain::new(text(name), &self.table);
+        if let Some(BaseHook { hook, priority, kind }) = hook {
+            chain.set_hook(hook, priority);
+            chain.set_type(kind);
+            chain.set_policy(nftnl::Policy::Accept);
+        }
+        write(&mut self.messages, &mut self.scratch, &chain, MsgType::Add);
+    }
+
+    /// Nothing may lead to the chain any more.
+    pub(super) fn delete_chain(&mut self, name: &str) {
+        let chain = nftnl::Chain::new(text(name), &self.table);
+        write(&mut self.messages, &mut self.scratch, &chain, MsgType::Del);
+    }
+
+    /// Removes all rules of a chain: the message that deletes a rule, without naming one.
+    pub(super) fn flush_chain(&mut self, name: &str) {
+        let chain = nftnl::Chain::new(text(name), &self.table);
+        write(&mut self.messages, &mut self.scratch, &nftnl::Rule::new(&chain), MsgType::Del);
+    }
+
+    /// Appends rules to a chain.
+    pub(super) fn add_rules(&mut self, chain: &str, rules: &[Rule]) {
+        let chain = nftnl::Chain::new(text(chain), &self.table);
+        for rule in rules {
+            let mut message = nftnl::Rule::new(&chain);
+            for word in &rule.words {
+                message.add_expr(word);
+            }
+            if let Some(comment) = &rule.comment {
+                message.set_comment(text(comment)).expect("comments are cut to fit");
+            }
+            write(&mut self.messages, &mut self.scratch, &message, MsgType::Add);
+        }
+    }
+
+    /// Adds a set or map, or changes nothing if it is there with the same key.
+    pub(super) fn add_set(&mut self, set: &Set) {
+        self.sets += 1;
+        let message = SetObject::described(set, self.sets);
+        write(&mut self.messages, &mut self.scratch, &message, MsgType::Add);
+    }
+
+    /// No rule may use the set any more.
+    pub(super) fn delete_set(&mut self, name: &str) {
+        write(&mut self.messages, &mut self.scratch, &SetObject::named(name), MsgType::Del);
+    }
+
+    pub(super) fn add_elements(&mut self, set: &str, elements: &[Element]) {
+        self.elements(set, elements, MsgType::Add);
+    }
+
+    /// An element that isn't there fails the whole transaction.
+    pub(super) fn delete_elements(&mut self, set: &str, elements: &[Element]) {
+        self.elements(set, elements, MsgType::Del);
+    }
+
+    fn elements(&mut self, set: &str, elements: &[Element], kind: MsgType) {
+        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            let mut object = SetObject::named(set);
+            for element in chunk {
+                object.add(element);
+            }
+            write(&mut self.messages, &mut self.scratch, &Elements(object), kind);
+        }
+    }
+}
+
+/// A C string. No name of ours contains a zero byte; if one did, it would be left out.
+fn text(s: &str) -> CString {
+    CString::new(s).unwrap_or_else(|_| CString::new(s.replace('\0', "")).unwrap_or_default())
+}
+
+/// Appends the message to `messages`.
+fn write(messages: &mut Vec<u8>, scratch: &mut [u64], message: &impl NlMsg, kind: MsgType) {
+    let start = scratch.as_mut_ptr();
+    // SAFETY: `scratch` has at least nft_nlmsg_maxsize() bytes, the room that the trait asks for, and is aligned for a header. It was
+    // zeroed when it was made, so the bytes that are read below are initialised whatever libnftnl left out.
+    let written = unsafe {
+        message.write(start.cast::<c_void>(), 0, kind);
+        std::slice::from_raw_parts(start.cast::<u8>(), scratch.len() * 8)
+    };
+    let length = written.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)) as usize;
+    messages.extend_from_slice(&written[..length.next_multiple_of(4).min(written.len())]);
+}
+
+impl Expression for Expr {
+    fn to_expr(&self, _: &nftnl::Rule<'_>) -> NonNull<sys::nftnl_expr> {
+        let name = text(self.name);
+        // SAFETY: the name is a C string that outlives the call; libnftnl copies it.
+        let object = NonNull::new(unsafe { sys::nftnl_expr_alloc(name.as_ptr()) })
+            .expect("libnftnl knows every expression of ours, and memory is left");
+        for (attribute, value) in &self.attributes {
+            let attribute = u16::try_from(*attribute).expect("attributes are small numbers");
+            // SAFETY: the object is live and not shared; strings and bytes outlive the calls, which copy them; the width of each
+            // value is that of the attribute's definition in libnftnl's expr/*.c, as the constructors in `expr` say.
+            unsafe {
+                match value {
+                    Value::U8(value) => sys::nftnl_expr_set_u8(object.as_ptr(), attribute, *value),
+                    Value::U32(value) => sys::nftnl_expr_set_u32(object.as_ptr(), attribute, *value),
+                    Value::Text(value) => {
+                        let _ = sys::nftnl_expr_set_str(object.as_ptr(), attribute, text(value).as_ptr());
+                    }
+                    Value::Bytes(value) => {
+                        let _ = sys::nftnl_expr_set(object.as_ptr(), attribute, value.as_ptr().cast(), length(value));
+                    }
+                }
+            }
+        }
+        object
+    }
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("keys and register values are a few bytes long")
+}
+
+/// A libnftnl set, with or without elements; freed with them.
+struct SetObject(NonNull<sys::nftnl_set>);
+
+impl SetObject {
+    fn named(name: &str) -> Self {
+        // SAFETY: takes nothing; gives a new object or null.
+        let object = Self(NonNull::new(unsafe { sys::nftnl_set_alloc() }).expect("memory is left"));
+        object.put_text(sys::NFTNL_SET_TABLE, &text(TABLE));
+        object.put_text(sys::NFTNL_SET_NAME, &text(name));
+        object.put(sys::NFTNL_SET_FAMILY, ProtoFamily::Inet as u32);
+        object
+    }
+
+    fn described(set: &Set, id: u32) -> Self {
+        const INTERVAL: u32 = 4;
+        const MAP: u32 = 8;
+        const TIMEOUT: u32 = 16;
+        let object = Self::named(&set.name);
+        let flags = match set.kind {
+            SetKind::Plain => 0,
+            SetKind::Interval => INTERVAL,
+            SetKind::Timed => TIMEOUT,
+            SetKind::Verdicts => MAP,
+        };
+        object.put(sys::NFTNL_SET_FLAGS, flags);
+        object.put(sys::NFTNL_SET_KEY_TYPE, set.key_type());
+        object.put(sys::NFTNL_SET_KEY_LEN, set.key_bytes());
+        object.put(sys::NFTNL_SET_ID, id);
+        if set.kind == SetKind::Verdicts {
+            object.put(sys::NFTNL_SET_DATA_TYPE, NFT_DATA_VERDICT);
+        }
+        let notes = set.user_data();
+        // SAFETY: the object is live and not shared; the bytes outlive the call, which copies them.
+        unsafe {
+            sys::nftnl_set_set_data(
+                object.0.as_ptr(),
+                attribute(sys::NFTNL_SET_USERDATA),
+                notes.as_ptr().cast(),
+                length(&notes),
+            );
+        }
+        object
+    }
+
+    fn put(&self, kind: u32, value: u32) {
+        // SAFETY: the object is live and not shared; the attributes that come here are all of 32 bits.
+        unsafe { sys::nftnl_set_set_u32(self.0.as_ptr(), attribute(kind), value) }
+    }
+
+    fn put_text(&self, kind: u32, value: &CStr) {
+        // SAFETY: the object is live and not shared; the string outlives the call, which copies it.
+        let _ = unsafe { sys::nftnl_set_set_str(self.0.as_ptr(), attribute(kind), value.as_ptr()) };
+    }
+
+    fn add(&mut self, element: &Element) {
+        // SAFETY: a new element, live until it is given to the set, which then owns it and frees it; keys and names outlive the
+        // calls, which copy them; each value has its attribute's width (libnftnl set_elem.c).
+        unsafe {
+            let object = NonNull::new(sys::nftnl_set_elem_alloc()).expect("memory is left").as_ptr();
+            let key = element.key.as_ptr().cast();
+            sys::nftnl_set_elem_set(object, attribute(sys::NFTNL_SET_ELEM_KEY), key, length(&element.key));
+            if element.ends_range {
+                sys::nftnl_set_elem_set_u32(object, attribute(sys::NFTNL_SET_ELEM_FLAGS), 1);
+            }
+            if let Some(timeout_ms) = element.timeout_ms {
+                sys::nftnl_set_elem_set_u64(object, attribute(sys::NFTNL_SET_ELEM_TIMEOUT), timeout_ms);
+                // For an element that is there already, the time-out alone would not begin afresh.
+                sys::nftnl_set_elem_set_u64(object, attribute(sys::NFTNL_SET_ELEM_EXPIRATION), timeout_ms);
+            }
+            if let Some(verdict) = &element.verdict {
+                sys::nftnl_set_elem_set_u32(object, attribute(sys::NFTNL_SET_ELEM_VERDICT), verdict.code());
+                if let Some(chain) = verdict.chain() {
+                    let chain = text(chain);
+                    sys::nftnl_set_elem_set_str(object, attribute(sys::NFTNL_SET_ELEM_CHAIN), chain.as_ptr());
+                }
+            }
+            sys::nftnl_set_elem_add(self.0.as_ptr(), object);
+        }
+    }
+
+    fn header(buffer: *mut c_void, kind: u16, flags: u16, sequence: u32) -> *mut nftnl::nftnl_sys::libc::nlmsghdr {
+        // SAFETY: called by NlMsg::write alone, whose caller gives a buffer with room for the largest message.
+        unsafe { sys::nftnl_nlmsg_build_hdr(buffer.cast::<c_char>(), kind, ProtoFamily::Inet as u16, flags, sequence) }
+    }
+}
+
+impl Drop for SetObject {
+    fn drop(&mut self) {
+        // SAFETY: the object was made in `named`, is freed once, and nothing else holds it.
+        unsafe { sys::nftnl_set_free(self.0.as_ptr()) }
+    }
+}
+
+fn attribute(number: u32) -> u16 {
+    u16::try_from(number).expect("attributes are small numbers")
+}
+
+// SAFETY: writes one message of a set's description, whose size is bounded by the names' and the notes'.
+unsafe impl NlMsg for SetObject {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, kind: MsgType) {
+        let (kind, flags) = match kind {
+            MsgType::Add => (NFT_MSG_NEWSET, NLM_F_CREATE),
+            MsgType::Del => (NFT_MSG_DELSET, 0),
+        };
+        let header = Self::header(buffer, kind, flags, sequence);
+        // SAFETY: the header stands in a buffer with room for the largest message, and the object is live.
+        unsafe { sys::nftnl_set_nlmsg_build_payload(header, self.0.as_ptr()) }
+    }
+}
+
+/// The elements that a set object carries, rather than its description.
+struct Elements(SetObject);
+
+// SAFETY: writes one message; ELEMENTS_PER_MESSAGE keeps it below 64 KiB.
+unsafe impl NlMsg for Elements {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, kind: MsgType) {
+        let (kind, flags) = match kind {
+            MsgType::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
+            MsgType::Del => (NFT_MSG_DELSETELEM, 0),
+        };
+        let header = SetObject::header(buffer, kind, flags, sequence);
+        // SAFETY: as above.
+        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.0.as_ptr()) }
+    }
+}
