@@ -1,0 +1,242 @@
+//! Puts the parts together, and takes them apart again in order.
+//!
+//! ```text
+//! main thread     feed, table on disk, admin, signals
+//! kernel thread   enforcer: netlink
+//! worker threads  one per core: listeners and their connections
+//! records thread  standard output
+//! ```
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus_client::registry::Registry;
+use sluice_feed::FeedAddress;
+use sluice_policy::Table;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::connection::{Dataplane, Drain};
+use crate::enforcer::{Enforcer, KernelState};
+use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
+use crate::intercept::{self, Listeners};
+use crate::metrics::Metrics;
+use crate::records;
+use crate::state;
+use crate::upstream::Dialer;
+
+/// Files that are open beside connections.
+const OTHER_FILES: usize = 128;
+/// What the end of the process may take beyond the drain time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub controller: FeedAddress,
+    pub node: String,
+    pub state_dir: PathBuf,
+    pub admin: SocketAddr,
+    pub config: Config,
+}
+
+/// Runs the proxy until a signal ends it.
+pub fn run(mut options: Options) -> Result<()> {
+    fit_to_file_limit(&mut options.config);
+    let runtime = current_thread()?;
+    runtime.block_on(live(options))
+}
+
+async fn live(options: Options) -> Result<()> {
+    let Options { controller, node, state_dir, admin, config } = options;
+    let mut end = Signals::new()?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let feed_metrics = FeedMetrics::new(&mut registry);
+    let admin_listener =
+        TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
+
+    let (tables, table) = watch::channel(Arc::new(Table::empty()));
+    let (kernel_state, kernel) = watch::channel(KernelState::Waiting);
+    let (sink, writer) = records::start(config.records.queue_lines, std::io::stdout())
+        .context("start the thread that writes records")?;
+    let dataplane =
+        Arc::new(Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent));
+    let drain = dataplane.drain.clone();
+
+    let workers = start_workers(&config, &dataplane)?;
+    drop(dataplane);
+    let (handovers, to_apply) = mpsc::channel(1);
+    let enforcer = start_enforcer(&config, tables, kernel_state, metrics.clone(), to_apply).await?;
+
+    let state = Admin { registry, metrics, records: sink, kernel, draining: drain.begun.clone() };
+    let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
+
+    let cancel = CancellationToken::new();
+    let (held_in, held) = watch::channel::<Option<Held>>(None);
+    let name: Arc<str> = node.as_str().into();
+    let keeper = tokio::spawn(state::keep(state_dir.clone(), Arc::clone(&name), held, cancel.clone()));
+    let restored = state::load_or_none(&state_dir, &node);
+    let feed_config = FeedConfig { controller: controller.clone(), node: name, timing: Timing::default() };
+    let feed = tokio::spawn(feed::run(feed_config, restored, handovers, held_in, feed_metrics, cancel.clone()));
+    tracing::info!(node, %controller, %admin, port = config.port, "sluice-proxy started");
+
+    let result = tokio::select! {
+        () = end.next() => Ok(()),
+        _ = enforcer_ended(&enforcer) => Err(anyhow::anyhow!("the kernel's thread has ended")),
+    };
+    if result.is_ok() {
+        tracing::info!(seconds = config.limits.drain_seconds, "draining");
+    }
+    drain_out(&drain, &workers, Duration::from_secs(config.limits.drain_seconds.into()), &mut end).await;
+    cancel.cancel();
+    let _ = tokio::time::timeout(LAST_WORDS, async { (feed.await, keeper.await) }).await;
+    admin_task.abort();
+    let _ = admin_task.await;
+    // The workers held the last senders of records, so what is queued can be written out now.
+    writer.finish(LAST_WORDS);
+    tracing::info!("ended; what the kernel enforces stays in force");
+    result
+}
+
+/// Lets connections finish, then ends those that are left.
+async fn drain_out(drain: &Drain, workers: &[Worker], limit: Duration, end: &mut Signals) {
+    drain.begun.cancel();
+    tokio::select! {
+        () = all_ended(workers) => return,
+        () = tokio::time::sleep(limit) => tracing::info!("the drain time is over"),
+        () = end.next() => tracing::info!("second signal: ending at once"),
+    }
+    drain.over.cancel();
+    let _ = tokio::time::timeout(LAST_WORDS, all_ended(workers)).await;
+}
+
+/// A thread, and a token that is cancelled when it ends, however it ends.
+#[derive(Debug)]
+struct Worker {
+    ended: CancellationToken,
+    _thread: JoinHandle<()>,
+}
+
+async fn all_ended(workers: &[Worker]) {
+    for worker in workers {
+        worker.ended.cancelled().await;
+    }
+}
+
+async fn enforcer_ended(enforcer: &Worker) {
+    enforcer.ended.cancelled().await;
+}
+
+fn start_workers(config: &Config, dataplane: &Arc<Dataplane>) -> Result<Vec<Worker>> {
+    let count = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    // All listeners before the first connection: a listener that joins a group later takes over connections of others.
+    let listeners: Vec<Listeners> =
+        (0..count).map(|_| Listeners::bind(config.port)).collect::<Result<_, _>>()?;
+    let mut workers = Vec::with_capacity(count);
+    for (core, listeners) in listeners.into_iter().enumerate() {
+        let dataplane = Arc::clone(dataplane);
+        workers.push(start_thread(format!("worker-{core}"), move |runtime| {
+            if let Err(error) = runtime.block_on(intercept::run(listeners, dataplane)) {
+                tracing::error!(%error, core, "worker ended");
+            }
+        })?);
+    }
+    Ok(workers)
+}
+
+async fn start_enforcer(
+    config: &Config,
+    tables: watch::Sender<Arc<Table>>,
+    state: watch::Sender<KernelState>,
+    metrics: Metrics,
+    handovers: mpsc::Receiver<feed::Handover>,
+) -> Result<Worker> {
+    let (opened, is_open) = oneshot::channel();
+    let config = config.clone();
+    let worker = start_thread("kernel".into(), move |runtime| {
+        match Enforcer::open(&config, tables, state, metrics) {
+            Ok(enforcer) => {
+                let _ = opened.send(Ok(()));
+                runtime.block_on(enforcer.run(handovers));
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        }
+    })?;
+    is_open
+        .await
+        .context("the kernel's thread ended at once")?
+        .context("open the kernel's side (needs CAP_NET_ADMIN in this network namespace)")?;
+    Ok(worker)
+}
+
+fn start_thread(name: String, work: impl FnOnce(&Runtime) + Send + 'static) -> Result<Worker> {
+    let ended = CancellationToken::new();
+    let guard = ended.clone().drop_guard();
+    let runtime = current_thread()?;
+    let context = format!("start the thread {name}");
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            let _guard = guard;
+            work(&runtime);
+        })
+        .context(context)?;
+    Ok(Worker { ended, _thread: thread })
+}
+
+fn current_thread() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("start a runtime")
+}
+
+/// Takes as many file descriptors as the process may have, and no more connections than they allow for.
+fn fit_to_file_limit(config: &mut Config) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let files = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
+    if config.limits.connections > most {
+        tracing::warn!(
+            files,
+            "the process may open {files} files, so limits.connections is {most} and not {}",
+            config.limits.connections
+        );
+        config.limits.connections = most;
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

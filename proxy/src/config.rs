@@ -1,0 +1,261 @@
+//! The configuration: a YAML file, `--set key=value` over it, and the command line.
+//!
+//! Unknown keys are refused, and so are keys that a later version will have: a setting that does nothing is worse than an
+//! error. What the rest of the proxy gets is checked.
+
+mod args;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use args::{Args, Command};
+
+/// Keys that the documentation names and this version doesn't know how to follow.
+const NOT_YET: [&str; 4] = ["dns", "nameCheck", "redirect", "enforcementAlone"];
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}")]
+    Unreadable { path: String, source: std::io::Error },
+    #[error("{path}: {message}")]
+    File { path: String, message: String },
+    #[error("--set {setting}: {message}")]
+    Set { setting: String, message: String },
+    #[error("{place}: `{key}` is not supported yet; leave it out")]
+    NotYet { place: String, key: String },
+    #[error("{key}: {message}")]
+    Value { key: &'static str, message: String },
+}
+
+/// The proxy's configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Port on the loopback addresses to which the kernel diverts connections.
+    pub port: u16,
+    /// Threads that carry connections. 0: one per core.
+    pub workers: usize,
+    /// Interfaces that lead off this node, by name. Others without an address of the node belong to pods.
+    pub uplinks: Vec<String>,
+    /// What the kernel does with what it denies.
+    pub deny: Deny,
+    /// What the body of a 403 says.
+    pub denial_body: DenialBody,
+    /// The bits of the packet mark that Sluice uses. At least one; others are never touched.
+    pub mark: u32,
+    /// The routing table that brings diverted packets to the proxy.
+    pub routing_table: u32,
+    pub records: Records,
+    pub limits: Limits,
+}
+
+/// What the kernel does with what it denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deny {
+    /// The client hears nothing and runs into its time-out.
+    #[default]
+    Drop,
+    /// The client hears RST, or ICMP admin-prohibited.
+    Reject,
+}
+
+/// What the body of a 403 says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DenialBody {
+    /// Who was denied what, by which policy and rule.
+    #[default]
+    Full,
+    /// Only the request id, which the record has too.
+    Id,
+}
+
+/// Which records are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Records {
+    pub connections: ConnectionRecords,
+    /// Lines that may wait for a reader of standard output. Beyond, records are left out and counted.
+    pub queue_lines: usize,
+}
+
+/// Which connections get a record. Requests always do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionRecords {
+    /// Those that were denied or cut.
+    Denied,
+    /// Those that went through the proxy.
+    #[default]
+    Proxied,
+    /// All that the proxy knows of: for now the same as `proxied`, because what the kernel decides alone isn't reported yet.
+    All,
+}
+
+/// Bounds on what clients can make the proxy hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections in all. Fewer if the process may not open two files for each.
+    pub connections: usize,
+    /// Open connections from one source address.
+    pub connections_per_pod: usize,
+    /// Largest head of a request: request line and header fields.
+    pub header_bytes: u32,
+    /// Longest time until the head of a request is complete, from the connection or, later on, from its first byte.
+    pub head_seconds: u32,
+    /// A connection on which nothing moves in either direction for so long is closed.
+    pub idle_seconds: u32,
+    /// Longest time to connect to a server.
+    pub connect_seconds: u32,
+    /// Concurrent requests on one HTTP/2 connection.
+    pub http2_streams: u32,
+    /// How long connections may go on after SIGTERM.
+    pub drain_seconds: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 15001,
+            workers: 0,
+            uplinks: Vec::new(),
+            deny: Deny::default(),
+            denial_body: DenialBody::default(),
+            mark: crate::kernel::Mark::default().value,
+            routing_table: 15001,
+            records: Records::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self { connections: ConnectionRecords::default(), queue_lines: 8192 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 50_000,
+            connections_per_pod: 10_000,
+            header_bytes: 64 * 1024,
+            head_seconds: 10,
+            idle_seconds: 3600,
+            connect_seconds: 10,
+            http2_streams: 128,
+            drain_seconds: 30,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `file` if one is given, puts `settings` (`key=value`, with dots between the parts of a key) over it, and checks.
+    pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        for setting in settings {
+            config = config.with(setting)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: place.clone(), source })?;
+        Self::parse(&text, &place)
+    }
+
+    fn parse(text: &str, place: &str) -> Result<Self, ConfigError> {
+        if text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let failed = |error: serde_saphyr::Error| ConfigError::File {
+            path: place.to_owned(),
+            message: error.to_string(),
+        };
+        if let Ok(Value::Object(map)) = serde_saphyr::from_str::<Value>(text)
+            && let Some(key) = NOT_YET.iter().find(|key| map.contains_key(**key))
+        {
+            return Err(ConfigError::NotYet { place: place.to_owned(), key: (*key).to_owned() });
+        }
+        serde_saphyr::from_str(text).map_err(failed)
+    }
+
+    /// The configuration with one key replaced.
+    fn with(&self, setting: &str) -> Result<Self, ConfigError> {
+        let failed = |message: String| ConfigError::Set { setting: setting.to_owned(), message };
+        let (key, value) = setting.split_once('=').ok_or_else(|| failed("has no `=`".into()))?;
+        if NOT_YET.contains(&key.split('.').next().unwrap_or_default()) {
+            return Err(ConfigError::NotYet { place: format!("--set {setting}"), key: key.to_owned() });
+        }
+        let value: Value = serde_saphyr::from_str(value).map_err(|error| failed(error.to_string()))?;
+        let mut whole = serde_json::to_value(self).map_err(|error| failed(error.to_string()))?;
+        let mut place = &mut whole;
+        for part in key.split('.') {
+            let Value::Object(map) = place else {
+                return Err(failed("there is nothing below this key".into()));
+            };
+            place = map.entry(part).or_insert(Value::Null);
+        }
+        *place = value;
+        serde_json::from_value(whole).map_err(|error| failed(error.to_string()))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive: [(&'static str, u64); 12] = [
+            ("port", u64::from(self.port)),
+            ("mark", u64::from(self.mark)),
+            ("routingTable", u64::from(self.routing_table)),
+            ("records.queueLines", self.records.queue_lines as u64),
+            ("limits.connections", self.limits.connections as u64),
+            ("limits.connectionsPerPod", self.limits.connections_per_pod as u64),
+            ("limits.headSeconds", u64::from(self.limits.head_seconds)),
+            ("limits.idleSeconds", u64::from(self.limits.idle_seconds)),
+            ("limits.connectSeconds", u64::from(self.limits.connect_seconds)),
+            ("limits.http2Streams", u64::from(self.limits.http2_streams)),
+            ("limits.drainSeconds", u64::from(self.limits.drain_seconds)),
+            ("limits.headerBytes", u64::from(self.limits.header_bytes)),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Value { key, message: "must be more than 0".into() });
+        }
+        let at_most: [(&'static str, u64, u64); 4] = [
+            ("workers", self.workers as u64, 1024),
+            ("records.queueLines", self.records.queue_lines as u64, 1 << 20),
+            ("limits.headerBytes", u64::from(self.limits.header_bytes), 1 << 20),
+            ("limits.http2Streams", u64::from(self.limits.http2_streams), 10_000),
+        ];
+        if let Some((key, _, most)) = at_most.into_iter().find(|(_, value, most)| value > most) {
+            return Err(ConfigError::Value { key, message: format!("must be at most {most}") });
+        }
+        if self.limits.header_bytes < 1024 {
+            let message = "must be at least 1024".into();
+            return Err(ConfigError::Value { key: "limits.headerBytes", message });
+        }
+        // 253, 254 and 255 are the kernel's own tables: default, main and local.
+        if (253..=255).contains(&self.routing_table) {
+            let message = format!("{} is one of the kernel's own tables", self.routing_table);
+            return Err(ConfigError::Value { key: "routingTable", message });
+        }
+        // IFNAMSIZ counts the final NUL.
+        if let Some(name) = self.uplinks.iter().find(|name| name.is_empty() || name.len() > 15) {
+            let message = format!("{name:?} is no interface name: 1 to 15 bytes");
+            return Err(ConfigError::Value { key: "uplinks", message });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Configurations that are taken, and the words with which others are refused.
+
+use clap::{CommandFactory, Parser};
+use expect_test::{Expect, expect};
+
+use super::{Args, Config, ConnectionRecords, DenialBody, Deny};
+
+fn refused(text: &str, expected: &Expect) {
+    let error = Config::parse(text, "proxy.yaml").and_then(|config| config.check()).unwrap_err();
+    expected.assert_eq(error.to_string().lines().next().unwrap_or_default());
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Args::command().debug_assert();
+    let args = Args::try_parse_from([
+        "sluice-proxy",
+        "--controller",
+        "unix:/run/c.sock",
+        "--node",
+        "n1",
+        "--set",
+        "limits.idleSeconds=5",
+    ])
+    .unwrap();
+    assert_eq!(args.node.as_deref(), Some("n1"));
+    assert!(Args::try_parse_from(["sluice-proxy"]).is_err());
+    assert!(Args::try_parse_from(["sluice-proxy", "--print-config"]).is_ok());
+    assert!(Args::try_parse_from(["sluice-proxy", "cleanup"]).is_ok());
+}
+
+#[test]
+fn a_file_replaces_what_it_names() {
+    let text = "uplinks: [eth0]\ndeny: reject\ndenialBody: id\nrecords: {connections: denied}\nlimits:\n  headerBytes: 8192\n";
+    let config = Config::parse(text, "proxy.yaml").unwrap();
+    assert_eq!(config.deny, Deny::Reject);
+    assert_eq!(config.denial_body, DenialBody::Id);
+    assert_eq!(config.records.connections, ConnectionRecords::Denied);
+    assert_eq!(config.limits.header_bytes, 8192);
+    assert_eq!(config.limits.idle_seconds, Config::default().limits.idle_seconds);
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    for text in ["", "---\n", "# nothing\n"] {
+        assert_eq!(Config::parse(text, "proxy.yaml").unwrap(), Config::default(), "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let printed = serde_saphyr::to_string(&Config::default()).unwrap();
+    assert_eq!(Config::parse(&printed, "proxy.yaml").unwrap(), Config::default());
+}
+
+#[test]
+fn refusals_name_the_key() {
+    refused("dns: {minTTLSeconds: 5}", &expect!["proxy.yaml: `dns` is not supported yet; leave it out"]);
+    refused("enforcementAlone: true", &expect!["proxy.yaml: `enforcementAlone` is not supported yet; leave it out"]);
+    refused("port: 0", &expect!["port: must be more than 0"]);
+    refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
+    refused("uplinks: [a-name-that-is-too-long]", &expect![[r#"uplinks: "a-name-that-is-too-long" is no interface name: 1 to 15 bytes"#]]);
+    refused("limits: {headerBytes: 9999999}", &expect!["limits.headerBytes: must be at most 1048576"]);
+    refused("limits: {headerBytes: 10}", &expect!["limits.headerBytes: must be at least 1024"]);
+    let unknown = Config::parse("limit: {}", "proxy.yaml").unwrap_err().to_string();
+    assert!(unknown.contains("limit") && unknown.contains("proxy.yaml"), "{unknown}");
+    let wrong = Config::parse("port: eighty", "proxy.yaml").unwrap_err().to_string();
+    assert!(wrong.contains("eighty") || wrong.contains("port") || wrong.contains("line"), "{wrong}");
+}
+
+#[test]
+fn settings_go_over_the_file() {
+    let config = Config::load(None, &["limits.idleSeconds=5".into(), "uplinks=[eth0, eth1]".into()]).unwrap();
+    assert_eq!(config.limits.idle_seconds, 5);
+    assert_eq!(config.uplinks, ["eth0", "eth1"]);
+    for (setting, word) in [
+        ("limits.idle=5", "idle"),
+        ("limits", "="),
+        ("port.x=1", "below"),
+        ("dns.minTTLSeconds=1", "not supported yet"),
+        ("port=many", "port=many"),
+        ("limits.headSeconds=0", "limits.headSeconds"),
+    ] {
+        let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
+        assert!(error.contains(word), "{setting}: {error}");
+    }
+}

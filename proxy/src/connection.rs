@@ -1,0 +1,378 @@
+//! The life of one diverted connection, from accept to record.
+//!
+//! ```text
+//! admit -> judge --deny-----------------------------------> RST
+//!            |---allow-----------------> opaque relay ----> record
+//!            `---inspect--> detect --other, judged again--> opaque relay or RST
+//!                             `--HTTP/1, HTTP/2--> a verdict per request
+//! ```
+//!
+//! Beside it, [`watch_over`] judges the connection again at every new table, and ends it when nothing moves or the drain time
+//! is over.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use sluice_policy::flow::Request;
+use sluice_policy::{Decision, Reason, Table};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConnectionRecords, DenialBody, Limits};
+use crate::detect::{Beginning, Detected, read_beginning};
+use crate::http;
+use crate::ident::{Ids, RecordId};
+use crate::judge::{self, ClientAddr, Ends, JudgedRequest, OriginalDst, Ruling};
+use crate::limits::Admission;
+use crate::metrics::Metrics;
+use crate::records::{Record, RecordSink, RecordType, RecordVerdict};
+use crate::relay::{Side, relay};
+use crate::socket::{Leg, Socket};
+use crate::upstream::Dialer;
+
+/// The two steps of the end of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    /// Nothing new is begun; what is under way is finished.
+    pub begun: CancellationToken,
+    /// Everything ends now.
+    pub over: CancellationToken,
+}
+
+/// What all connections of a proxy share.
+#[derive(Debug)]
+pub struct Dataplane {
+    pub node: Arc<str>,
+    pub limits: Limits,
+    pub denial_body: DenialBody,
+    pub connection_records: ConnectionRecords,
+    pub table: watch::Receiver<Arc<Table>>,
+    pub records: RecordSink,
+    pub metrics: Metrics,
+    pub admission: Arc<Admission>,
+    pub drain: Drain,
+    pub dialer: Dialer,
+    pub ids: Ids,
+}
+
+impl Dataplane {
+    pub fn new(
+        node: &str,
+        config: &Config,
+        table: watch::Receiver<Arc<Table>>,
+        records: RecordSink,
+        metrics: Metrics,
+        dialer: Dialer,
+    ) -> Self {
+        Self {
+            node: node.into(),
+            limits: config.limits.clone(),
+            denial_body: config.denial_body,
+            connection_records: config.records.connections,
+            table,
+            records,
+            metrics,
+            admission: Admission::new(config.limits.connections, config.limits.connections_per_pod),
+            drain: Drain::default(),
+            dialer,
+            ids: Ids::default(),
+        }
+    }
+}
+
+/// By what a live connection is judged again.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    /// Nothing passes yet.
+    Detecting,
+    /// Each request is judged by itself; the connection ends when no request could be allowed any more.
+    Http,
+    /// Nothing in it can be judged.
+    Opaque,
+    /// A tunnel that this request opened.
+    Tunnel(JudgedRequest),
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    /// As its ends wished.
+    Done,
+    /// It was denied or cut.
+    Denied(Ruling),
+    /// It was allowed, and something else ended it.
+    Failed(Reason),
+}
+
+/// One connection, as its parts share it.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) id: RecordId,
+    ends: Ends,
+    started: Instant,
+    pub(crate) client: Arc<Leg>,
+    pub(crate) server: Arc<Leg>,
+    stage: Mutex<Stage>,
+}
+
+/// Carries one connection to its end. `original` is where the client wanted to go.
+pub async fn handle_connection(
+    dataplane: Arc<Dataplane>,
+    stream: TcpStream,
+    client: SocketAddr,
+    original: OriginalDst,
+) {
+    let ends = Ends { client: ClientAddr(client), original };
+    let conn = Arc::new(Conn {
+        id: dataplane.ids.next(),
+        ends,
+        started: Instant::now(),
+        client: Arc::default(),
+        server: Arc::default(),
+        stage: Mutex::new(Stage::Detecting),
+        dataplane,
+    });
+    let mut table = conn.dataplane.table.clone();
+    let first = Arc::clone(&table.borrow_and_update());
+    let mut record = Record::new(RecordType::Connection, conn.id, &conn.dataplane.node, &first, &ends);
+    let socket = Socket::new(stream, Arc::clone(&conn.client));
+
+    let refused = |reason| Ended::Denied(Ruling::by_proxy(reason));
+    let (ruling, ended) = if original.0.ip().is_loopback() && conn.dataplane.dialer == Dialer::Transparent {
+        (None, refused(Reason::NotDiverted))
+    } else if let Some(_place) = conn.dataplane.admission.enter(client.ip()) {
+        let open = &conn.dataplane.metrics.open_connections;
+        open.inc();
+        let ruling = judge::rule(&first, &ends, None);
+        drop(first);
+        let ended = tokio::select! {
+            biased;
+            ended = watch_over(&conn, table.clone()) => ended,
+            ended = serve(&conn, socket, table, &ruling) => ended,
+        };
+        open.dec();
+        (Some(ruling), ended)
+    } else {
+        conn.client.reset_on_close();
+        drop(socket);
+        (None, refused(Reason::TooManyConnections))
+    };
+    if matches!(ended, Ended::Denied(_)) {
+        conn.reset();
+    }
+    if let Some(ruling) = &ruling {
+        record.decided(ruling);
+    }
+    conn.write_record(record, &ended);
+}
+
+async fn serve(
+    conn: &Arc<Conn>,
+    socket: Socket,
+    mut table: watch::Receiver<Arc<Table>>,
+    ruling: &Ruling,
+) -> Ended {
+    let beginning = match ruling.decision {
+        Decision::Deny => {
+            conn.reset();
+            return Ended::Denied(ruling.clone());
+        }
+        Decision::Allow => return opaque(conn, socket, BytesMut::new()).await,
+        Decision::Inspect => {
+            let deadline = conn.first_head_by();
+            read_beginning(conn, &socket, &mut table, deadline).await
+        }
+    };
+    match beginning {
+        Beginning::Is(Detected::Http1, read) => http::serve_http1(conn, socket, read).await,
+        Beginning::Is(Detected::Http2, read) => http::serve_http2(conn, socket, read).await,
+        Beginning::Is(Detected::Other | Detected::Undecided, read) => {
+            not_http(conn, socket, read, Reason::NotTheProtocol).await
+        }
+        // A server that speaks first can't be told from a client that is slow.
+        Beginning::TimedOut(read) => not_http(conn, socket, read, Reason::HeadTimeout).await,
+        Beginning::NotNeeded(read) => opaque(conn, socket, read).await,
+        Beginning::Ended => Ended::Failed(Reason::Aborted),
+        Beginning::Draining => {
+            conn.reset();
+            Ended::Denied(Ruling::by_proxy(Reason::Draining))
+        }
+    }
+}
+
+/// What can't be read as HTTP passes only where no rule about requests is in its way.
+async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reason) -> Ended {
+    let table = conn.table();
+    let mut ruling = judge::rule(&table, &conn.ends, Some(Request::Opaque));
+    if ruling.is_allowed() {
+        return opaque(conn, socket, read).await;
+    }
+    conn.reset();
+    if ruling.reason == Reason::NotTheProtocol {
+        ruling.reason = reason;
+    }
+    Ended::Denied(ruling)
+}
+
+async fn opaque(conn: &Arc<Conn>, socket: Socket, read: BytesMut) -> Ended {
+    if let Some(cut) = conn.enter(Stage::Opaque) {
+        return cut;
+    }
+    let dataplane = &conn.dataplane;
+    let started = Instant::now();
+    let limit = Duration::from_secs(dataplane.limits.connect_seconds.into());
+    let server = match dataplane.dialer.connect(&conn.ends, &conn.server, limit).await {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::debug!(%error, source = ?std::error::Error::source(&error), "no upstream");
+            conn.reset();
+            return Ended::Failed(Reason::UpstreamUnreachable);
+        }
+    };
+    dataplane.metrics.connected(started.elapsed());
+    let client = Side { socket, read: read.freeze() };
+    match relay(client, Side::new(server)).await {
+        Ok(()) => Ended::Done,
+        Err(_) => Ended::Failed(Reason::Aborted),
+    }
+}
+
+/// Ends when the connection must end, whatever it does.
+async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ended {
+    let idle = Duration::from_secs(conn.limits().idle_seconds.into());
+    let mut moved = conn.moved();
+    let mut still_since = tokio::time::Instant::now();
+    let mut look = still_since + idle;
+    loop {
+        tokio::select! {
+            changed = table.changed() => {
+                if changed.is_err() {
+                    // Whoever gave out tables is gone, so this process is ending.
+                    conn.dataplane.drain.over.cancelled().await;
+                    continue;
+                }
+                let now = Arc::clone(&table.borrow_and_update());
+                if let Some(cut) = conn.judge_again(&now) {
+                    return cut;
+                }
+            }
+            () = conn.dataplane.drain.over.cancelled() => {
+                conn.reset();
+                return Ended::Denied(Ruling::by_proxy(Reason::Draining));
+            }
+            () = tokio::time::sleep_until(look) => {
+                let now = tokio::time::Instant::now();
+                if conn.moved() != moved {
+                    moved = conn.moved();
+                    still_since = now;
+                }
+                if now >= still_since + idle {
+                    // A stream that is cut must not look complete. HTTP says by itself where a message ends.
+                    if !conn.is_http() {
+                        conn.reset();
+                    }
+                    return Ended::Failed(Reason::IdleTimeout);
+                }
+                // Four looks in the limit: a connection lives at most a quarter longer than it may.
+                look = now + idle / 4;
+            }
+        }
+    }
+}
+
+impl Conn {
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.dataplane.limits
+    }
+
+    /// The newest table.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.dataplane.table.borrow())
+    }
+
+    pub(crate) async fn draining(&self) {
+        self.dataplane.drain.begun.cancelled().await;
+    }
+
+    /// When the first head of the connection must be complete.
+    pub(crate) fn first_head_by(&self) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.started) + self.head_time()
+    }
+
+    pub(crate) fn head_time(&self) -> Duration {
+        Duration::from_secs(self.limits().head_seconds.into())
+    }
+
+    /// Both legs end with RST from now on.
+    pub(crate) fn reset(&self) {
+        self.client.reset_on_close();
+        self.server.reset_on_close();
+    }
+
+    /// The connection is in `stage` from now on. The newest table has its say: one that arrived since the last judgement has
+    /// judged the stage before.
+    pub(crate) fn enter(&self, stage: Stage) -> Option<Ended> {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        self.judge_again(&self.table())
+    }
+
+    /// The end of the connection, if `table` doesn't allow it any more.
+    fn judge_again(&self, table: &Table) -> Option<Ended> {
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (request, fits): (_, fn(Decision) -> bool) = match &stage {
+            Stage::Detecting | Stage::Http => (None, |d| d != Decision::Deny),
+            Stage::Opaque => (Some(Request::Opaque), |d| d == Decision::Allow),
+            Stage::Tunnel(_) => (None, |d| d == Decision::Allow),
+        };
+        let http = match &stage {
+            Stage::Tunnel(request) => Some(request.as_http()),
+            _ => None,
+        };
+        let request = http.as_ref().map(Request::Http).or(request);
+        if fits(judge::decision(table, &self.ends, request)) {
+            return None;
+        }
+        self.reset();
+        let mut ruling = judge::rule(table, &self.ends, request);
+        ruling.decision = Decision::Deny;
+        ruling.reason = Reason::PolicyChanged;
+        Some(Ended::Denied(ruling))
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(*self.stage.lock().unwrap_or_else(PoisonError::into_inner), Stage::Http)
+    }
+
+    /// Changes whenever a byte moves.
+    fn moved(&self) -> u64 {
+        [&self.client, &self.server]
+            .iter()
+            .fold(0, |sum: u64, leg| sum.wrapping_add(leg.received()).wrapping_add(leg.sent()))
+    }
+
+    fn write_record(&self, mut record: Record, ended: &Ended) {
+        match ended {
+            Ended::Done => {}
+            Ended::Denied(ruling) => record.decided(ruling),
+            Ended::Failed(reason) => record.reason = *reason,
+        }
+        let dataplane = &self.dataplane;
+        dataplane.metrics.connection(record.verdict, record.reason);
+        if dataplane.connection_records == ConnectionRecords::Denied && record.verdict != RecordVerdict::Deny {
+            return;
+        }
+        record.bytes_sent = Some(self.client.received());
+        record.bytes_received = Some(self.client.sent());
+        record.lasted(self.started);
+        tracing::debug!(id = record.id, reason = %record.reason, "connection ended");
+        dataplane.records.write(record);
+    }
+}

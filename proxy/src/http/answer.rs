@@ -1,0 +1,117 @@
+//! What the proxy itself says to a client.
+
+use std::time::Duration;
+
+use ::http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use sluice_policy::{Reason, Table};
+
+use super::body::{ResponseBody, Track};
+use super::head::HeadError;
+use crate::config::DenialBody;
+use crate::connection::Conn;
+use crate::judge::{self, JudgedRequest, Ruling};
+
+/// A denied request's body is read to its end if it is no longer than this, so that the connection can go on.
+const DRAINED_BYTES: u64 = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// What becomes of the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    KeepAlive,
+    Close,
+}
+
+/// The answer to a request that policy denies.
+pub(crate) fn denied(
+    conn: &Conn,
+    table: &Table,
+    request: &JudgedRequest,
+    ruling: &Ruling,
+    id: &str,
+    after: After,
+    track: Track,
+) -> Response<ResponseBody> {
+    let sentence = judge::sentence(table, conn.ends(), Some(request), ruling);
+    respond(conn, StatusCode::FORBIDDEN, &sentence, id, after, track)
+}
+
+/// The answer to a request that can't be read safely, or not served.
+pub(crate) fn refused(
+    conn: &Conn,
+    status: StatusCode,
+    why: &str,
+    reason: Reason,
+    id: &str,
+    track: Track,
+) -> Response<ResponseBody> {
+    let sentence = format!("Sluice refused the request: {why} ({reason})");
+    respond(conn, status, &sentence, id, After::Close, track)
+}
+
+/// The status and the reason for what the guard refused.
+pub(crate) fn of_head_error(error: HeadError) -> (StatusCode, Reason) {
+    match error {
+        HeadError::Malformed(_) => (StatusCode::BAD_REQUEST, Reason::MalformedRequest),
+        HeadError::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge),
+        HeadError::Timeout => (StatusCode::REQUEST_TIMEOUT, Reason::HeadTimeout),
+    }
+}
+
+fn respond(
+    conn: &Conn,
+    status: StatusCode,
+    sentence: &str,
+    id: &str,
+    after: After,
+    track: Track,
+) -> Response<ResponseBody> {
+    track.entry.note(|record| {
+        if let Some(http) = &mut record.http {
+            http.status = Some(status.as_u16());
+        }
+    });
+    let text = match conn.dataplane.denial_body {
+        DenialBody::Full => format!("{sentence}\n"),
+        DenialBody::Id => format!("{id}\n"),
+    };
+    let mut response = Response::new(ResponseBody::of_ours(text, track));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert("x-sluice-id", id);
+    }
+    if after == After::Close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Whether the connection can go on after a request that is not forwarded: only if its body is over, or soon is.
+pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incoming) -> After {
+    if body.is_end_stream() {
+        return After::KeepAlive;
+    }
+    // Reading would ask the client to send what nobody wants.
+    let waits = parts.headers.contains_key(header::EXPECT);
+    if waits || parts.method == Method::CONNECT || body.size_hint().lower() > DRAINED_BYTES {
+        return After::Close;
+    }
+    let drained = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
+            if bytes > DRAINED_BYTES {
+                return false;
+            }
+        }
+        body.is_end_stream()
+    };
+    match tokio::time::timeout(DRAIN_TIME, drained).await {
+        Ok(true) => After::KeepAlive,
+        Ok(false) | Err(_) => After::Close,
+    }
+}

@@ -1,0 +1,244 @@
+//! One request: read, judged by the newest table, and answered here or by the server.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::http::request::Parts;
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use sluice_policy::Reason;
+use sluice_policy::flow::Request as FlowRequest;
+
+use super::answer::{denied, drain_body, of_head_error, refused};
+use super::body::{BodyFacts, Gate, RequestBody, ResponseBody, Track};
+use super::fields::{clean_request, clean_response};
+use super::guard::GuardHandle;
+use super::ledger::{Entry, Ledger};
+use super::pinned::{ForwardError, Pinned};
+use super::target::read_target;
+use crate::connection::Conn;
+use crate::ident::RecordId;
+use crate::judge::{self, JudgedRequest, Ruling};
+use crate::records::{HttpFacts, Record, RecordType};
+
+/// What the requests of one client connection share.
+#[derive(Debug)]
+pub(crate) struct HttpConn {
+    pub(crate) conn: Arc<Conn>,
+    pub(crate) upstream: Pinned,
+    pub(crate) ledger: Arc<Ledger>,
+    /// HTTP/1 only.
+    pub(crate) guard: Option<GuardHandle>,
+    /// The server agreed to a tunnel: it begins once its response has been written.
+    pub(crate) tunnel: Mutex<Option<(OnUpgrade, JudgedRequest)>>,
+}
+
+/// A request that was judged and may go on.
+struct Allowed {
+    request: JudgedRequest,
+    forwarded: Uri,
+    id: RecordId,
+    track: Track,
+}
+
+/// Answers one request. Never fails: a failure is an answer too.
+pub(crate) async fn exchange(
+    http: Arc<HttpConn>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let version = parts.version;
+    let mut response = match http.admit(&parts) {
+        Ok(Ok(allowed)) => http.forward(parts, body, allowed).await,
+        Ok(Err(denial)) => {
+            let after = drain_body(&parts, body).await;
+            let Denial { table, request, ruling, id, track } = denial;
+            denied(&http.conn, &table, &request, &ruling, &id.to_string(), after, track)
+        }
+        Err(response) => *response,
+    };
+    *response.version_mut() = version;
+    if version == Version::HTTP_2 {
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS
+        && !http.has_tunnel()
+        && let Some(guard) = &http.guard
+    {
+        guard.not_a_tunnel();
+    }
+    Ok(response)
+}
+
+struct Denial {
+    table: Arc<sluice_policy::Table>,
+    request: JudgedRequest,
+    ruling: Ruling,
+    id: RecordId,
+    track: Track,
+}
+
+impl HttpConn {
+    fn has_tunnel(&self) -> bool {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Reads and judges a request. `Err`: it can't be read safely, and this is the answer.
+    fn admit(&self, parts: &Parts) -> Result<Result<Allowed, Denial>, Box<Response<ResponseBody>>> {
+        let id = self.conn.dataplane.ids.next();
+        if let Some(error) = self.guard.as_ref().and_then(GuardHandle::next) {
+            let (status, reason) = of_head_error(error);
+            return Err(Box::new(self.refuse(parts.version, id, status, reason, &error.to_string())));
+        }
+        let malformed = |why: &str| {
+            let status = StatusCode::BAD_REQUEST;
+            Box::new(self.refuse(parts.version, id, status, Reason::MalformedRequest, why))
+        };
+        if parts.version == Version::HTTP_2 && parts.method == Method::CONNECT {
+            return Err(malformed("CONNECT over HTTP/2 is not supported"));
+        }
+        let (request, forwarded) = read_target(parts).map_err(|error| malformed(&error.to_string()))?;
+
+        let table = self.conn.table();
+        let http = request.as_http();
+        let ruling = judge::rule(&table, self.conn.ends(), Some(FlowRequest::Http(&http)));
+        let mut record = self.record(&table, id, parts.version);
+        if let Some(facts) = &mut record.http {
+            facts.method = Some(request.method.clone());
+            facts.path = Some(request.path.clone());
+            facts.host = Some(request.host.clone());
+        }
+        let track = self.judged(record, &ruling);
+        Ok(if ruling.is_allowed() {
+            Ok(Allowed { request, forwarded, id, track })
+        } else {
+            Err(Denial { table, request, ruling, id, track })
+        })
+    }
+
+    fn refuse(
+        &self,
+        version: Version,
+        id: RecordId,
+        status: StatusCode,
+        reason: Reason,
+        why: &str,
+    ) -> Response<ResponseBody> {
+        let record = self.record(&self.conn.table(), id, version);
+        let track = self.judged(record, &Ruling::by_proxy(reason));
+        refused(&self.conn, status, why, reason, &id.to_string(), track)
+    }
+
+    fn record(&self, table: &sluice_policy::Table, id: RecordId, version: Version) -> Record {
+        let mut record =
+            Record::new(RecordType::Request, id, &self.conn.dataplane.node, table, self.conn.ends());
+        record.connection = Some(self.conn.id.to_string());
+        let version = match version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        };
+        record.http = Some(HttpFacts { version, ..HttpFacts::default() });
+        record
+    }
+
+    fn judged(&self, mut record: Record, ruling: &Ruling) -> Track {
+        record.decided(ruling);
+        self.conn.dataplane.metrics.request(record.verdict, record.reason);
+        Track {
+            ledger: Arc::clone(&self.ledger),
+            entry: self.ledger.open(record),
+            guard: self.guard.clone(),
+            request: Arc::default(),
+            received: 0,
+        }
+    }
+
+    /// Sends an allowed request to the server, and its response back.
+    async fn forward(&self, mut parts: Parts, body: Incoming, allowed: Allowed) -> Response<ResponseBody> {
+        let Allowed { request, forwarded, id, track } = allowed;
+        let connect = parts.method == Method::CONNECT;
+        let is_http2 = parts.version == Version::HTTP_2;
+        let upgrade = !is_http2 && clean_request(&mut parts.headers, parts.version);
+        parts.uri = forwarded;
+
+        let expects = !is_http2 && parts.headers.contains_key(header::EXPECT) && !body.is_end_stream();
+        let gate = expects.then(Arc::<Gate>::default);
+        let facts = Arc::clone(&track.request);
+        let body = RequestBody::new(body, gate.clone(), Arc::clone(&facts));
+        let mut outgoing = Request::from_parts(parts, body);
+        if let Some(gate) = gate.clone() {
+            hyper::ext::on_informational(&mut outgoing, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+        let mut response = match self.upstream.send(outgoing).await {
+            Ok(response) => response,
+            Err(error) => return self.failed(&error, &facts, id, track),
+        };
+        self.note_head(&track.entry, response.status());
+        let tunnels = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || (connect && response.status().is_success());
+        if tunnels {
+            if !(upgrade || connect) {
+                self.upstream.disconnect().await;
+                let reason = Reason::UpstreamMalformed;
+                track.entry.note(|record| record.reason = reason);
+                let why = "the server switched to a protocol that nobody asked for";
+                return refused(&self.conn, StatusCode::BAD_GATEWAY, why, reason, &id.to_string(), track);
+            }
+            let on_upgrade = hyper::upgrade::on(&mut response);
+            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, request));
+        }
+        let (mut head, body) = response.into_parts();
+        if !is_http2 {
+            clean_response(&mut head.headers, head.status);
+        }
+        if gate.is_some_and(|gate| !gate.is_open()) {
+            // Answered without the body: neither connection can be used for another request.
+            self.upstream.gone.cancel();
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Response::from_parts(head, ResponseBody::of_server(body, track))
+    }
+
+    fn note_head(&self, entry: &Entry, status: StatusCode) {
+        self.conn.dataplane.metrics.responded(entry.started().elapsed());
+        entry.note(|record| {
+            if let Some(http) = &mut record.http {
+                http.status = Some(status.as_u16());
+            }
+        });
+    }
+
+    /// The answer where the server gave none.
+    fn failed(
+        &self,
+        error: &ForwardError,
+        facts: &BodyFacts,
+        id: RecordId,
+        track: Track,
+    ) -> Response<ResponseBody> {
+        tracing::debug!(error = %crate::error_chain(error), "request not answered");
+        if let Some(refusal) = facts.refused() {
+            let (status, reason) = of_head_error(refusal);
+            track.entry.note(|record| record.decided(&Ruling::by_proxy(reason)));
+            return refused(&self.conn, status, &refusal.to_string(), reason, &id.to_string(), track);
+        }
+        let (reason, why) = match error {
+            ForwardError::Dial(_) => (Reason::UpstreamUnreachable, "the server can't be reached"),
+            ForwardError::Exchange(error) if error.is_parse() => {
+                (Reason::UpstreamMalformed, "the server's answer can't be read")
+            }
+            ForwardError::Handshake(_) | ForwardError::Exchange(_) => {
+                (Reason::Aborted, "the server ended the connection without an answer")
+            }
+        };
+        track.entry.note(|record| record.reason = reason);
+        refused(&self.conn, StatusCode::BAD_GATEWAY, why, reason, &id.to_string(), track)
+    }
+}
+

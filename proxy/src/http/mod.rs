@@ -1,0 +1,24 @@
+//! HTTP/1.1 and HTTP/2: a verdict per request, both legs in the client's version.
+//!
+//! ```text
+//! http1: socket -> guard -> hyper -> exchange -> pinned upstream     (then a tunnel, if the server agreed to one)
+//! http2: socket -----------> hyper -> exchange -> pinned upstream
+//! ```
+
+mod answer;
+mod body;
+mod exchange;
+mod fields;
+mod framing;
+mod guard;
+mod head;
+mod http1;
+mod http2;
+mod ledger;
+mod pinned;
+mod replay;
+mod target;
+
+pub(crate) use head::is_token_byte;
+pub(crate) use http1::serve_http1;
+pub(crate) use http2::serve_http2;

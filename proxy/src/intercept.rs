@@ -1,0 +1,135 @@
+//! Where diverted connections arrive.
+//!
+//! TPROXY gives a packet to a socket that listens on loopback, and leaves its addresses alone. So an accepted socket's local
+//! address is where the client wanted to go. Each core has its own listeners (SO_REUSEPORT), and a connection stays on the
+//! core that accepted it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{Dataplane, handle_connection};
+use crate::judge::OriginalDst;
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 4096;
+
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(20);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Why there is nowhere for connections to arrive.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address} for diverted connections (needs CAP_NET_ADMIN, and the port to be free)")]
+pub struct ListenError {
+    pub address: SocketAddr,
+    #[source]
+    pub source: io::Error,
+}
+
+/// The listeners of one core: 127.0.0.1 and, where this namespace has IPv6, ::1.
+#[derive(Debug)]
+pub struct Listeners(Vec<StdListener>);
+
+impl Listeners {
+    /// Binds `port` beside the listeners of the other cores.
+    pub fn bind(port: u16) -> Result<Self, ListenError> {
+        let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+        let mut listeners = vec![listen(v4).map_err(|source| ListenError { address: v4, source })?];
+        match listen(v6) {
+            Ok(listener) => listeners.push(listener),
+            // Without a listener TPROXY drops, so IPv6 flows that need the proxy are closed.
+            Err(error) if is_absent(&error) => {
+                tracing::warn!(%error, "no IPv6 on loopback: IPv6 flows that need the proxy are closed");
+            }
+            Err(source) => return Err(ListenError { address: v6, source }),
+        }
+        Ok(Self(listeners))
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_ip_transparent_v6(true)?;
+        }
+    }
+    socket.set_reuse_port(true)?;
+    // A predecessor's connections in TIME_WAIT hold the port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Carries the connections that arrive at one core, until the drain begins and those that are open have ended.
+pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<()> {
+    let connections = TaskTracker::new();
+    let mut loops = tokio::task::JoinSet::new();
+    for listener in listeners.0 {
+        let listener = TcpListener::from_std(listener)?;
+        loops.spawn(accept_loop(listener, Arc::clone(&dataplane), connections.clone()));
+    }
+    loops.join_all().await;
+    connections.close();
+    connections.wait().await;
+    Ok(())
+}
+
+/// The only accept loop: for both families and every core.
+async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connections: TaskTracker) {
+    let mut backoff = SHORTEST_BACKOFF;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = dataplane.drain.begun.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_one_connections(&error) => continue,
+            Err(error) => {
+                // No file descriptors or no memory: what is open will end and give some back. Trying at once would only burn
+                // the core that has to end it.
+                dataplane.metrics.accept_backoffs.inc();
+                if backoff == SHORTEST_BACKOFF {
+                    tracing::warn!(%error, "no new connections for a moment");
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                continue;
+            }
+        };
+        backoff = SHORTEST_BACKOFF;
+        let Ok(original) = stream.local_addr() else { continue };
+        connections.spawn(handle_connection(
+            Arc::clone(&dataplane),
+            stream,
+            client,
+            OriginalDst(original),
+        ));
+    }
+}
+
+/// Errors of accept(2) that are about the connection and not about the listener.
+fn is_one_connections(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | PermissionDenied
+    )
+}

@@ -1,0 +1,142 @@
+//! Verdicts with everything that a record or a denial says about them.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use sluice_policy::flow::{Direction, Flow, Protocol, Request};
+use sluice_policy::http::HttpRequest;
+use sluice_policy::verdict::NamedRule;
+use sluice_policy::{Decision, Reason, Table};
+
+/// Where the client wanted to go, before the connection was diverted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OriginalDst(pub SocketAddr);
+
+/// The address of the pod that opened the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    pub client: ClientAddr,
+    pub original: OriginalDst,
+}
+
+/// What was read of a connection, in a form that outlives the buffer it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedRequest {
+    pub method: String,
+    /// The canonical path, without the query. Empty for CONNECT.
+    pub path: String,
+    /// In lower case, without the port.
+    pub host: String,
+}
+
+/// A decision, and who made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    pub decision: Decision,
+    pub reason: Reason,
+    /// Whose half decided.
+    pub direction: Direction,
+    /// The rule that decided, or the policies that isolate where none allows.
+    pub by: Vec<NamedRule>,
+}
+
+impl Ruling {
+    /// A denial that no policy made: a limit, a malformed request.
+    pub fn by_proxy(reason: Reason) -> Self {
+        Self { decision: Decision::Deny, reason, direction: Direction::Ingress, by: Vec::new() }
+    }
+
+    pub fn is_allowed(&self) -> bool {
+        self.decision == Decision::Allow
+    }
+}
+
+/// Only the decision: what live connections are asked at every new table.
+pub fn decision(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Decision {
+    table.verdict(&flow(ends, request)).decision()
+}
+
+/// The decision with its reason and its rules.
+pub fn rule(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Ruling {
+    let flow = flow(ends, request);
+    let verdict = table.verdict(&flow);
+    let direction = verdict.deciding();
+    Ruling {
+        decision: verdict.decision(),
+        reason: verdict.reason(),
+        direction,
+        by: table.by(&flow, &verdict, direction),
+    }
+}
+
+impl JudgedRequest {
+    pub fn as_http(&self) -> HttpRequest<'_> {
+        HttpRequest { method: &self.method, path: &self.path, host: &self.host }
+    }
+}
+
+fn flow<'a>(ends: &Ends, request: Option<Request<'a>>) -> Flow<'a> {
+    Flow {
+        source: ends.client.0.ip().to_canonical(),
+        destination: ends.original.0.ip().to_canonical(),
+        protocol: Protocol::Tcp,
+        destination_port: ends.original.0.port(),
+        request,
+    }
+}
+
+/// `production/frontend` if the table knows the address, else the address.
+pub fn who(table: &Table, ip: IpAddr) -> String {
+    match table.endpoint(ip.to_canonical()) {
+        Some(endpoint) => endpoint.pod.to_string(),
+        None => ip.to_string(),
+    }
+}
+
+/// One line that says who was denied what, and by which policy and rule. It has no line break, whatever the client sent.
+pub fn sentence(table: &Table, ends: &Ends, request: Option<&JudgedRequest>, ruling: &Ruling) -> String {
+    let mut line = String::from("Sluice denied ");
+    match request {
+        Some(request) => {
+            let target = if request.path.is_empty() { &request.host } else { &request.path };
+            let _ = write!(line, "{} {} ", request.method, target.escape_debug());
+        }
+        None => line.push_str("a connection "),
+    }
+    let _ = write!(
+        line,
+        "from {} to {} port {}",
+        who(table, ends.client.0.ip()),
+        who(table, ends.original.0.ip()),
+        ends.original.0.port()
+    );
+    let names = ruling.by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let _ = match (ruling.reason, names.is_empty()) {
+        (Reason::NoRuleMatched, false) => {
+            write!(line, ": no {} rule of {names} allows it", ruling.direction)
+        }
+        (_, false) => write!(line, ": {} by {names} ({})", explained(ruling.reason), ruling.direction),
+        (_, true) => write!(line, ": {}", explained(ruling.reason)),
+    };
+    let _ = write!(line, " ({})", ruling.reason);
+    line
+}
+
+/// The reason as the middle of a sentence.
+fn explained(reason: Reason) -> &'static str {
+    match reason {
+        Reason::DeniedByRule => "denied",
+        Reason::NoRuleMatched => "no rule allows it",
+        Reason::UnknownPod => "an end of it is a pod that is not known yet",
+        Reason::AddressConflict => "two pods claim one of its addresses",
+        Reason::NoSnapshot => "no policies have arrived yet",
+        Reason::NotTheProtocol => "it is not of the protocol that the rules are about",
+        Reason::TooManyConnections => "too many connections are open",
+        Reason::MalformedRequest => "it can't be read safely",
+        _ => "refused",
+    }
+}

@@ -1,0 +1,139 @@
+//! What the proxy counts, under `sluice_` and in base units.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use sluice_policy::Reason;
+
+use crate::records::RecordVerdict;
+
+/// How a connection or request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    verdict: VerdictLabel,
+    reason: ReasonLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct VerdictLabel(RecordVerdict);
+
+impl EncodeLabelValue for VerdictLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        match self.0 {
+            RecordVerdict::Allow => "allow",
+            RecordVerdict::Deny => "deny",
+        }
+        .encode(encoder)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ReasonLabel(Reason);
+
+impl EncodeLabelValue for ReasonLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.0.as_str().encode(encoder)
+    }
+}
+
+/// The counters of the data path and of the table.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    connections: Family<Outcome, Counter>,
+    requests: Family<Outcome, Counter>,
+    connect: Histogram,
+    response: Histogram,
+    /// Connections that are open now.
+    pub open_connections: Gauge,
+    /// Times a listener had to wait because the process was out of file descriptors or memory.
+    pub accept_backoffs: Counter,
+    /// Records that found no place in the queue, or could not be written.
+    pub records_suppressed: Counter,
+    /// Records that wait for the writer.
+    pub records_queued: Gauge,
+    /// The generation of the table that decides.
+    pub generation: Gauge,
+    /// The generation that the kernel holds.
+    pub kernel_generation: Gauge,
+    /// Times the kernel refused a table.
+    pub kernel_failures: Counter,
+    /// Endpoints of the table.
+    pub table_endpoints: Gauge,
+    /// Programs of the table.
+    pub table_programs: Gauge,
+    /// Address sets of the table.
+    pub table_sets: Gauge,
+}
+
+impl Metrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("sluice");
+        let metrics = Self {
+            connections: Family::default(),
+            requests: Family::default(),
+            connect: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
+            response: Histogram::new(exponential_buckets(0.000_2, 4.0, 10)),
+            open_connections: Gauge::default(),
+            accept_backoffs: Counter::default(),
+            records_suppressed: Counter::default(),
+            records_queued: Gauge::default(),
+            generation: Gauge::default(),
+            kernel_generation: Gauge::default(),
+            kernel_failures: Counter::default(),
+            table_endpoints: Gauge::default(),
+            table_programs: Gauge::default(),
+            table_sets: Gauge::default(),
+        };
+        let m = metrics.clone();
+        registry.register("connections", "Connections that the proxy ended, by outcome", m.connections);
+        registry.register("requests", "Requests that the proxy judged, by outcome", m.requests);
+        let seconds = || Unit::Seconds;
+        registry.register_with_unit("upstream_connect", "Time to connect to a server", seconds(), m.connect);
+        registry.register_with_unit(
+            "response",
+            "Time from a judged request to the head of its response",
+            seconds(),
+            m.response,
+        );
+        registry.register("open_connections", "Connections that are open", m.open_connections);
+        registry.register(
+            "accept_backoffs",
+            "Waits of a listener for file descriptors or memory",
+            m.accept_backoffs,
+        );
+        registry.register("records_suppressed", "Records left out", m.records_suppressed);
+        registry.register("records_queued", "Records that wait to be written", m.records_queued);
+        registry.register("generation", "Generation of the table that decides", m.generation);
+        registry.register("kernel_generation", "Generation that the kernel holds", m.kernel_generation);
+        registry.register("kernel_failures", "Tables that the kernel refused", m.kernel_failures);
+        registry.register("table_endpoints", "Pod addresses in the table", m.table_endpoints);
+        registry.register("table_programs", "Policy sets in the table", m.table_programs);
+        registry.register("table_sets", "Selectors in the table", m.table_sets);
+        metrics
+    }
+
+    pub(crate) fn connection(&self, verdict: RecordVerdict, reason: Reason) {
+        self.connections.get_or_create(&outcome(verdict, reason)).inc();
+    }
+
+    pub(crate) fn request(&self, verdict: RecordVerdict, reason: Reason) {
+        self.requests.get_or_create(&outcome(verdict, reason)).inc();
+    }
+
+    pub(crate) fn connected(&self, took: Duration) {
+        self.connect.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn responded(&self, took: Duration) {
+        self.response.observe(took.as_secs_f64());
+    }
+}
+
+fn outcome(verdict: RecordVerdict, reason: Reason) -> Outcome {
+    Outcome { verdict: VerdictLabel(verdict), reason: ReasonLabel(reason) }
+}

@@ -1,0 +1,269 @@
+//! Flow records: one JSON object a line on standard output, for each connection and each request.
+//!
+//! A record is written down by the core that made it and handed to one writer thread through a bounded queue. Traffic never
+//! waits for standard output: while the queue is full, records are left out, and the next one that fits says how many.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sluice_policy::verdict::NamedRule;
+use sluice_policy::{Reason, Table};
+
+use crate::ident::RecordId;
+use crate::judge::Ends;
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordType {
+    Connection,
+    Request,
+}
+
+/// Whether the flow passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordVerdict {
+    Allow,
+    Deny,
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecordEnd {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Arc<str>>,
+    pub ip: String,
+    pub port: u16,
+}
+
+impl RecordEnd {
+    /// The end at `address`, with the pod's name if the table knows it.
+    pub fn new(table: &Table, address: SocketAddr) -> Self {
+        let ip = address.ip().to_canonical();
+        let pod = table.endpoint(ip).map(|endpoint| &endpoint.pod);
+        Self {
+            namespace: pod.map(|pod| Arc::clone(&pod.namespace)),
+            pod: pod.map(|pod| Arc::clone(&pod.name)),
+            ip: ip.to_string(),
+            port: address.port(),
+        }
+    }
+}
+
+/// What was read of an HTTP request, and how it was answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HttpFacts {
+    /// `1.0`, `1.1` or `2`.
+    pub version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The judged form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Absent if the server never answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// RFC 3339 with microseconds: when the connection or the request arrived.
+    pub time: String,
+    #[serde(rename = "type")]
+    pub kind: RecordType,
+    pub id: String,
+    /// Of a request: the id of its connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    pub node: Arc<str>,
+    pub source: RecordEnd,
+    pub destination: RecordEnd,
+    pub protocol: &'static str,
+    pub verdict: RecordVerdict,
+    pub reason: Reason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<NamedRule>,
+    /// All of them, where several isolate and none allows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<NamedRule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpFacts>,
+    /// From the source to the destination: the whole connection, or the request's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_sent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_received: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// How many records before this one found no place in the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
+}
+
+impl Record {
+    /// A record with what every record has.
+    pub fn new(kind: RecordType, id: RecordId, node: &Arc<str>, table: &Table, ends: &Ends) -> Self {
+        Self {
+            time: format!("{:.6}", Timestamp::now()),
+            kind,
+            id: id.to_string(),
+            connection: None,
+            node: Arc::clone(node),
+            source: RecordEnd::new(table, ends.client.0),
+            destination: RecordEnd::new(table, ends.original.0),
+            protocol: "TCP",
+            verdict: RecordVerdict::Allow,
+            reason: Reason::NeedsRequest,
+            direction: None,
+            policy: None,
+            policies: Vec::new(),
+            http: None,
+            bytes_sent: None,
+            bytes_received: None,
+            duration_ms: None,
+            suppressed: None,
+        }
+    }
+
+    /// Notes what was decided and by whom. `direction` says whose denial it was, so an allowed flow has none.
+    pub fn decided(&mut self, ruling: &crate::judge::Ruling) {
+        let denied = ruling.decision == sluice_policy::Decision::Deny;
+        self.verdict = if denied { RecordVerdict::Deny } else { RecordVerdict::Allow };
+        self.reason = ruling.reason;
+        self.policy = ruling.by.first().cloned();
+        self.policies = if ruling.by.len() > 1 { ruling.by.clone() } else { Vec::new() };
+        self.direction =
+            (denied && !ruling.by.is_empty()).then(|| ruling.direction.as_str());
+    }
+
+    pub fn lasted(&mut self, since: Instant) {
+        let micros = u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.duration_ms = Some(f64::from(micros) / 1000.0);
+    }
+}
+
+/// Takes records without ever waiting.
+#[derive(Clone, Debug)]
+pub struct RecordSink {
+    lines: SyncSender<Vec<u8>>,
+    state: Arc<SinkState>,
+}
+
+#[derive(Debug, Default)]
+struct SinkState {
+    /// Left out since the last line that found a place.
+    pending: AtomicU64,
+    dropped: AtomicU64,
+    queued: AtomicUsize,
+}
+
+impl RecordSink {
+    /// Queues a record, or counts that it was left out.
+    pub fn write(&self, mut record: Record) {
+        let left_out = self.state.pending.swap(0, Ordering::Relaxed);
+        record.suppressed = (left_out > 0).then_some(left_out);
+        let Ok(mut line) = serde_json::to_vec(&record) else {
+            return self.leave_out(left_out);
+        };
+        line.push(b'\n');
+        self.state.queued.fetch_add(1, Ordering::Relaxed);
+        match self.lines.try_send(line) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.state.queued.fetch_sub(1, Ordering::Relaxed);
+                self.leave_out(left_out);
+            }
+        }
+    }
+
+    fn leave_out(&self, carried: u64) {
+        self.state.pending.fetch_add(carried + 1, Ordering::Relaxed);
+        self.state.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that were left out since the start.
+    pub fn dropped(&self) -> u64 {
+        self.state.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Lines that wait for the writer.
+    pub fn queued(&self) -> usize {
+        self.state.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// The thread that writes the lines.
+#[derive(Debug)]
+pub struct RecordWriter {
+    done: Receiver<()>,
+}
+
+impl RecordWriter {
+    /// Waits until everything that is queued has been written, once every [`RecordSink`] is gone, but not longer than `limit`:
+    /// whoever reads the records may have stopped reading.
+    pub fn finish(self, limit: Duration) {
+        let _ = self.done.recv_timeout(limit);
+    }
+}
+
+/// Starts the writer thread: at most `queue_lines` wait for `output`.
+pub fn start(
+    queue_lines: usize,
+    output: impl Write + Send + 'static,
+) -> std::io::Result<(RecordSink, RecordWriter)> {
+    let (lines, queue) = sync_channel(queue_lines);
+    let (finished, done) = sync_channel(1);
+    let state = Arc::new(SinkState::default());
+    let sink = RecordSink { lines, state: Arc::clone(&state) };
+    std::thread::Builder::new().name("records".into()).spawn(move || {
+        drain_queue(&queue, &state, output);
+        let _ = finished.try_send(());
+    })?;
+    Ok((sink, RecordWriter { done }))
+}
+
+fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, output: impl Write) {
+    let mut output = std::io::BufWriter::with_capacity(64 * 1024, output);
+    let mut failing = false;
+    let mut next = queue.recv().ok();
+    while let Some(line) = next {
+        state.queued.fetch_sub(1, Ordering::Relaxed);
+        let mut written = output.write_all(&line);
+        next = match queue.try_recv() {
+            Ok(line) => Some(line),
+            Err(_) => {
+                written = written.and_then(|()| output.flush());
+                queue.recv().ok()
+            }
+        };
+        match written {
+            Ok(()) => failing = false,
+            Err(error) => {
+                state.dropped.fetch_add(1, Ordering::Relaxed);
+                if !failing {
+                    tracing::warn!(%error, "records can't be written");
+                }
+                failing = true;
+            }
+        }
+    }
+    let _ = output.flush();
+}
+
+#[cfg(test)]
+mod tests;
