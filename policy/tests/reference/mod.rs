@@ -143,8 +143,10 @@ impl Cluster {
         self.objects.iter().filter(move |object| object["kind"] == kind)
     }
 
+    /// The policies in force: one that only audits neither allows nor isolates.
     fn policies(&self) -> impl Iterator<Item = &Value> {
-        self.of_kind("NetworkPolicy").chain(self.of_kind("SluiceNetworkPolicy"))
+        let ours = self.of_kind("SluiceNetworkPolicy").filter(|policy| policy["spec"]["enforcement"] != "Audit");
+        self.of_kind("NetworkPolicy").chain(ours)
     }
 
     fn pods(&self) -> impl Iterator<Item = Pod<'_>> {
@@ -274,6 +276,8 @@ fn selects(policy: &Value, pod: Pod<'_>) -> bool {
 fn isolates(policy: &Value, direction: Direction) -> bool {
     let spec = &policy["spec"];
     match read::list(&spec["policyTypes"]) {
+        // A word that isn't known might have been `egress`.
+        Ok(None) if read::spec(policy).is_err() => true,
         Ok(None) => match direction {
             Direction::Ingress => true,
             Direction::Egress => !matches!(read::list(&spec["egress"]), Ok(None)),
@@ -292,7 +296,7 @@ fn isolates(policy: &Value, direction: Direction) -> bool {
 fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a Value, String)> {
     let (rules_field, peers_field, _) = case.direction.words();
     let fits = |rule: &Value| -> Read<bool> {
-        let known = read::rule(rule, peers_field, policy["kind"] == "SluiceNetworkPolicy").map(|()| true);
+        let known = and(read::spec(policy), read::rule(rule, peers_field, read::is_ours(policy)));
         let peers = any(read::list(&rule[peers_field]), |entry| peer_matches(case, policy, entry));
         let ports = any(read::list(&rule["ports"]), |entry| port_matches(case, entry));
         and(known, and(peers, ports))

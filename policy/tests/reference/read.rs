@@ -175,10 +175,26 @@ fn known(object: &Map<String, Value>, fields: &[&str]) -> Read<bool> {
     if object.keys().all(|key| fields.contains(&key.as_str())) { Ok(true) } else { Err(Unreadable) }
 }
 
-/// The fields of a rule: only our own kind has `action` and `http`.
-pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<()> {
+/// Whether a policy is of our kind, which has more fields.
+pub(crate) fn is_ours(policy: &Value) -> bool {
+    policy["kind"] == "SluiceNetworkPolicy"
+}
+
+/// Whether `spec` has only known fields. An absent one is empty.
+pub(crate) fn spec(policy: &Value) -> Read<bool> {
+    let more: &[&str] = if is_ours(policy) { &["enforcement"] } else { &[] };
+    match &policy["spec"] {
+        Value::Null => Ok(true),
+        spec => {
+            known(spec.as_object().ok_or(Unreadable)?, &[more, &["podSelector", "policyTypes", "ingress", "egress"]].concat())
+        }
+    }
+}
+
+/// Whether a rule has only known fields.
+pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<bool> {
     let more: &[&str] = if ours { &["action", "http"] } else { &[] };
-    object(value, &[more, &[peers_field, "ports"]].concat()).map(|_| ())
+    known(value.as_object().ok_or(Unreadable)?, &[more, &[peers_field, "ports"]].concat())
 }
 
 /// A rule's action. Any other word than Allow may have been meant to deny.

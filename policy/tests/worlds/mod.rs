@@ -222,12 +222,18 @@ fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
 fn policy() -> BoxedStrategy<Value> {
     let of_kind = |kind: &'static str, version: &'static str, names: [&'static str; 3]| {
         let ours = kind == "SluiceNetworkPolicy";
-        let spec = object(vec![
+        let mut fields = vec![
             ("podSelector", always(selector())),
             ("policyTypes", optional(json!([]), types())),
             ("ingress", optional(json!([]), rules("from", ours))),
             ("egress", optional(json!([]), rules("to", ours))),
-        ]);
+            ("engress", prop_oneof![15 => Just(None), 1 => Just(Some(json!([{}])))].boxed()),
+        ];
+        if ours {
+            let mode = prop_oneof![8 => Just(None), 1 => Just(Some(json!("Enforce"))), 1 => Just(Some(json!("Audit")))];
+            fields.push(("enforcement", mode.boxed()));
+        }
+        let spec = object(fields);
         (select(NAMESPACES.to_vec()), select(names.to_vec()), spec).prop_map(move |(namespace, name, spec)| {
             json!({"apiVersion": version, "kind": kind,
                 "metadata": {"namespace": namespace, "name": name}, "spec": spec})
