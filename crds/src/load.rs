@@ -104,7 +104,7 @@ pub fn read_file_within(path: &Path, limits: Limits) -> Result<FileObjects, File
 /// The remark on an object that is defined a second time; the later definition counts, as with `kubectl apply`.
 fn twice(key: &Key, source: &Arc<str>, line: u32, first: &str) -> Diagnostic {
     Diagnostic {
-        severity: Severity::Error,
+        severity: Severity::Warning,
         source: Some(source.clone()),
         line,
         object: describe_key(key).into(),

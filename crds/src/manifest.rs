@@ -92,11 +92,11 @@ pub fn read_within(text: &str, source: &str, limits: Limits) -> Manifests {
 /// How often reading begins anew after a text that isn't YAML.
 const MAX_ERRORS: usize = 20;
 
-/// The first `---` after line `line` (from 1) of `text`: how many lines come before it, and the text from it on.
+/// The first `---` of `text` from line `line` (from 1) on: how many lines come before it, and the text from it on.
 fn next_document(text: &str, line: u32) -> Option<(u32, &str)> {
     let mut start = 0;
     for (before, next) in (0..).zip(text.split_inclusive('\n')) {
-        if before >= line && next.starts_with("---") {
+        if before + 1 >= line && next.starts_with("---") {
             return Some((before, &text[start..]));
         }
         start += next.len();
@@ -116,16 +116,15 @@ impl Reader {
         self.manifests.errors.push(ManifestError { source_name: self.source.clone(), line, column, field, message });
     }
 
-    /// Reads as far as the text is YAML; returns the line (of `text`, from 1) where it ceases to be.
+    /// Reads as far as the text is YAML; returns the line (of `text`, from 1) from which to go on.
     fn take(&mut self, text: &str, limits: Limits, lines_before: u32) -> Option<u32> {
         let mut documents = Documents::new(text, limits);
         while let Some(parsed) = documents.next() {
             match parsed.value {
                 Ok(value) => self.object(value, lines_before),
                 Err(fault) => {
-                    let line = fault.line;
                     self.error(fault, lines_before);
-                    if documents.is_broken() {
+                    if let Some(line) = documents.broken_at() {
                         return Some(line);
                     }
                     if self.manifests.errors.len() >= MAX_ERRORS {

@@ -13,34 +13,34 @@
 
 use crate::value::Node;
 
-/// What a plain (unquoted, untagged) scalar is.
-pub(crate) fn resolve(text: &str) -> Node {
+/// What a plain (unquoted, untagged) scalar is; `None`: text.
+pub(crate) fn resolve(text: &str) -> Option<Node> {
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Node::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => return Node::Bool(true),
+        "" | "~" | "null" | "Null" | "NULL" => return Some(Node::Null),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => return Some(Node::Bool(true)),
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
-            return Node::Bool(false);
+            return Some(Node::Bool(false));
         }
-        ".nan" | ".NaN" | ".NAN" => return Node::Float(f64::NAN),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Node::Float(f64::INFINITY),
-        "-.inf" | "-.Inf" | "-.INF" => return Node::Float(f64::NEG_INFINITY),
+        ".nan" | ".NaN" | ".NAN" => return Some(Node::Float(f64::NAN)),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Some(Node::Float(f64::INFINITY)),
+        "-.inf" | "-.Inf" | "-.INF" => return Some(Node::Float(f64::NEG_INFINITY)),
         _ => {}
     }
     let starts_like_a_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
     // No number that anyone means is longer; without the limit a megabyte of digits would be copied and parsed.
     if !starts_like_a_number || text.len() > 400 {
-        return Node::String(text.into());
+        return None;
     }
     let plain: String = text.chars().filter(|c| *c != '_').collect();
     if let Some(n) = integer(&plain) {
-        return n;
+        return Some(n);
     }
     if is_float(&plain)
         && let Ok(n) = plain.parse::<f64>()
     {
-        return Node::number(n);
+        return Some(Node::number(n));
     }
-    Node::String(text.into())
+    None
 }
 
 /// An integer in any of the notations of YAML 1.1, or `None`. What passes 64 bits becomes a float, as in Go.
@@ -93,42 +93,41 @@ mod tests {
 
     #[test]
     fn words_are_what_kubectl_takes_them_for() {
-        let text = |s: &str| Node::String(s.into());
         let rows = [
-            ("", Node::Null),
-            ("~", Node::Null),
-            ("null", Node::Null),
-            ("yes", Node::Bool(true)),
-            ("y", Node::Bool(true)),
-            ("On", Node::Bool(true)),
-            ("off", Node::Bool(false)),
-            ("N", Node::Bool(false)),
-            ("yEs", text("yEs")),
-            ("80", Node::Int(80)),
-            ("+80", Node::Int(80)),
-            ("-1", Node::Int(-1)),
-            ("1_000", Node::Int(1000)),
-            ("0x1F", Node::Int(31)),
-            ("0b101", Node::Int(5)),
-            ("017", Node::Int(15)),
-            ("0o17", Node::Int(15)),
-            ("018", Node::Int(18)),
-            ("0", Node::Int(0)),
-            ("80.0", Node::Int(80)),
-            ("1e3", Node::Int(1000)),
-            ("1.10", Node::Float(1.10)),
-            ("1.", Node::Int(1)),
-            (".5", Node::Float(0.5)),
-            ("-", text("-")),
-            (".", text(".")),
-            ("1.2.3", text("1.2.3")),
-            ("10.0.0.0/8", text("10.0.0.0/8")),
-            ("2026-01-01", text("2026-01-01")),
-            ("1:30", text("1:30")),
-            ("inf", text("inf")),
-            ("1e", text("1e")),
-            ("18446744073709551616", Node::Float(18_446_744_073_709_551_616.0)),
-            (".inf", Node::Float(f64::INFINITY)),
+            ("", Some(Node::Null)),
+            ("~", Some(Node::Null)),
+            ("null", Some(Node::Null)),
+            ("yes", Some(Node::Bool(true))),
+            ("y", Some(Node::Bool(true))),
+            ("On", Some(Node::Bool(true))),
+            ("off", Some(Node::Bool(false))),
+            ("N", Some(Node::Bool(false))),
+            ("yEs", None),
+            ("80", Some(Node::Int(80))),
+            ("+80", Some(Node::Int(80))),
+            ("-1", Some(Node::Int(-1))),
+            ("1_000", Some(Node::Int(1000))),
+            ("0x1F", Some(Node::Int(31))),
+            ("0b101", Some(Node::Int(5))),
+            ("017", Some(Node::Int(15))),
+            ("0o17", Some(Node::Int(15))),
+            ("018", Some(Node::Int(18))),
+            ("0", Some(Node::Int(0))),
+            ("80.0", Some(Node::Int(80))),
+            ("1e3", Some(Node::Int(1000))),
+            ("1.10", Some(Node::Float(1.10))),
+            ("1.", Some(Node::Int(1))),
+            (".5", Some(Node::Float(0.5))),
+            ("-", None),
+            (".", None),
+            ("1.2.3", None),
+            ("10.0.0.0/8", None),
+            ("2026-01-01", None),
+            ("1:30", None),
+            ("inf", None),
+            ("1e", None),
+            ("18446744073709551616", Some(Node::Float(18_446_744_073_709_551_616.0))),
+            (".inf", Some(Node::Float(f64::INFINITY))),
         ];
         for (word, want) in rows {
             assert_eq!(resolve(word), want, "{word:?}");

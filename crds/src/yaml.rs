@@ -50,16 +50,18 @@ pub(crate) struct Documents<'t> {
     parser: Parser<'t, StrInput<'t>>,
     limits: Limits,
     ended: bool,
-    broken: bool,
+    broken: Option<u32>,
+    /// See [`Builder::text`]; handed from document to document.
+    texts: HashSet<Arc<str>>,
 }
 
 impl<'t> Documents<'t> {
     pub(crate) fn new(text: &'t str, limits: Limits) -> Self {
-        Self { parser: Parser::new_from_str(text), limits, ended: false, broken: false }
+        Self { parser: Parser::new_from_str(text), limits, ended: false, broken: None, texts: HashSet::new() }
     }
 
-    /// Whether the text ceased to be YAML where the last document ended.
-    pub(crate) fn is_broken(&self) -> bool {
+    /// Where the text ceased to be YAML: the line from which a next document may be looked for.
+    pub(crate) fn broken_at(&self) -> Option<u32> {
         self.broken
     }
 }
@@ -71,9 +73,13 @@ impl Iterator for Documents<'_> {
         let mut builder: Option<Builder> = None;
         while !self.ended {
             match self.parser.next_event()? {
-                Ok((Event::DocumentStart(_), span)) => builder = Some(Builder::new(line_of(&span), self.limits)),
+                Ok((Event::DocumentStart(_), span)) => {
+                    let new = builder.insert(Builder::new(line_of(&span), self.limits));
+                    new.texts = std::mem::take(&mut self.texts);
+                }
                 Ok((Event::DocumentEnd, _)) => {
-                    let built = builder.take()?;
+                    let mut built = builder.take()?;
+                    self.texts = std::mem::take(&mut built.texts);
                     return Some(Parsed { value: built.finish() });
                 }
                 Ok((Event::StreamEnd, _)) => self.ended = true,
@@ -84,9 +90,10 @@ impl Iterator for Documents<'_> {
                 }
                 Err(error) => {
                     self.ended = true;
-                    self.broken = true;
                     let at = error.marker();
                     let builder = builder.unwrap_or_else(|| Builder::new(narrow(at.line()), self.limits));
+                    // The scanner may notice only at the next document's beginning, but that is never this document's own.
+                    self.broken = Some(narrow(at.line()).max(builder.line.saturating_add(1)));
                     let fault = Fault {
                         line: narrow(at.line()),
                         column: narrow(at.col() + 1),
@@ -106,6 +113,8 @@ struct Open {
     line: u32,
     anchor: usize,
     content: Content,
+    /// Nothing in here is kept: see [`is_never_read`].
+    skipped: bool,
 }
 
 enum Content {
@@ -130,13 +139,23 @@ struct Builder {
     budget: usize,
     stack: Vec<Open>,
     anchors: HashMap<usize, (Value, usize)>,
+    texts: HashSet<Arc<str>>,
     root: Option<Value>,
     fault: Option<Fault>,
 }
 
 impl Builder {
     fn new(line: u32, limits: Limits) -> Self {
-        Self { line, limits, budget: limits.copied_values, stack: Vec::new(), anchors: HashMap::new(), root: None, fault: None }
+        Self {
+            line,
+            limits,
+            budget: limits.copied_values,
+            stack: Vec::new(),
+            anchors: HashMap::new(),
+            texts: HashSet::new(),
+            root: None,
+            fault: None,
+        }
     }
 
     fn finish(self) -> Result<Value, Fault> {
@@ -180,7 +199,7 @@ impl Builder {
             return;
         }
         match event {
-            Event::Scalar(text, style, anchor, tag) => match scalar_node(&text, style, tag.as_deref()) {
+            Event::Scalar(text, style, anchor, tag) => match self.scalar_node(&text, style, tag.as_deref()) {
                 Ok(node) => {
                     // A key's style matters: only an unquoted `<<` merges.
                     let merge = style == ScalarStyle::Plain && text == "<<";
@@ -206,7 +225,8 @@ impl Builder {
         if self.expects_key() {
             return self.fail(span, "a mapping's key is a list or a mapping; the API knows only text keys");
         }
-        self.stack.push(Open { line: line_of(span), anchor, content });
+        let skipped = self.is_skipping();
+        self.stack.push(Open { line: line_of(span), anchor, content, skipped });
     }
 
     fn close(&mut self, span: &Span) {
@@ -225,7 +245,7 @@ impl Builder {
 
     fn alias(&mut self, anchor: usize, span: &Span) {
         let Some((value, size)) = self.anchors.get(&anchor) else {
-            return self.fail(span, "an alias that refers to a value it is part of");
+            return self.fail(span, "an alias to a value that is not complete, or is never read");
         };
         let (value, size) = (value.clone(), *size);
         if self.spend(size, span) {
@@ -248,12 +268,69 @@ impl Builder {
         }
     }
 
+    /// Whether what begins now is part of something that is never read.
+    fn is_skipping(&self) -> bool {
+        let Some(top) = self.stack.last() else { return false };
+        if top.skipped {
+            return true;
+        }
+        let Content::Map { key: Some((key, _)), .. } = &top.content else { return false };
+        let below = self.stack.iter().rev().nth(1);
+        let Some(Open { content: Content::Map { key: Some((parent, _)), .. }, .. }) = below else { return false };
+        is_never_read(parent, key)
+    }
+
+    fn scalar_node(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Node, String> {
+        let core = tag.filter(|t| t.is_yaml_core_schema()).map(|t| t.suffix.as_str());
+        let unspecific = tag.is_some_and(|t| t.handle.is_empty() && t.suffix == "!");
+        match core {
+            Some("str") => Ok(Node::String(self.text(text))),
+            Some(kind @ ("int" | "float" | "bool" | "null")) => {
+                let node = scalar::resolve(text).unwrap_or_else(|| Node::String("".into()));
+                let fits = matches!(
+                    (kind, &node),
+                    ("int" | "float", Node::Int(_)) | ("float", Node::Float(_)) | ("bool", Node::Bool(_)) | ("null", Node::Null)
+                );
+                if fits { Ok(node) } else { Err(format!("{} is not of the type !!{kind}", crate::value::quoted(text))) }
+            }
+            // `!!timestamp` stays text for the API; `!!binary` and the rest have no place in a manifest we read.
+            Some("timestamp") => Ok(Node::String(self.text(text))),
+            Some(other) => Err(format!("the YAML type !!{} is not known here", crate::value::quoted(other))),
+            None if unspecific || style != ScalarStyle::Plain => Ok(Node::String(self.text(text))),
+            None => Ok(scalar::resolve(text).unwrap_or_else(|| Node::String(self.text(text)))),
+        }
+    }
+
+    /// One text, kept once where it is short: keys, kinds and labels come again with every object of a long list.
+    fn text(&mut self, text: &str) -> Arc<str> {
+        const LONGEST: usize = 40;
+        const MOST: usize = 4096;
+        if text.len() > LONGEST {
+            return text.into();
+        }
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        let new: Arc<str> = text.into();
+        if self.texts.len() < MOST {
+            self.texts.insert(new.clone());
+        }
+        new
+    }
+
     fn expects_key(&self) -> bool {
         matches!(self.stack.last(), Some(Open { content: Content::Map { key: None, .. }, .. }))
     }
 
     /// Puts a complete value where it belongs: as a key, as a key's value, into a list, or as the document.
     fn complete(&mut self, value: Value, anchor: usize, merge_key: bool, span: &Span) {
+        if let Some(open) = self.stack.last_mut().filter(|open| open.skipped) {
+            // Keys are kept until their values come, and then forgotten, so that the mapping stays empty.
+            if let Content::Map { key, .. } = &mut open.content {
+                *key = if key.is_some() { None } else { Some(("".into(), value.line)) };
+            }
+            return;
+        }
         if anchor != 0 {
             // An anchored value is kept a second time, so that nested anchors cost as much as aliases.
             let size = size(&value);
@@ -287,6 +364,16 @@ impl Builder {
                 }
             },
         }
+    }
+}
+
+/// Parts of objects that take most of the room in what `kubectl get -o yaml` prints, and that nothing here looks at. They are
+/// told by the field they stand in, so that a label or an unknown field of a policy is never among them.
+fn is_never_read(parent: &str, key: &str) -> bool {
+    match parent {
+        "metadata" => matches!(key, "managedFields" | "annotations" | "ownerReferences"),
+        "status" => matches!(key, "conditions" | "containerStatuses" | "initContainerStatuses" | "images"),
+        _ => false,
     }
 }
 
@@ -328,27 +415,6 @@ fn key_text(value: Value) -> Result<Arc<str>, &'static str> {
         Node::Bool(b) => Ok(b.to_string().into()),
         Node::Null => Err("a mapping's key is empty or null; the API knows only text keys"),
         Node::List(_) | Node::Map(_) => Err("a mapping's key is a list or a mapping; the API knows only text keys"),
-    }
-}
-
-fn scalar_node(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Node, String> {
-    let core = tag.filter(|t| t.is_yaml_core_schema()).map(|t| t.suffix.as_str());
-    let unspecific = tag.is_some_and(|t| t.handle.is_empty() && t.suffix == "!");
-    match core {
-        Some("str") => Ok(Node::String(text.into())),
-        Some(kind @ ("int" | "float" | "bool" | "null")) => {
-            let node = scalar::resolve(text);
-            let fits = matches!(
-                (kind, &node),
-                ("int" | "float", Node::Int(_)) | ("float", Node::Float(_)) | ("bool", Node::Bool(_)) | ("null", Node::Null)
-            );
-            if fits { Ok(node) } else { Err(format!("{} is not of the type !!{kind}", crate::value::quoted(text))) }
-        }
-        // `!!timestamp` stays text for the API; `!!binary` and the rest have no place in a manifest we read.
-        Some("timestamp") => Ok(Node::String(text.into())),
-        Some(other) => Err(format!("the YAML type !!{} is not known here", crate::value::quoted(other))),
-        None if unspecific || style != ScalarStyle::Plain => Ok(Node::String(text.into())),
-        None => Ok(scalar::resolve(text)),
     }
 }
 

@@ -1,0 +1,378 @@
+//! Policies to what the engine knows, row by row, with what is said about them.
+
+use std::sync::Arc;
+
+mod lowering;
+
+use lowering::lowered;
+use sluice_crds::Lowered;
+use sluice_policy::source::{Action, L7, Object, Peer, Policy, PortMatch};
+
+fn policy_of(lowered: Lowered) -> Policy {
+    match lowered.object {
+        Some(Object::Policy(policy)) => policy,
+        other => panic!("a policy: {other:?}, {:?}", lowered.diagnostics),
+    }
+}
+
+/// A policy in the few words that the rows below need.
+fn describe(policy: &Policy) -> String {
+    let mut words = format!("{} {}", policy.reference, policy.subject.pods);
+    for (isolates, word) in [(policy.ingress, " in"), (policy.egress, " out")] {
+        words.push_str(if isolates { word } else { "" });
+    }
+    for rule in &policy.rules {
+        let action = if rule.action == Action::Deny { "DENY " } else { "" };
+        let peers = rule.peers.as_ref().map_or("*".to_owned(), |peers| list(peers, peer));
+        let ports = rule.ports.as_ref().map_or("*".to_owned(), |ports| list(ports, port));
+        words.push_str(&format!("; {action}{} {peers} {ports}", rule.path));
+        if let Some(L7::Http(items)) = &rule.l7 {
+            let item = |i: &sluice_policy::http::HttpMatch| {
+                let text = |t: &Option<Arc<str>>| t.as_deref().unwrap_or("*").to_owned();
+                format!("{}:{} {}", i.index, text(&i.method), text(&i.path))
+            };
+            words.push_str(&format!(" http{}", list(items, item)));
+        }
+    }
+    words
+}
+
+fn list<T>(entries: &[T], word: impl Fn(&T) -> String) -> String {
+    format!("[{}]", entries.iter().map(word).collect::<Vec<_>>().join(" "))
+}
+
+fn peer(peer: &Peer) -> String {
+    match peer {
+        Peer::Pods(pods) => match &pods.namespaces {
+            sluice_policy::source::Namespaces::Named(name) => format!("{name}/{}", pods.pods),
+            sluice_policy::source::Namespaces::Matching(selector) => format!("<{selector}>/{}", pods.pods),
+        },
+        Peer::Block { cidr, except } => format!("{cidr}{}", except.iter().map(|e| format!("-{e}")).collect::<String>()),
+    }
+}
+
+fn port(port: &PortMatch) -> String {
+    match port {
+        PortMatch::All { protocol } => format!("{protocol}"),
+        PortMatch::Range { protocol, first, last } if first == last => format!("{protocol}:{first}"),
+        PortMatch::Range { protocol, first, last } => format!("{protocol}:{first}-{last}"),
+        PortMatch::Named { protocol, name } => format!("{protocol}:{name}"),
+    }
+}
+
+fn network_policy(spec: &str) -> String {
+    format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: ns}}, spec: {spec}}}")
+}
+
+fn sluice_policy(spec: &str) -> String {
+    format!("{{apiVersion: sluice.dev/v1alpha1, kind: SluiceNetworkPolicy, metadata: {{name: p, namespace: ns}}, spec: {spec}}}")
+}
+
+/// `spec`, what is understood of it, and the field and beginning of each remark.
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+fn check(write: fn(&str) -> String, kind: &str, rows: &[Row]) {
+    for (spec, want, remarks) in rows {
+        let lowered = lowered(&write(spec));
+        let got: Vec<(&str, &str)> = lowered.diagnostics.iter().map(|d| (d.field.as_str(), d.message.as_str())).collect();
+        let fits = got.len() == remarks.len() && got.iter().zip(*remarks).all(|(g, r)| g.0 == r.0 && g.1.starts_with(r.1));
+        assert!(fits, "{spec}: {got:#?}");
+        assert_eq!(describe(&policy_of(lowered)), format!("{kind} ns/p {want}"), "{spec}");
+    }
+}
+
+#[test]
+fn network_policies() {
+    check(
+        network_policy,
+        "NetworkPolicy",
+        &[
+            ("{}", "{} in", &[]),
+            ("null", "{} in", &[]),
+            ("{podSelector: null, policyTypes: null, ingress: null, egress: null}", "{} in", &[]),
+            ("{podSelector: {matchLabels: {a: b}}, policyTypes: [Egress]}", "a=b out", &[]),
+            ("{egress: [{}]}", "{} in out; egress[0] * *", &[]),
+            ("{egress: [], policyTypes: []}", "{} in", &[]),
+            ("{ingress: [{from: [], ports: []}, {from: null, ports: null}]}", "{} in; ingress[0] * *; ingress[1] * *", &[]),
+            (
+                "{ingress: [{from: [{podSelector: {}}, {namespaceSelector: {}}, {namespaceSelector: {matchLabels: {x: z}}, podSelector: {matchLabels: {a: b}}}]}]}",
+                "{} in; ingress[0] [ns/{} <{}>/{} <x=z>/a=b] *",
+                &[],
+            ),
+            ("{ingress: [{from: [{podSelector: null, namespaceSelector: {}}]}]}", "{} in; ingress[0] [<{}>/{}] *", &[]),
+            (
+                "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}",
+                "{} in; ingress[0] [10.0.0.0/8-10.1.0.0/16] *",
+                &[],
+            ),
+            (
+                "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.1/24}}]}]}",
+                "{} in; ingress[0] [10.0.0.0/24] *",
+                &[(
+                    "spec.ingress[0].from[0].ipBlock.cidr",
+                    "10.0.0.1/24 has bits set beyond its length and is read as 10.0.0.0/24",
+                )],
+            ),
+            (
+                "{ingress: [{ports: [{}, {port: 80}, {port: http, protocol: UDP}, {protocol: SCTP}, {port: 80, endPort: 90}]}]}",
+                "{} in; ingress[0] * [TCP TCP:80 UDP:http SCTP TCP:80-90]",
+                &[],
+            ),
+            // What can't be read closes.
+            ("[]", "{} in out", &[("spec", "a list where a mapping belongs")]),
+            ("{podSelector: {app: web}}", "{} in", &[("spec.podSelector.app", "unknown field \"app\"")]),
+            (
+                "{podSelector: web, ingress: [{}]}",
+                "{} in; ingress[0] * *",
+                &[("spec.podSelector", "the text \"web\" where a mapping belongs")],
+            ),
+            (
+                "{podSelector: {matchLabels: {a: 1.10}}}",
+                "{} in",
+                &[("spec.podSelector.matchLabels.a", "the number 1.1 where text belongs")],
+            ),
+            (
+                "{podSelector: {matchLabels: {a: yes}}}",
+                "{} in",
+                &[("spec.podSelector.matchLabels.a", "the truth value true where text belongs")],
+            ),
+            ("{podSelector: {matchLabels: {a: }}}", "a= in", &[("spec.podSelector.matchLabels.a", "nothing is given")]),
+            ("{policyTypes: [ingress]}", "{} in out", &[("spec.policyTypes[0]", "\"ingress\" is no direction")]),
+            ("{policyTypes: Ingress}", "{} in out", &[("spec.policyTypes", "the text \"Ingress\" where a list belongs")]),
+            ("{policyTypes: [Ingress, Ingress, Egress]}", "{} in out", &[("spec.policyTypes", "more than two entries")]),
+            ("{ingress: {from: []}}", "{} in", &[("spec.ingress", "a mapping where a list belongs")]),
+            ("{egress: everything}", "{} in out", &[("spec.egress", "the text \"everything\" where a list belongs")]),
+            (
+                "{ingress: [{from: []}, null, {form: []}]}",
+                "{} in; ingress[0] * *; ingress[1] [] *; ingress[2] [] *",
+                &[("spec.ingress[1]", "null where a mapping belongs"), ("spec.ingress[2].form", "unknown field \"form\"")],
+            ),
+            ("{ingress: [{to: []}]}", "{} in; ingress[0] [] *", &[("spec.ingress[0].to", "unknown field \"to\"")]),
+            ("{ingres: [{}], egress: [{}]}", "{} in out; egress[0] [] *", &[("spec.ingres", "unknown field \"ingres\"")]),
+            ("{policyTypes: [Egress], x: z, egress: [{}]}", "{} out; egress[0] [] *", &[("spec.x", "unknown field \"x\"")]),
+            (
+                "{ingress: [{from: [{}, null, {podSelector: {}}]}]}",
+                "{} in; ingress[0] [ns/{}] *",
+                &[
+                    ("spec.ingress[0].from[0]", "a peer without podSelector, namespaceSelector and ipBlock"),
+                    ("spec.ingress[0].from[1]", "null where a mapping belongs"),
+                ],
+            ),
+            (
+                "{ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}",
+                "{} in; ingress[0] [] *",
+                &[("spec.ingress[0].from[0]", "ipBlock beside a selector")],
+            ),
+            (
+                "{ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabel: {a: b}}}]}]}",
+                "{} in; ingress[0] [] *",
+                &[("spec.ingress[0].from[0].podSelector.matchLabel", "unknown field")],
+            ),
+            (
+                "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
+                "{} in; ingress[0] [] *",
+                &[("spec.ingress[0].from[0].ipBlock.except[0]", "10.0.0.0/8 is not a part of 10.0.0.0/8")],
+            ),
+            (
+                "{ingress: [{from: [{ipBlock: {except: []}}]}]}",
+                "{} in; ingress[0] [] *",
+                &[("spec.ingress[0].from[0].ipBlock.cidr", "missing")],
+            ),
+            (
+                "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.1}}]}]}",
+                "{} in; ingress[0] [] *",
+                &[("spec.ingress[0].from[0].ipBlock.cidr", "\"10.0.0.1\" is no CIDR block")],
+            ),
+            (
+                "{ingress: [{ports: [{port: 0}, {port: 65536}, {port: 1.5}, {port: true}, {port: \"80\"}]}]}",
+                "{} in; ingress[0] * []",
+                &[
+                    ("spec.ingress[0].ports[0].port", "the number 0 is no port's number"),
+                    ("spec.ingress[0].ports[1].port", "the number 65536"),
+                    ("spec.ingress[0].ports[2].port", "the number 1.5"),
+                    ("spec.ingress[0].ports[3].port", "the truth value true"),
+                    ("spec.ingress[0].ports[4].port", "\"80\" is no port's name"),
+                ],
+            ),
+            (
+                "{ingress: [{ports: [{endPort: 90}, {port: http, endPort: 90}, {port: 91, endPort: 90}, {protocol: tcp}, {prot: TCP}]}]}",
+                "{} in; ingress[0] * []",
+                &[
+                    ("spec.ingress[0].ports[0].endPort", "endPort without port"),
+                    ("spec.ingress[0].ports[1].endPort", "endPort beside a port's name"),
+                    ("spec.ingress[0].ports[2].endPort", "90 is less than port 91"),
+                    ("spec.ingress[0].ports[3].protocol", "\"tcp\" is no protocol"),
+                    ("spec.ingress[0].ports[4].prot", "unknown field \"prot\""),
+                ],
+            ),
+            (
+                "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+                "{} in",
+                &[("spec.podSelector.matchExpressions[0].values", "In and NotIn need values")],
+            ),
+            (
+                "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
+                "{} in",
+                &[("spec.podSelector.matchExpressions[0].values", "Exists and DoesNotExist take no values")],
+            ),
+            (
+                "{podSelector: {matchExpressions: [{key: a, operator: exists}]}}",
+                "{} in",
+                &[("spec.podSelector.matchExpressions[0].operator", "\"exists\" is no operator")],
+            ),
+            ("{podSelector: {matchExpressions: [{key: a, operator: NotIn, values: [c, b]}]}}", "a notin (b,c) in", &[]),
+            ("{ingress: [{http: [{}]}]}", "{} in; ingress[0] [] *", &[("spec.ingress[0].http", "unknown field \"http\"")]),
+        ],
+    );
+}
+
+#[test]
+fn sluice_network_policies() {
+    check(
+        sluice_policy,
+        "SluiceNetworkPolicy",
+        &[
+            ("{enforcement: Enforce}", "{} in", &[]),
+            (
+                "{ingress: [{http: [{method: GET, path: /a}, {}, {path: null, pathType: Regex}]}]}",
+                "{} in; ingress[0] * [TCP] http[0:GET /a 1:* * 2:* *]",
+                &[],
+            ),
+            (
+                "{egress: [{action: Allow, ports: [{port: 80}], http: [{method: GET}]}]}",
+                "{} in out; egress[0] * [TCP:80] http[0:GET *]",
+                &[],
+            ),
+            ("{ingress: [{action: Deny, from: [{podSelector: {}}]}]}", "{} in; DENY ingress[0] [ns/{}] *", &[]),
+            // What can't be read closes.
+            (
+                "{ingress: [{http: [{path: '('}, {path: /b}]}]}",
+                "{} in; ingress[0] * [TCP] http[1:* /b]",
+                &[("spec.ingress[0].http[0].path", "\"(\" is not a regular expression: unclosed group")],
+            ),
+            (
+                "{ingress: [{http: [{pathType: Prefix, path: /a}]}]}",
+                "{} in; ingress[0] * [TCP] http[]",
+                &[("spec.ingress[0].http[0].pathType", "\"Prefix\" is not supported by this version")],
+            ),
+            (
+                "{ingress: [{http: [{host: a}, {headers: []}, {query: []}, {pth: a}]}]}",
+                "{} in; ingress[0] * [TCP] http[]",
+                &[
+                    ("spec.ingress[0].http[0].host", "not supported by this version"),
+                    ("spec.ingress[0].http[1].headers", "not supported by this version"),
+                    ("spec.ingress[0].http[2].query", "not supported by this version"),
+                    ("spec.ingress[0].http[3].pth", "unknown field \"pth\""),
+                ],
+            ),
+            (
+                "{ingress: [{http: []}]}",
+                "{} in; ingress[0] * [TCP] http[]",
+                &[("spec.ingress[0].http", "an empty list matches no request")],
+            ),
+            (
+                "{ingress: [{http: {path: /a}}]}",
+                "{} in; ingress[0] * [TCP] http[]",
+                &[("spec.ingress[0].http", "a mapping where a list belongs")],
+            ),
+            (
+                "{ingress: [{http: [null, {method: 5}]}]}",
+                "{} in; ingress[0] * [TCP] http[]",
+                &[
+                    ("spec.ingress[0].http[0]", "null where a mapping belongs"),
+                    ("spec.ingress[0].http[1].method", "the number 5 where text belongs"),
+                ],
+            ),
+            (
+                "{ingress: [{ports: [{protocol: UDP}, {port: 80}], http: [{}]}]}",
+                "{} in; ingress[0] * [TCP:80] http[0:* *]",
+                &[("spec.ingress[0].ports[0]", "http is spoken over TCP")],
+            ),
+            (
+                "{ingress: [{grpc: [{}], http: [{}]}, {tls: {}}, {icmp: []}]}",
+                "{} in; ingress[0] [] *; ingress[1] [] *; ingress[2] [] *",
+                &[
+                    ("spec.ingress[0].grpc", "not supported by this version"),
+                    ("spec.ingress[1].tls", "not supported by this version"),
+                    ("spec.ingress[2].icmp", "not supported by this version"),
+                ],
+            ),
+            (
+                "{egress: [{to: [{fqdns: [{matchName: a.b}]}, {serviceAccounts: [x], namespaceSelector: {}}, {podSelector: {}}]}]}",
+                "{} in out; egress[0] [ns/{}] *",
+                &[
+                    ("spec.egress[0].to[0].fqdns", "not supported by this version"),
+                    ("spec.egress[0].to[1].serviceAccounts", "not supported by this version"),
+                ],
+            ),
+            (
+                "{expires: x, ingress: [{}, {action: Deny}]}",
+                "{} in out; ingress[0] [] *; DENY ingress[1] * *",
+                &[("spec.expires", "not supported by this version")],
+            ),
+            ("{enforcement: Audit, egress: [{}]}", "{}", &[("spec.enforcement", "Audit is not supported by this version")]),
+            (
+                "{enforcement: audit, ingress: [{}]}",
+                "{} in; ingress[0] * *",
+                &[("spec.enforcement", "\"audit\" is no enforcement")],
+            ),
+            // A deny that can't be read denies all that its readable parts leave open.
+            (
+                "{ingress: [{action: Drop, from: [{podSelector: {}}]}]}",
+                "{} in; DENY ingress[0] [ns/{}] *",
+                &[("spec.ingress[0].action", "\"Drop\" is no action")],
+            ),
+            ("{ingress: [{action: 5}]}", "{} in; DENY ingress[0] * *", &[("spec.ingress[0].action", "the number 5")]),
+            (
+                "{ingress: [{action: Deny, from: [{ipBlock: {cidr: x}}, {podSelector: {}}], ports: [{port: 80}]}]}",
+                "{} in; DENY ingress[0] * [TCP:80]",
+                &[("spec.ingress[0].from[0].ipBlock.cidr", "\"x\" is no CIDR block")],
+            ),
+            (
+                "{ingress: [{action: Deny, from: [{namespaceSelector: {}, podSelector: {x: z}}]}]}",
+                "{} in; DENY ingress[0] [<{}>/{}] *",
+                &[("spec.ingress[0].from[0].podSelector.x", "unknown field")],
+            ),
+            (
+                "{ingress: [{action: Deny, from: [{ipBlock: {cidr: 10.0.0.0/8, except: [x, 10.1.0.0/16]}}]}]}",
+                "{} in; DENY ingress[0] [10.0.0.0/8-10.1.0.0/16] *",
+                &[("spec.ingress[0].from[0].ipBlock.except[0]", "\"x\" is no CIDR block")],
+            ),
+            (
+                "{ingress: [{action: Deny, ports: [{port: 99999, protocol: UDP}]}]}",
+                "{} in; DENY ingress[0] * [UDP]",
+                &[("spec.ingress[0].ports[0].port", "the number 99999")],
+            ),
+            (
+                "{ingress: [{action: Deny, ports: [{protocol: x}]}]}",
+                "{} in; DENY ingress[0] * *",
+                &[("spec.ingress[0].ports[0].protocol", "\"x\" is no protocol")],
+            ),
+            (
+                "{ingress: [{action: Deny, from: all}]}",
+                "{} in; DENY ingress[0] * *",
+                &[("spec.ingress[0].from", "the text \"all\" where a list belongs")],
+            ),
+            (
+                "{ingress: [{action: Deny, http: [{path: /a}]}]}",
+                "{} in; DENY ingress[0] * *",
+                &[("spec.ingress[0].http", "http in a Deny rule is not supported by this version")],
+            ),
+            (
+                "{ingress: [{action: Deny, port: 80}]}",
+                "{} in; DENY ingress[0] * *",
+                &[("spec.ingress[0].port", "unknown field \"port\"")],
+            ),
+            ("{egress: x}", "{} in out; DENY egress * *", &[("spec.egress", "the text \"x\" where a list belongs")]),
+        ],
+    );
+}
+
+#[test]
+fn remarks_are_bounded() {
+    let rules = vec!["{x: z}"; 5000].join(", ");
+    let lowered = lowered(&network_policy(&format!("{{ingress: [{rules}]}}")));
+    assert_eq!(lowered.diagnostics.len(), 101);
+    assert_eq!(lowered.diagnostics[100].message, "4900 further problems are not listed");
+    assert_eq!(policy_of(lowered).rules.len(), 5000);
+}
