@@ -8,7 +8,7 @@ mod large_world;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion};
 use large_world::{Size, address, objects, pod};
@@ -26,6 +26,12 @@ fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has /proc");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM is there");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("VmHWM is in kB") / 1024
+}
+
+/// How long this thread has run on a processor, to within a scheduler's tick: what is left of a measurement on a machine that others use too.
+fn on_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has /proc");
+    Duration::from_nanos(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("the first field is in ns"))
 }
 
 /// A compiled world, as the controller holds it and as one reader of it has it.
@@ -112,11 +118,11 @@ fn http_table(rules: u16) -> Table {
 fn report_compilation(size: Size) -> (Compiled, Compiled) {
     let edits: Vec<Edit> = objects(size).map(Edit::Put).collect();
     let before = peak_mib();
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), on_cpu());
     let everything = compile(edits, Scope::Everything);
-    let took = started.elapsed();
+    let (took, cpu) = (started.elapsed(), on_cpu() - cpu);
     println!(
-        "compile of {} policies and {} pods, to a table of everything: {took:.2?}, peak memory {} MiB ({before} MiB of it the objects)",
+        "compile of {} policies and {} pods, to a table of everything: {took:.2?} ({cpu:.2?} on a processor), peak memory {} MiB ({before} MiB of it the objects)",
         size.policies,
         size.pods,
         peak_mib(),
@@ -150,6 +156,13 @@ fn verdicts(criterion: &mut Criterion, everything: &Table, node: &Table, size: S
         count(Decision::Inspect)
     );
     for (name, table) in [("everything", everything), ("one node", node)] {
+        let cpu = on_cpu();
+        let rounds = 500;
+        for _ in 0..rounds {
+            flows.iter().for_each(|flow| drop(black_box(table.verdict(black_box(flow)))));
+        }
+        let each = (on_cpu() - cpu).as_nanos() / (rounds * flows.len() as u128);
+        println!("verdict, L3/L4, {name}: {each} ns on a processor");
         let mut next = flows.iter().cycle();
         criterion.bench_function(&format!("verdict, L3/L4, {name}"), |b| {
             b.iter(|| table.verdict(black_box(next.next().expect("a cycle has no end"))));
@@ -170,6 +183,12 @@ fn http(criterion: &mut Criterion) {
         ("no rule allows", "/api/v1/resource-100/1234", Decision::Deny),
     ] {
         assert_eq!(ask(path), expected, "{name}");
+        let cpu = on_cpu();
+        let rounds = 500_000_u32;
+        for _ in 0..rounds {
+            black_box(ask(path));
+        }
+        println!("verdict, HTTP, 100 rules, {name}: {} ns on a processor", ((on_cpu() - cpu) / rounds).as_nanos());
         criterion.bench_function(&format!("verdict, HTTP, 100 rules, {name}"), |b| b.iter(|| ask(path)));
     }
 }

@@ -15,8 +15,8 @@
 //!
 //! | of 50 | kind | shape |
 //! |---|---|---|
-//! | 1 | NetworkPolicy | default deny, both directions |
-//! | 1 | NetworkPolicy | egress to the cluster's DNS (pods in `kube-system`), UDP and TCP 53 |
+//! | 1 | NetworkPolicy | default deny: ingress; in every fourth namespace egress too |
+//! | 1 | NetworkPolicy | egress of one application (in every fourth namespace, of all pods) to the cluster's DNS (pods in `kube-system`), UDP and TCP 53 |
 //! | 24 | NetworkPolicy | ingress of one application from another of the namespace, on the named port `http` or on a number |
 //! | 10 | NetworkPolicy | ingress of one application from a tier (`In`) of the namespaces of a team (and not of an env: `NotIn`), port range |
 //! | 5 | NetworkPolicy | egress of one application to 0.0.0.0/0 `except` private networks, 443 |
@@ -175,13 +175,15 @@ pub(crate) fn policy(size: Size, i: u32) -> Policy {
     let anywhere = |namespaces, pods| Peer::Pods(PodSelector { namespaces: Namespaces::Matching(namespaces), pods });
     let everything = Selector::everything;
     let (shape, turn) = (within % 50, within + within / 50);
+    let strict = n.is_multiple_of(4);
     let (subject, rules) = match shape {
         0 => (everything(), Vec::new()),
         1 => {
             let system = Selector::new([Requirement::equals("kubernetes.io/metadata.name", "kube-system")]);
             let dns = anywhere(system, Selector::new([Requirement::equals("k8s-app", "kube-dns")]));
             let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| PortMatch::Range { protocol, first: 53, last: 53 });
-            (everything(), vec![allow(Direction::Egress, Some(vec![dns]), Some(ports.to_vec()), None)])
+            let subject = if strict { everything() } else { app(turn) };
+            (subject, vec![allow(Direction::Egress, Some(vec![dns]), Some(ports.to_vec()), None)])
         }
         2..=25 => {
             let port = if turn.is_multiple_of(2) { named("http") } else { tcp(8080, 8080) };
@@ -211,7 +213,7 @@ pub(crate) fn policy(size: Size, i: u32) -> Policy {
             (app(turn), vec![allow(Direction::Ingress, Some(vec![here(app(turn + 2))]), Some(vec![tcp(8080, 8080)]), Some(l7))])
         }
     };
-    let egress = matches!(shape, 0 | 1 | 36..=40);
+    let egress = matches!(shape, 1 | 36..=40) || (shape == 0 && strict);
     Policy {
         reference: PolicyRef {
             kind: if shape > 43 { PolicyKind::SluiceNetworkPolicy } else { PolicyKind::NetworkPolicy },
