@@ -1,0 +1,216 @@
+//! The connections of a case, tried, and compared with what it expects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use sluice_crds::case::{Case, Probe, State};
+use sluice_policy::verdict::Decision;
+use sluice_policy::{Flow, Protocol};
+use sluice_testnet::{Outcome, Port, probe};
+
+use crate::listener;
+use crate::stage::{Broken, Enforced, Layout, Stage};
+
+/// So long a packet that is dropped is waited for.
+const WAIT: Duration = Duration::from_millis(400);
+/// An allowed connection that wasn't answered by then may have been held up by load, and is given one more chance. One that
+/// should have been denied and was answered has none.
+const LONG_WAIT: Duration = Duration::from_secs(4);
+
+/// What came of one case.
+#[derive(Default)]
+pub(crate) struct Judged {
+    states: usize,
+    probes: usize,
+    denied: usize,
+    retried: usize,
+    failures: Vec<String>,
+}
+
+/// What came of all cases, by family.
+#[derive(Default)]
+pub(crate) struct Tally {
+    families: BTreeMap<String, (usize, Judged)>,
+    pub(crate) failures: Vec<String>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, family: &str, judged: Judged) {
+        let (cases, sum) = self.families.entry(family.to_owned()).or_default();
+        *cases += 1;
+        sum.states += judged.states;
+        sum.probes += judged.probes;
+        sum.denied += judged.denied;
+        sum.retried += judged.retried;
+        self.failures.extend(judged.failures);
+    }
+
+    pub(crate) fn probes(&self) -> usize {
+        self.families.values().map(|(_, judged)| judged.probes).sum()
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (family, (cases, Judged { states, probes, denied, retried, .. })) in &self.families {
+            writeln!(f, "{family}: {cases} cases, {states} states, {probes} probes ({denied} denied, {retried} retried)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Tries everything that the case expects.
+pub(crate) fn judge_case(case: &Case, layout: Layout) -> Judged {
+    let mut judged = Judged::default();
+    if let Err(broken) = judge_states(case, layout, &mut judged) {
+        judged.failures.push(format!("{} ({layout:?}, state {}): {broken}", case.name, judged.states));
+    }
+    judged
+}
+
+fn judge_states(case: &Case, layout: Layout, judged: &mut Judged) -> Result<(), Broken> {
+    let first = case.states.first().ok_or("a case has at least one state")?;
+    let mut stage = Stage::new(first, layout)?;
+    for (turn, state) in case.states.iter().enumerate() {
+        stage.enter(state)?;
+        let failures = judge_state(&mut stage, state, judged)?;
+        judged.states += 1;
+        if let Some(first) = failures.first() {
+            let rules: String = stage.enforced().iter().map(|e| format!("{}:\n{}", e.node.name(), e.ruleset())).collect();
+            let (name, count) = (&case.name, failures.len());
+            let others: String = failures.iter().skip(1).take(5).map(|f| format!("\n{f}")).collect();
+            judged.failures.push(format!("{name} ({layout:?}, state {turn}): {count} probes, {first}{others}\n{rules}"));
+        }
+    }
+    Ok(())
+}
+
+/// What must become of a probe's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Expected {
+    /// An answer of this server, which sees the client's own address.
+    Answer {
+        by: String,
+    },
+    Silence,
+}
+
+/// A probe and what must become of it.
+struct Tried<'a> {
+    probe: &'a Probe,
+    packets: probe::Probe,
+    expected: Expected,
+}
+
+fn judge_state(stage: &mut Stage, state: &State, judged: &mut Judged) -> Result<Vec<String>, Broken> {
+    serve(stage, state)?;
+    let mut tried = Vec::new();
+    for probe in &state.probes {
+        tried.push(prepare(stage, probe)?);
+    }
+    let packets: Vec<probe::Probe> = tried.iter().map(|t| t.packets.clone()).collect();
+    let mut outcomes = probe::probe(&packets, WAIT);
+    let late: Vec<usize> = (0..tried.len()).filter(|i| is_late(&tried[*i].expected, &outcomes[*i])).collect();
+    let again: Vec<probe::Probe> = late.iter().map(|i| packets[*i].clone()).collect();
+    for (place, outcome) in late.iter().zip(probe::probe(&again, LONG_WAIT)) {
+        outcomes[*place] = outcome;
+    }
+    judged.probes += tried.len();
+    judged.denied += tried.iter().filter(|t| t.expected == Expected::Silence).count();
+    judged.retried += late.len();
+    let wrong = tried.iter().zip(&outcomes).filter(|(t, outcome)| !is_met(t, outcome));
+    Ok(wrong.map(|(t, outcome)| describe(stage, t, outcome)).collect())
+}
+
+/// Every destination answers at every port that the state asks it for, named or not.
+fn serve(stage: &mut Stage, state: &State) -> Result<(), Broken> {
+    let mut ports: BTreeMap<String, (IpAddr, BTreeSet<Port>)> = BTreeMap::new();
+    for probe in state.probes.iter().filter(|p| p.protocol.has_ports()) {
+        let holder = stage.holder(&probe.to)?;
+        let port = Port::of(transport(probe.protocol)?, probe.port);
+        ports.entry(holder.identity).or_insert((probe.to.ip, BTreeSet::new())).1.insert(port);
+    }
+    for (ip, ports) in ports.into_values() {
+        let holder = stage.holder(&sluice_crds::case::End { pod: None, ip })?;
+        stage.serve(&holder, &ports.into_iter().collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn prepare<'a>(stage: &mut Stage, probe: &'a Probe) -> Result<Tried<'a>, Broken> {
+    let (from, to) = (stage.holder(&probe.from)?, stage.holder(&probe.to)?);
+    let packets = probe::Probe {
+        from: from.ns,
+        source: Some(probe.from.ip),
+        to: probe.to.ip,
+        port: probe.port,
+        protocol: transport(probe.protocol)?,
+    };
+    Ok(Tried { probe, packets, expected: expected(stage, probe, to.identity) })
+}
+
+fn transport(protocol: Protocol) -> Result<sluice_testnet::Protocol, Broken> {
+    Ok(match protocol {
+        Protocol::Tcp => sluice_testnet::Protocol::Tcp,
+        Protocol::Udp => sluice_testnet::Protocol::Udp,
+        Protocol::Sctp => sluice_testnet::Protocol::Sctp,
+        Protocol::Icmp => sluice_testnet::Protocol::Icmp,
+        Protocol::Other(number) => return Err(format!("no probe speaks IP protocol {number}").into()),
+    })
+}
+
+/// What the packets of `probe` meet. The case says whether the flow passes. Where contents decide, the node that has to read them ends the
+/// kernel's part: what listens there for the proxy answers TCP, and nothing else is diverted yet.
+fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
+    let stop = stage
+        .path(probe.from.ip, probe.to.ip)
+        .map(|enforced| (enforced, l4_decision(enforced, probe)))
+        .find(|(_, decision)| *decision != Decision::Allow);
+    match (probe.expect, stop) {
+        (Decision::Allow, _) if probe.http.is_none() => Expected::Answer { by: server },
+        (_, Some((reader, Decision::Inspect))) if probe.protocol == Protocol::Tcp => {
+            Expected::Answer { by: listener::identity(reader.node.name()) }
+        }
+        (Decision::Allow, None) => Expected::Answer { by: server },
+        (Decision::Inspect, None) => Expected::Answer { by: "a proxy, and no node's table asks for one".to_owned() },
+        _ => Expected::Silence,
+    }
+}
+
+/// What a node's table says while no request is read.
+fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
+    let flow = Flow {
+        source: probe.from.ip,
+        destination: probe.to.ip,
+        protocol: probe.protocol,
+        destination_port: probe.port,
+        request: None,
+    };
+    enforced.table.verdict(&flow).decision()
+}
+
+/// Whether an answer was due and none came yet.
+fn is_late(expected: &Expected, outcome: &Outcome) -> bool {
+    *expected != Expected::Silence && matches!(outcome, Outcome::Timeout | Outcome::Silent)
+}
+
+fn is_met(tried: &Tried<'_>, outcome: &Outcome) -> bool {
+    match (&tried.expected, outcome) {
+        (Expected::Silence, outcome) => *outcome == Outcome::Timeout,
+        (Expected::Answer { .. }, Outcome::Connected { .. }) if tried.probe.protocol == Protocol::Icmp => true,
+        (Expected::Answer { by }, Outcome::Connected { peer, seen }) => {
+            peer.as_ref() == Some(by) && seen.is_some_and(|client| client.ip() == tried.probe.from.ip)
+        }
+        (Expected::Answer { .. }, _) => false,
+    }
+}
+
+/// Tells apart who is wrong: what each node's table says is beside what came.
+fn describe(stage: &Stage, tried: &Tried<'_>, outcome: &Outcome) -> String {
+    let engine: Vec<String> = stage
+        .path(tried.probe.from.ip, tried.probe.to.ip)
+        .map(|e| format!("{}: {}", e.node.name(), l4_decision(e, tried.probe).as_str()))
+        .collect();
+    format!("{}\n  due {:?}, got {outcome:?}; the engine says {engine:?}", tried.probe, tried.expected)
+}

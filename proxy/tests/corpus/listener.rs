@@ -1,0 +1,90 @@
+//! What stands in for the proxy on a node: it accepts what the kernel diverts, and says who asked.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sluice_proxy::kernel::Config;
+use sluice_testnet::Node;
+use socket2::{Domain, Socket, Type};
+
+/// How soon a listener that is no longer wanted ends.
+const TICK_MS: u8 = 50;
+/// A client that is there has sent its line by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Listens on the proxy's ports of a node, until dropped.
+pub(crate) struct Listener {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the listener of a node answers by.
+pub(crate) fn identity(node: &str) -> String {
+    format!("proxy-of-{node}")
+}
+
+impl Listener {
+    pub(crate) fn start(node: &Node, config: &Config) -> io::Result<Self> {
+        let addresses = [
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4),
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6),
+        ];
+        let sockets = node.ns().run(|| addresses.into_iter().map(listen).collect::<io::Result<Vec<_>>>())?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let (until, identity) = (Arc::clone(&ended), identity(node.name()));
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                accept_ready(&sockets, &identity);
+            }
+        });
+        Ok(Self { ended, thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic in there has made its probes fail already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    // One flag for both families, and IPv6 sockets take IPv4's option too.
+    socket.set_ip_transparent_v4(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket)
+}
+
+fn accept_ready(sockets: &[Socket], identity: &str) {
+    let mut polled: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+    if poll(&mut polled, PollTimeout::from(TICK_MS)).is_err() {
+        return;
+    }
+    for socket in sockets {
+        while let Ok((client, from)) = socket.accept() {
+            // A client that has gone meanwhile is not the listener's concern.
+            let _ = from.as_socket().map_or(Ok(()), |from| answer(&client, from, identity));
+        }
+    }
+}
+
+/// Answers a line as the servers of the network do.
+fn answer(mut client: &Socket, from: SocketAddr, identity: &str) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut line = [0; 256];
+    let length = client.read(&mut line)?;
+    let line = String::from_utf8_lossy(line.get(..length).unwrap_or_default()).into_owned();
+    client.write_all(format!("{identity} {from} {}\n", line.trim_end()).as_bytes())
+}

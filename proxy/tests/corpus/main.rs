@@ -1,0 +1,68 @@
+//! The kernel as judge of the conformance corpus: real pods, real packets, the rules that `sluice_proxy::kernel` writes.
+//!
+//! Every case becomes a network of namespaces ([`stage`]): its pods with their addresses on one node or spread over two, each node with the
+//! table that the engine makes for it, the rules that the kernel's part makes of that, and a [`listener`] where the proxy would be. Then all connections of a state are
+//! tried at once ([`judge`]), so that a state costs one wait however many are denied. A step of a case reaches the kernel as the delta that
+//! it is, not as a new ruleset.
+//!
+//! | test | cases |
+//! |---|---|
+//! | `edge_and_a_tenth` | all of `edge` and of this project's own, in both layouts; of each other family a tenth, drawn by a seed that is printed |
+//! | `all` (ignored: minutes) | every case, in both layouts |
+//!
+//! `SLUICE_SEED=NUMBER` draws the same tenth again. Cases with a ClusterNetworkPolicy are a later version's.
+
+mod judge;
+mod listener;
+mod select;
+mod stage;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use judge::{Tally, judge_case};
+use select::{Job, Seed};
+
+/// The time of a case is waiting, mostly.
+const CASES_AT_ONCE: usize = 12;
+/// So many failures are printed in full.
+const SHOWN: usize = 8;
+
+#[test]
+fn edge_and_a_tenth() {
+    let seed = Seed::drawn();
+    println!("SLUICE_SEED={seed} draws this tenth again");
+    run(&select::edge_and_a_tenth(seed));
+}
+
+#[test]
+#[ignore = "takes minutes: `make test-long`"]
+fn all() {
+    run(&select::all());
+}
+
+/// Judges every job and fails with what went wrong.
+fn run(jobs: &[Job]) {
+    if let Err(why) = sluice_testnet::capability() {
+        println!("\n!!! SKIPPED: NO case was judged by the kernel: {why} !!!\n");
+        return;
+    }
+    let began = Instant::now();
+    let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..CASES_AT_ONCE {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let judged = judge_case(&job.case, job.layout);
+                    tally.lock().expect("no judge panics while it adds").add(&job.case.family, judged);
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().expect("no judge panics while it adds");
+    println!("{tally}{:.1} s", began.elapsed().as_secs_f64());
+    assert!(tally.probes() > 0, "nothing was judged");
+    let shown = tally.failures.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n\n");
+    assert!(tally.failures.is_empty(), "{} failures\n\n{shown}", tally.failures.len());
+}

@@ -1,0 +1,231 @@
+//! A case's cluster as namespaces: nodes, pods where the case's objects put them, and whatever else has an address outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_crds::case::{End, State};
+use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, PodRef};
+use sluice_policy::view::Scope;
+use sluice_policy::world::Edit;
+use sluice_policy::{Table, View, World};
+use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
+use sluice_proxy::kernel::{Config, Kernel};
+use sluice_testnet::{Net, Netns, Node, Port};
+
+use crate::listener::Listener;
+
+/// Where the pods are that the case itself puts on no node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// All on one: both directions are judged by the same rules.
+    OneNode,
+    /// In turn on two: egress is judged on one node, ingress on the other.
+    TwoNodes,
+}
+
+/// A case's cluster in one of its states.
+pub(crate) struct Stage {
+    net: Net,
+    world: World,
+    enforced: Vec<Enforced>,
+    pods: BTreeMap<PodRef, Placed>,
+    outside: BTreeSet<IpAddr>,
+    /// How many pods have been put on a node in turn.
+    turn: usize,
+}
+
+/// A node with the rules that its table leads to, and a listener where the proxy would be.
+pub(crate) struct Enforced {
+    pub(crate) node: Node,
+    view: View,
+    pub(crate) table: Table,
+    kernel: Kernel,
+    _listener: Listener,
+}
+
+/// A pod that has its addresses on a node.
+struct Placed {
+    node: Arc<str>,
+    ips: Vec<IpAddr>,
+}
+
+/// Who has an address.
+pub(crate) struct Holder {
+    pub(crate) ns: Netns,
+    /// What its servers answer by.
+    pub(crate) identity: String,
+}
+
+/// What made a stage impossible: the test's own machinery or the kernel's refusal, never a verdict.
+pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+impl Stage {
+    /// Empty nodes for a case that begins with `state`: those that it names, else as many as `layout` says.
+    pub(crate) fn new(state: &State, layout: Layout) -> Result<Self, Broken> {
+        let net = Net::new()?;
+        let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
+        for edit in &state.edits {
+            match edit {
+                Edit::Put(Object::Node(node)) => names.entry(node.name.clone()).or_default().extend(&node.ips),
+                Edit::Put(Object::Pod(pod)) => {
+                    if let Some(node) = &pod.node {
+                        let addresses = names.entry(node.clone()).or_default();
+                        addresses.extend(pod.ips.iter().filter(|_| pod.host_network));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let spare: &[&str] = match layout {
+            _ if !names.is_empty() => &[],
+            Layout::OneNode => &["node-1"],
+            Layout::TwoNodes => &["node-1", "node-2"],
+        };
+        names.extend(spare.iter().map(|name| (Arc::from(*name), Vec::new())));
+        let mut stage =
+            Self { net, world: World::new(), enforced: Vec::new(), pods: BTreeMap::new(), outside: BTreeSet::new(), turn: 0 };
+        for (name, mut addresses) in names {
+            addresses.sort_unstable();
+            addresses.dedup();
+            let node = stage.net.add_node(&name, &addresses)?;
+            stage.enforced.push(Enforced::new(node, name)?);
+        }
+        let nodes: Vec<Edit> = stage.enforced.iter().map(Enforced::object).collect();
+        stage.apply(nodes)?;
+        Ok(stage)
+    }
+
+    /// Brings the cluster to the next state: pods, then objects, as one delta to each node's kernel.
+    pub(crate) fn enter(&mut self, state: &State) -> Result<(), Broken> {
+        let mut edits = state.edits.clone();
+        for edit in &mut edits {
+            match edit {
+                Edit::Put(Object::Pod(pod)) => self.place(pod)?,
+                Edit::Put(Object::Node(node)) => self.complete(node),
+                Edit::Remove(Key::Pod(pod)) => self.vacate(pod)?,
+                _ => {}
+            }
+        }
+        self.apply(edits)
+    }
+
+    fn apply(&mut self, edits: Vec<Edit>) -> Result<(), Broken> {
+        let effects = self.world.apply(edits);
+        for enforced in &mut self.enforced {
+            let delta = enforced.view.delta(&self.world, &effects);
+            enforced.apply(&delta)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a pod its node, and the node the pod.
+    fn place(&mut self, pod: &mut PodObject) -> Result<(), Broken> {
+        let before = self.pods.get(&pod.reference).map(|placed| placed.node.clone());
+        let node = pod.node.clone().or(before).unwrap_or_else(|| {
+            self.turn += 1;
+            self.enforced[self.turn % self.enforced.len()].node.name().into()
+        });
+        pod.node = Some(node.clone());
+        let mut ips = if pod.host_network || pod.finished { Vec::new() } else { pod.ips.clone() };
+        // Of two pods that claim an address the first has it.
+        ips.retain(|ip| !self.pods.iter().any(|(other, placed)| *other != pod.reference && placed.ips.contains(ip)));
+        if self.pods.get(&pod.reference).is_some_and(|placed| placed.ips == ips && placed.node == node) {
+            return Ok(());
+        }
+        self.vacate(&pod.reference)?;
+        for ip in &ips {
+            if self.outside.remove(ip) {
+                self.net.remove_outside_address(*ip)?;
+            }
+        }
+        if !ips.is_empty() {
+            let on = self.net.node(&node).ok_or_else(|| format!("{} is on {node}, which is no node", pod.reference))?;
+            self.net.add_pod(&on, &pod.reference.to_string(), &ips)?;
+        }
+        self.pods.insert(pod.reference.clone(), Placed { node, ips });
+        Ok(())
+    }
+
+    fn vacate(&mut self, pod: &PodRef) -> Result<(), Broken> {
+        if self.pods.remove(pod).is_some_and(|placed| !placed.ips.is_empty()) {
+            self.net.remove_pod(&pod.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// A Node object has the addresses that its namespace has, the case's among them.
+    fn complete(&self, node: &mut NodeObject) {
+        if let Some(real) = self.net.node(&node.name) {
+            node.ips = real.addresses().to_vec();
+        }
+    }
+
+    /// Who has the address of `end`. Whoever the case doesn't say is outside, and is given the address.
+    pub(crate) fn holder(&mut self, end: &End) -> Result<Holder, Broken> {
+        let pod = self.pods.iter().find(|(_, placed)| placed.ips.contains(&end.ip));
+        if let Some((reference, _)) = pod {
+            let pod = self.net.pod(&reference.to_string()).ok_or_else(|| format!("{reference} is not on the network"))?;
+            return Ok(Holder { ns: pod.ns().clone(), identity: pod.name().to_owned() });
+        }
+        if let Some(enforced) = self.enforced.iter().find(|e| e.node.addresses().contains(&end.ip)) {
+            return Ok(Holder { ns: enforced.node.ns().clone(), identity: enforced.node.name().to_owned() });
+        }
+        let is_new = ![Net::OUTSIDE_V4, Net::OUTSIDE_V6].contains(&end.ip) && self.outside.insert(end.ip);
+        if is_new {
+            self.net.add_outside_address(end.ip)?;
+        }
+        Ok(Holder { ns: self.net.outside().clone(), identity: "outside".to_owned() })
+    }
+
+    /// Lets `holder` answer at `ports`, and nowhere else.
+    pub(crate) fn serve(&self, holder: &Holder, ports: &[Port]) -> Result<(), Broken> {
+        Ok(self.net.serve(&holder.ns, &holder.identity, ports)?)
+    }
+
+    pub(crate) fn enforced(&self) -> &[Enforced] {
+        &self.enforced
+    }
+
+    /// The nodes that a packet passes, in that order: its source's and its destination's, where these are pods.
+    pub(crate) fn path(&self, from: IpAddr, to: IpAddr) -> impl Iterator<Item = &Enforced> {
+        let node_of = |ip| self.pods.values().find(|placed| placed.ips.contains(&ip)).map(|placed| &placed.node);
+        let (first, second) = (node_of(from), node_of(to));
+        let second = second.filter(|second| Some(*second) != first);
+        let named = |name: &Arc<str>| self.enforced.iter().find(|e| e.node.name() == &**name);
+        first.into_iter().chain(second).filter_map(named).collect::<Vec<_>>().into_iter()
+    }
+}
+
+impl Enforced {
+    fn new(node: Node, name: Arc<str>) -> Result<Self, Broken> {
+        let config = Config::default();
+        let routing = PolicyRouting::new(config.mark, config.routing_table, DEFAULT_PRIORITY)?;
+        node.ns().run(|| routing.install())?;
+        let listener = Listener::start(&node, &config)?;
+        let kernel = node.ns().run(|| Kernel::open(config))?;
+        Ok(Self { node, view: View::new(Scope::Node(name)), table: Table::empty(), kernel, _listener: listener })
+    }
+
+    fn object(&self) -> Edit {
+        Edit::Put(Object::Node(NodeObject {
+            name: self.node.name().into(),
+            labels: BTreeMap::new(),
+            ips: self.node.addresses().to_vec(),
+            pod_cidrs: Vec::new(),
+        }))
+    }
+
+    fn apply(&mut self, delta: &[sluice_policy::snapshot::Change]) -> Result<(), Broken> {
+        let (table, touched) = self.table.apply(delta)?;
+        let kernel = &mut self.kernel;
+        self.node.ns().run(|| kernel.apply(&table, Some(&touched), &[]))?;
+        self.table = table;
+        Ok(())
+    }
+
+    /// What nft says of the node's rules.
+    pub(crate) fn ruleset(&self) -> String {
+        self.node.ns().exec("nft", &["list", "ruleset"]).unwrap_or_else(|error| error.to_string())
+    }
+}
