@@ -4,7 +4,9 @@
 //! open a reversed entry, judged as a flow from server to client. So the caller does, for what [`judge`] returns:
 //!
 //! 1. in the transaction that brings the new generation: every [`Revocation`], both ways round, into the timed set that drops;
-//! 2. after it: delete the conntrack [`entries`](Revoked::entries).
+//! 2. after it: delete the conntrack [`entries`](Revoked::entries);
+//! 3. read and judge once more, and revoke what is found: a flow that the former rules let in between the reading and the transaction.
+//!    From the transaction on, no more of them begin, so that this second look is the last.
 //!
 //! A flow is judged by the table as if it began now: from the source of its first packet to the real server, after any Service
 //! translation. Answers are never judged by themselves.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sluice_testnet::Netns;
 use socket2::{Domain, Socket, Type};
 
+use super::super::netlink::no_namespaces;
 use super::*;
 
 const MARK: Mark = Mark { value: 0x0400_0000, mask: 0x0400_0000 };
@@ -27,6 +28,9 @@ fn listing(netns: &Netns) -> String {
 
 #[test]
 fn installing_twice_is_installing_once_and_removal_leaves_nothing() {
+    if no_namespaces() {
+        return;
+    }
     let netns = Netns::new("routes-idempotent").unwrap();
     let before = listing(&netns);
     netns.run(|| {
@@ -49,6 +53,9 @@ fn installing_twice_is_installing_once_and_removal_leaves_nothing() {
 
 #[test]
 fn leftovers_of_another_configuration_are_replaced_and_others_rules_stay() {
+    if no_namespaces() {
+        return;
+    }
     let netns = Netns::new("routes-leftovers").unwrap();
     for family in ["-4", "-6"] {
         let ip = |line: &str| {
@@ -81,6 +88,9 @@ fn leftovers_of_another_configuration_are_replaced_and_others_rules_stay() {
 
 #[test]
 fn what_was_lost_is_seen_and_repaired() {
+    if no_namespaces() {
+        return;
+    }
     let netns = Netns::new("routes-lost").unwrap();
     netns.run(|| routing().install().unwrap());
     for line in ["-6 rule del priority 100", "-4 route flush table 1074"] {
@@ -95,6 +105,9 @@ fn what_was_lost_is_seen_and_repaired() {
 
 #[test]
 fn what_cannot_work_is_refused_with_what_to_do() {
+    if no_namespaces() {
+        return;
+    }
     let check = |made: Result<PolicyRouting, Error>, says: &str| {
         let error = made.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
@@ -116,6 +129,9 @@ fn what_cannot_work_is_refused_with_what_to_do() {
 
 #[test]
 fn obstacles_are_named() {
+    if no_namespaces() {
+        return;
+    }
     let netns = Netns::new("routes-obstacles").unwrap();
     netns.exec("ip", &["rule", "add", "priority", "9", "fwmark", "0x4000000/0xff000000", "lookup", "55"]).unwrap();
     netns.sysctl("ipv4/conf/all/src_valid_mark", "1").unwrap();
@@ -197,6 +213,9 @@ fn is_diverted(pod: &Netns, listener: &Socket, to: &str) -> bool {
 
 #[test]
 fn diverted_connections_arrive_under_every_rp_filter() {
+    if no_namespaces() {
+        return;
+    }
     let (node, pod) = node_with_pod();
     let v4 = listener(&node, "127.0.0.1:15001");
     let v6 = listener(&node, "[::1]:15001");
@@ -218,6 +237,9 @@ fn diverted_connections_arrive_under_every_rp_filter() {
 /// Why [`Obstacle::SourceValidMark`] is one, and that it closes and doesn't open.
 #[test]
 fn src_valid_mark_drops_diverted_ipv4_packets() {
+    if no_namespaces() {
+        return;
+    }
     let (node, pod) = node_with_pod();
     let v4 = listener(&node, "127.0.0.1:15001");
     let v6 = listener(&node, "[::1]:15001");
