@@ -84,8 +84,25 @@ pub(super) const POD_CIDRS: &str = "pod_cidrs";
 ///
 /// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
 const OUTSIDE: [&str; 19] = [
-    "vxlan", "geneve", "wireguard", "ipip", "sit", "ip6tnl", "gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan", "vti",
-    "vti6", "xfrm", "bond", "team", "vlan", "wwan",
+    "vxlan",
+    "geneve",
+    "wireguard",
+    "ipip",
+    "sit",
+    "ip6tnl",
+    "gre",
+    "gretap",
+    "erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6erspan",
+    "vti",
+    "vti6",
+    "xfrm",
+    "bond",
+    "team",
+    "vlan",
+    "wwan",
 ];
 
 /// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
@@ -106,11 +123,7 @@ pub(super) fn hooks() -> [(&'static str, BaseHook); 3] {
 /// The sets of revoked tuples, which no edition replaces.
 pub(super) fn revoked_set(family: Family) -> Set {
     let address = Field::Address(family);
-    Set::new(
-        names::revoked(family),
-        &[Field::Protocol, address, Field::Port, address, Field::Port],
-        SetKind::Timed,
-    )
+    Set::new(names::revoked(family), &[Field::Protocol, address, Field::Port, address, Field::Port], SetKind::Timed)
 }
 
 /// The sets that the rules below look into, and what is in them for good.
@@ -133,9 +146,10 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
         ]);
-        sets.extend([Direction::Egress, Direction::Ingress].map(|direction| {
-            (Set::new(edition.dispatch(direction, family), &[address], SetKind::Verdicts), Vec::new())
-        }));
+        sets.extend(
+            [Direction::Egress, Direction::Ingress]
+                .map(|direction| (Set::new(edition.dispatch(direction, family), &[address], SetKind::Verdicts), Vec::new())),
+        );
     }
     sets
 }
@@ -184,10 +198,7 @@ fn prerouting(edition: Edition) -> Vec<Rule> {
         Rule::new([expr::address_in(family, Address::Source, &local, false)], &Verdict::Drop)
             .because("a pod's address from outside")
     }));
-    rules.extend([
-        Rule::new([], &Verdict::Jump(edition.name(LIVE))),
-        Rule::new([], &Verdict::Goto(edition.name(JUDGE))),
-    ]);
+    rules.extend([Rule::new([], &Verdict::Jump(edition.name(LIVE))), Rule::new([], &Verdict::Goto(edition.name(JUDGE)))]);
     rules
 }
 
@@ -235,33 +246,27 @@ fn live(config: &Config, edition: Edition) -> Vec<Rule> {
         )
         .because("the node's loopback from outside"),
         Rule::new(
-            [
-                expr::socket_transparent(true),
-                expr::socket_not_wildcard(),
-                expr::set_mark(config.mark.value, config.mark.mask),
-            ],
+            [expr::socket_transparent(true), expr::socket_not_wildcard(), expr::set_mark(config.mark.value, config.mark.mask)],
             &Verdict::Accept,
         )
         .because("the proxy's own connections"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ];
-    rules.extend(
-        Family::BOTH
-            .map(|family| Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)),
-    );
+    rules.extend(Family::BOTH.map(|family| Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)));
     rules.push(Rule::new([expr::state(expr::ESTABLISHED)], &Verdict::Accept));
     rules.extend(
-        [expr::ICMP, expr::ICMPV6]
-            .map(|icmp| Rule::new([expr::state(expr::RELATED), expr::protocol(icmp)], &Verdict::Accept)),
+        [expr::ICMP, expr::ICMPV6].map(|icmp| Rule::new([expr::state(expr::RELATED), expr::protocol(icmp)], &Verdict::Accept)),
     );
     let reach = [
         expr::destination_is_link_local(),
         expr::destination_begins(Family::V6, &[0xff, 0x02]),
         expr::destination_is_local(true),
     ];
-    rules.extend(reach.map(|destination| {
-        Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
-    }));
+    rules.extend(
+        reach.map(|destination| {
+            Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
+        }),
+    );
     rules
 }
 
@@ -310,10 +315,8 @@ fn inspect(config: &Config, edition: Edition) -> Vec<Rule> {
 }
 
 fn divert(config: &Config) -> Vec<Rule> {
-    let listeners = [
-        (IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4),
-        (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6),
-    ];
+    let listeners =
+        [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
     let mut rules: Vec<Rule> = listeners
         .into_iter()
         .map(|(address, port)| {
@@ -335,11 +338,7 @@ fn divert(config: &Config) -> Vec<Rule> {
 
 fn output(config: &Config) -> Vec<Rule> {
     vec![
-        Rule::acting([
-            expr::state(expr::NEW),
-            expr::socket_transparent(true),
-            expr::set_label(config.label_bit),
-        ]),
+        Rule::acting([expr::state(expr::NEW), expr::socket_transparent(true), expr::set_label(config.label_bit)]),
         Rule::acting([
             expr::reply_direction(),
             expr::has_label(config.label_bit),

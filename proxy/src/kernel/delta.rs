@@ -128,12 +128,22 @@ impl Elements<'_> {
     fn write(&self, transaction: &mut Transaction) {
         let mut turns: BTreeMap<Place, BTreeMap<Key, Turn>> = BTreeMap::new();
         for ip in self.addresses() {
-            address::elements(self.before.table, ip, |p, n| self.named_before.contains(&(p, n)), |place, key, says| {
-                turns.entry(place).or_default().entry(key).or_default().before = Some(says);
-            });
-            address::elements(self.table, ip, |p, n| self.named_after.contains(&(p, n)), |place, key, says| {
-                turns.entry(place).or_default().entry(key).or_default().after = Some(says);
-            });
+            address::elements(
+                self.before.table,
+                ip,
+                |p, n| self.named_before.contains(&(p, n)),
+                |place, key, says| {
+                    turns.entry(place).or_default().entry(key).or_default().before = Some(says);
+                },
+            );
+            address::elements(
+                self.table,
+                ip,
+                |p, n| self.named_after.contains(&(p, n)),
+                |place, key, says| {
+                    turns.entry(place).or_default().entry(key).or_default().after = Some(says);
+                },
+            );
         }
         let edition = self.before.edition;
         for (place, turns) in turns {

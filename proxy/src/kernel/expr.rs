@@ -110,13 +110,7 @@ fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
 }
 
 fn load_immediate(register: u32, data: &[u8]) -> Expr {
-    expr(
-        "immediate",
-        [
-            (sys::NFTNL_EXPR_IMM_DREG, Value::U32(register)),
-            (sys::NFTNL_EXPR_IMM_DATA, Value::Bytes(data.to_vec())),
-        ],
-    )
+    expr("immediate", [(sys::NFTNL_EXPR_IMM_DREG, Value::U32(register)), (sys::NFTNL_EXPR_IMM_DATA, Value::Bytes(data.to_vec()))])
 }
 
 fn ct(key: u32) -> Expr {
@@ -125,10 +119,8 @@ fn ct(key: u32) -> Expr {
 
 /// The last word of a rule.
 pub(super) fn verdict(verdict: &Verdict) -> Expr {
-    let mut attributes = vec![
-        (sys::NFTNL_EXPR_IMM_DREG, Value::U32(0)),
-        (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(verdict.code())),
-    ];
+    let mut attributes =
+        vec![(sys::NFTNL_EXPR_IMM_DREG, Value::U32(0)), (sys::NFTNL_EXPR_IMM_VERDICT, Value::U32(verdict.code()))];
     if let Some(chain) = verdict.chain() {
         attributes.push((sys::NFTNL_EXPR_IMM_CHAIN, Value::Text(chain.to_owned())));
     }
@@ -141,10 +133,8 @@ pub(super) fn counter() -> Expr {
 
 /// The loaded key is (or is not) in the set.
 fn lookup(set: &str, inverted: bool) -> Expr {
-    let mut attributes = vec![
-        (sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER)),
-        (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.to_owned())),
-    ];
+    let mut attributes =
+        vec![(sys::NFTNL_EXPR_LOOKUP_SREG, Value::U32(REGISTER)), (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.to_owned()))];
     if inverted {
         attributes.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(1)));
     }
@@ -241,11 +231,7 @@ pub(super) fn destination_is_link_local() -> Vec<Expr> {
 pub(super) fn both_addresses_in(of: Family, set: &str) -> Vec<Expr> {
     let second = word_register(of.address_bytes() / 4);
     let mut words = family(of);
-    words.extend([
-        address_at(of, Address::Source, REGISTER),
-        address_at(of, Address::Destination, second),
-        lookup(set, false),
-    ]);
+    words.extend([address_at(of, Address::Source, REGISTER), address_at(of, Address::Destination, second), lookup(set, false)]);
     words
 }
 
@@ -297,11 +283,7 @@ pub(super) fn destination_and_port_in(of: Family, protocol_number: u8, set: &str
     let second = word_register(of.address_bytes() / 4);
     let mut words = family(of);
     words.extend(protocol(protocol_number));
-    words.extend([
-        address_at(of, Address::Destination, REGISTER),
-        payload(TRANSPORT, 2, 2, second),
-        lookup(set, false),
-    ]);
+    words.extend([address_at(of, Address::Destination, REGISTER), payload(TRANSPORT, 2, 2, second), lookup(set, false)]);
     words
 }
 
@@ -317,11 +299,7 @@ pub(super) fn not_a_bare_syn() -> Vec<Expr> {
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const SYN: u8 = 0x02;
     let mut words = protocol(TCP);
-    words.extend([
-        payload(TRANSPORT, 13, 1, REGISTER),
-        bitwise(&[FIN_SYN_RST_ACK], &[0]),
-        compare(DIFFERENT, &[SYN]),
-    ]);
+    words.extend([payload(TRANSPORT, 13, 1, REGISTER), bitwise(&[FIN_SYN_RST_ACK], &[0]), compare(DIFFERENT, &[SYN])]);
     words
 }
 
@@ -360,19 +338,14 @@ pub(super) fn has_label(bit: u8) -> Vec<Expr> {
 
 /// `ct label set 111`: adds this bit, the others stay.
 pub(super) fn set_label(bit: u8) -> Vec<Expr> {
-    let set = expr(
-        "ct",
-        [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))],
-    );
+    let set = expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))]);
     vec![load_immediate(REGISTER, &label_bits(bit)), set]
 }
 
 /// `meta mark set meta mark & ~mask | value`: changes the bits of `mask` alone.
 pub(super) fn set_mark(value: u32, mask: u32) -> Vec<Expr> {
-    let set = expr(
-        "meta",
-        [(sys::NFTNL_EXPR_META_KEY, Value::U32(META_MARK)), (sys::NFTNL_EXPR_META_SREG, Value::U32(REGISTER))],
-    );
+    let set =
+        expr("meta", [(sys::NFTNL_EXPR_META_KEY, Value::U32(META_MARK)), (sys::NFTNL_EXPR_META_SREG, Value::U32(REGISTER))]);
     vec![meta(META_MARK), bitwise(&(!mask).to_ne_bytes(), &value.to_ne_bytes()), set]
 }
 
@@ -392,10 +365,8 @@ pub(super) fn socket_not_wildcard() -> Vec<Expr> {
 }
 
 fn socket(key: u32, wanted: u8) -> Vec<Expr> {
-    let load = expr(
-        "socket",
-        [(sys::NFTNL_EXPR_SOCKET_KEY, Value::U32(key)), (sys::NFTNL_EXPR_SOCKET_DREG, Value::U32(REGISTER))],
-    );
+    let load =
+        expr("socket", [(sys::NFTNL_EXPR_SOCKET_KEY, Value::U32(key)), (sys::NFTNL_EXPR_SOCKET_DREG, Value::U32(REGISTER))]);
     vec![load, compare(EQUAL, &[wanted])]
 }
 
@@ -409,11 +380,7 @@ pub(super) fn tproxy(to: IpAddr, port: u16) -> Vec<Expr> {
             (sys::NFTNL_EXPR_TPROXY_REG_PORT, Value::U32(SECOND)),
         ],
     );
-    vec![
-        load_immediate(REGISTER, &super::object::octets(to)),
-        load_immediate(SECOND, &port.to_be_bytes()),
-        go,
-    ]
+    vec![load_immediate(REGISTER, &super::object::octets(to)), load_immediate(SECOND, &port.to_be_bytes()), go]
 }
 
 /// `fib saddr . iif oif missing`: the route back to the source doesn't lead out of the interface the packet came in by.

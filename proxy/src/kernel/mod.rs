@@ -125,12 +125,7 @@ impl Kernel {
     ///
     /// Runs in the network namespace that [`open`](Self::open) ran in, of which it looks up the interfaces. On an error the former
     /// generation stays in force, and the next change replaces everything.
-    pub fn apply(
-        &mut self,
-        table: &Table,
-        touched: Option<&Touched>,
-        revocations: &[Revocation],
-    ) -> Result<Applied, Error> {
+    pub fn apply(&mut self, table: &Table, touched: Option<&Touched>, revocations: &[Revocation]) -> Result<Applied, Error> {
         let start = Instant::now();
         if let (Some(touched), Some(installed)) = (touched, self.installed.take())
             && !touched.node
@@ -255,16 +250,13 @@ fn revoke(transaction: &mut Transaction, revocations: &[Revocation]) {
             .flat_map(|r| [(r.source, r.destination), (r.destination, r.source)].map(|ends| (r.protocol, ends)))
             .map(|(protocol, ((from, from_port), (to, to_port)))| {
                 let (from, to) = (octets(from), octets(to));
-                let key = concatenation([
-                    &[protocol.number()][..],
-                    &from,
-                    &from_port.to_be_bytes(),
-                    &to,
-                    &to_port.to_be_bytes(),
-                ]);
+                let key = concatenation([&[protocol.number()][..], &from, &from_port.to_be_bytes(), &to, &to_port.to_be_bytes()]);
                 Element { timeout_ms: Some(timeout_ms), ..Element::plain(key) }
             })
             .collect();
         transaction.add_elements(&names::revoked(family), &elements);
     }
 }
+
+#[cfg(test)]
+mod tests;

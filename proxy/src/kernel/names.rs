@@ -72,7 +72,8 @@ impl Edition {
         let readable: String = port.chars().map(|c| if c == '-' { '_' } else { c }).collect();
         let plain = readable.len() <= 32 && readable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         // What was changed could be another port's name: `a-b` and `a_b`.
-        let name = if plain && readable == port { readable } else { format!("{}_{}", letters(&readable), super::comment::handle(port)) };
+        let name =
+            if plain && readable == port { readable } else { format!("{}_{}", letters(&readable), super::comment::handle(port)) };
         self.sets_of(&format!("port_{}_{name}", protocol_word(protocol)), family)
     }
 }

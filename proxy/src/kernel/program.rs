@@ -67,13 +67,7 @@ impl Auxiliary {
 
 /// `program` of `table` in `edition`.
 pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: Edition) -> Rendered {
-    let mut writer = Writer {
-        table,
-        edition,
-        direction: lines.direction,
-        program,
-        rendered: Rendered::default(),
-    };
+    let mut writer = Writer { table, edition, direction: lines.direction, program, rendered: Rendered::default() };
     writer.begin_part();
     writer.push(Rule::new([expr::state(expr::NEW | expr::INVALID), expr::not_a_bare_syn()], &Verdict::Drop));
     let passes = lines.lines.iter().any(|line| line.action == LineAction::Pass);
@@ -344,4 +338,3 @@ fn to_ip(family: Family, number: u128) -> IpAddr {
 fn to_port(number: u128) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
-

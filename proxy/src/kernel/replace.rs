@@ -41,10 +41,8 @@ pub(super) fn replacement(
     held: &Held,
     edition: Edition,
 ) -> Replacement {
-    let programs: BTreeMap<ProgramId, Rendered> = table
-        .program_ids()
-        .filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition))))
-        .collect();
+    let programs: BTreeMap<ProgramId, Rendered> =
+        table.program_ids().filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition)))).collect();
     let mut fill = Transaction::new();
     fill.add_table();
     for (name, hook) in base::hooks() {
@@ -122,22 +120,23 @@ pub(super) fn pods_set(set: SetId, family: Family, edition: Edition) -> Set {
     Set::new(edition.pods(set, family), &[Field::Address(family)], SetKind::Plain)
 }
 
-fn elements_by_place(
-    table: &Table,
-    programs: &BTreeMap<ProgramId, Rendered>,
-    edition: Edition,
-) -> BTreeMap<Place, Vec<Element>> {
+fn elements_by_place(table: &Table, programs: &BTreeMap<ProgramId, Rendered>, edition: Edition) -> BTreeMap<Place, Vec<Element>> {
     let named = super::delta::named_ports(programs.values());
     let known: BTreeSet<SetId> = table.set_ids().collect();
     let mut contents: BTreeMap<Place, Vec<Element>> = BTreeMap::new();
     for (ip, _) in table.endpoints() {
-        address::elements(table, ip, |protocol, port| named.contains(&(protocol, port)), |place, key, says| {
-            if matches!(&place, Place::Pods(set, _) if !known.contains(set)) {
-                return;
-            }
-            let element = says.element(key, &place, edition);
-            contents.entry(place).or_default().push(element);
-        });
+        address::elements(
+            table,
+            ip,
+            |protocol, port| named.contains(&(protocol, port)),
+            |place, key, says| {
+                if matches!(&place, Place::Pods(set, _) if !known.contains(set)) {
+                    return;
+                }
+                let element = says.element(key, &place, edition);
+                contents.entry(place).or_default().push(element);
+            },
+        );
     }
     for elements in contents.values_mut() {
         elements.sort_unstable();

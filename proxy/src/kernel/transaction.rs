@@ -228,12 +228,7 @@ impl SetObject {
         let notes = set.user_data();
         // SAFETY: the object is live and not shared; the bytes outlive the call, which copies them.
         unsafe {
-            sys::nftnl_set_set_data(
-                object.0.as_ptr(),
-                attribute(sys::NFTNL_SET_USERDATA),
-                notes.as_ptr().cast(),
-                length(&notes),
-            );
+            sys::nftnl_set_set_data(object.0.as_ptr(), attribute(sys::NFTNL_SET_USERDATA), notes.as_ptr().cast(), length(&notes));
         }
         object
     }

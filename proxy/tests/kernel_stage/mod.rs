@@ -3,6 +3,8 @@
 #![expect(unreachable_pub, reason = "the module belongs to several test programs")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod packet;
+
 use std::net::IpAddr;
 use std::time::Duration;
 

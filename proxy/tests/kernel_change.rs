@@ -1,0 +1,271 @@
+//! Generations: small changes and whole replacements lead to the same table, without a gap and without a trace of the former one.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
+mod kernel_stage;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kernel_stage::{Stage, edits, ip, pod_yaml, possible};
+use sluice_policy::Protocol;
+use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
+use sluice_policy::world::Edit;
+use sluice_proxy::kernel::revoke::Revocation;
+use sluice_proxy::kernel::{Config, Kernel};
+use sluice_testnet::Protocol::{Tcp, Udp};
+
+const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: production}\n";
+
+fn policy(name: &str, app: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: production}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, {spec}}}\n"
+    )
+}
+
+fn drop_pod(name: &str) -> Edit {
+    Edit::Remove(Key::Pod(PodRef { namespace: "production".into(), name: name.into() }))
+}
+
+fn drop_policy(name: &str) -> Edit {
+    let kind = PolicyKind::NetworkPolicy;
+    Edit::Remove(Key::Policy(PolicyRef { kind, namespace: "production".into(), name: name.into() }))
+}
+
+/// The table as a set of lines, without order of objects and elements, handles, and the edition's mark.
+fn contents(stage: &Stage) -> BTreeSet<String> {
+    let json = stage.node.ns().exec("nft", &["-s", "-j", "list", "ruleset"]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let mut lines = BTreeSet::new();
+    let mut places = std::collections::BTreeMap::new();
+    for object in json["nftables"].as_array().unwrap() {
+        let mut object = object.clone();
+        let (kind, body) = object.as_object_mut().unwrap().iter_mut().next().unwrap();
+        let kind = kind.clone();
+        body.as_object_mut().unwrap().remove("handle");
+        if kind == "metainfo" {
+            continue;
+        }
+        if let Some(elements) = body.get_mut("elem").and_then(|e| e.as_array_mut()) {
+            elements.sort_by_key(ToString::to_string);
+        }
+        // Rules keep their order within their chain.
+        let mut line = body.to_string();
+        for letter in 'b'..='z' {
+            line = line.replace(&format!("_{letter}\""), "\"");
+        }
+        let chain = body["chain"].as_str().unwrap_or_default().to_owned();
+        let place: &mut usize = places.entry(chain).or_default();
+        if kind == "rule" {
+            *place += 1;
+            line = format!("{place} {line}");
+        }
+        lines.insert(format!("{kind} {line}"));
+    }
+    lines
+}
+
+#[test]
+fn small_changes_lead_where_a_whole_replacement_leads() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    stage.engine.edit(edits(NAMESPACE));
+    stage.apply_whole();
+    let pod = |name: &str, app: &str, ips: &[&str]| edits(&pod_yaml("node-1", "production", name, app, ips));
+    let away = |name: &str, app: &str, ips: &[&str]| edits(&pod_yaml("node-2", "production", name, app, ips));
+    let web =
+        "ingress: [{from: [{podSelector: {matchLabels: {app: b}}}], ports: [{port: web}, {port: 90, endPort: 99}, {port: 7}]}]";
+    let steps: Vec<(&str, Vec<Edit>)> = vec![
+        ("a pod", pod("a", "a", &["10.0.1.1", "fd00:1::1"])),
+        ("its policy", edits(&policy("a", "a", web))),
+        ("a peer", away("b", "b", &["10.0.2.1", "fd00:2::1"])),
+        ("another", pod("b2", "b", &["10.0.1.2"])),
+        (
+            "egress too",
+            edits(&policy(
+                "b",
+                "b",
+                "policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]}]",
+            )),
+        ),
+        ("other ports", edits(&policy("a", "a", &web.replace("port: 7", "port: 8")))),
+        ("a name less", edits(&policy("a", "a", &web.replace("{port: web}, ", "")))),
+        ("a name again", edits(&policy("a", "a", web))),
+        ("an address claimed twice", pod("thief", "c", &["10.0.1.2"])),
+        ("and given up", vec![drop_pod("thief")]),
+        ("other labels", pod("b2", "c", &["10.0.1.2"])),
+        ("other address", pod("a", "a", &["10.0.1.7"])),
+        ("second policy", edits(&policy("a2", "a", "ingress: [{from: [{namespaceSelector: {}}]}]"))),
+        ("no policy", vec![drop_policy("a"), drop_policy("a2")]),
+        ("nobody", vec![drop_pod("a"), drop_pod("b"), drop_pod("b2"), drop_policy("b")]),
+    ];
+    for (what, edits) in steps {
+        let applied = stage.change_by(edits);
+        assert!(!applied.whole && applied.transactions == 1, "{what}: {applied:?}");
+        let small = contents(&stage);
+        let applied = stage.apply_whole();
+        assert!(applied.whole);
+        let whole = contents(&stage);
+        let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>().join("\n");
+        assert_eq!(small, whole, "{what}\nsmall only:\n{}\nwhole only:\n{}", only(&small, &whole), only(&whole, &small));
+    }
+}
+
+#[test]
+fn a_hand_in_the_table_is_undone_by_the_next_change() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    let a = stage.pod("production/a", &["10.0.1.1"]);
+    let _b = stage.pod("production/b", &["10.0.1.2"]);
+    stage.engine.edit(edits(NAMESPACE));
+    stage.engine.edit(edits(&policy("b", "b", "ingress: [{ports: [{port: 80}]}]")));
+    stage.apply_whole();
+    let rows = [(&a, "10.0.1.2", 80, Tcp, true), (&a, "10.0.1.2", 8080, Tcp, false)];
+    for harm in [&["flush", "set", "inet", "sluice", "local_v4"][..], &["delete", "table", "inet", "sluice"][..]] {
+        stage.expect(&rows);
+        stage.node.ns().exec("nft", harm).unwrap();
+        // Deletes an element that is not there any more.
+        let applied = stage.change_by(vec![drop_pod("b")]);
+        assert!(applied.whole, "{applied:?}");
+        stage.change(&pod_yaml("node-1", "production", "b", "b", &["10.0.1.2"]));
+    }
+    stage.expect(&rows);
+}
+
+#[test]
+fn a_successor_takes_the_table_over_and_cuts_nothing() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    let a = stage.pod("production/a", &["10.0.1.1"]);
+    let _b = stage.pod("production/b", &["10.0.1.2"]);
+    stage.engine.edit(edits(NAMESPACE));
+    stage.engine.edit(edits(&policy("b", "b", "ingress: [{ports: [{port: 80}]}]")));
+    stage.apply_whole();
+    let before = contents(&stage);
+    let stream = a.ns().tcp_connect(None, SocketAddr::new(ip("10.0.1.2"), 80), Duration::from_secs(1)).unwrap();
+    let mut stream = BufReader::new(stream);
+    // The process is gone, the table is not.
+    let ns = stage.node.ns().clone();
+    stage.kernel = ns.run(|| Kernel::open(Config::default())).unwrap();
+    let rows = [(&a, "10.0.1.2", 80, Tcp, true), (&a, "10.0.1.2", 8080, Tcp, false)];
+    stage.expect(&rows);
+    assert_eq!(contents(&stage), before);
+    let applied = stage.apply_whole();
+    assert!(applied.whole);
+    assert_eq!(contents(&stage), before);
+    stage.expect(&rows);
+    stream.get_mut().write_all(b"still here\n").unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    assert!(line.contains("still here"), "{line}");
+}
+
+#[test]
+fn a_revoked_flow_is_cut_both_ways() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    let a = stage.pod("production/a", &["10.0.1.1", "fd00:1::1"]);
+    let b = stage.pod("production/b", &["10.0.1.2", "fd00:1::2"]);
+    stage.engine.edit(edits(NAMESPACE));
+    stage.apply_whole();
+    for family in 0..2 {
+        let at = |pod: &sluice_testnet::Pod, port| SocketAddr::new(pod.addresses()[family], port);
+        let client = kernel_stage::packet::listen(a.ns(), at(&a, 4000));
+        let server = kernel_stage::packet::listen(b.ns(), at(&b, 4001));
+        client.send_to(b"1", at(&b, 4001)).unwrap();
+        assert!(kernel_stage::packet::arrived(&server).is_some());
+        let revocation =
+            Revocation { protocol: Protocol::Udp, source: (at(&a, 0).ip(), 4000), destination: (at(&b, 0).ip(), 4001) };
+        // Twice: what is closed already is closed for longer.
+        for _ in 0..2 {
+            let (table, kernel) = (&stage.engine.table, &mut stage.kernel);
+            let touched = Default::default();
+            stage.node.ns().run(|| kernel.apply(table, Some(&touched), &[revocation])).unwrap();
+        }
+        server.send_to(b"2", at(&a, 4000)).unwrap();
+        client.send_to(b"3", at(&b, 4001)).unwrap();
+        assert_eq!(kernel_stage::packet::arrived(&client), None);
+        assert_eq!(kernel_stage::packet::arrived(&server), None);
+    }
+    stage.apply_whole();
+    assert!(stage.listing().contains("10.0.1.1 . 4000"), "a whole replacement keeps what is revoked\n{}", stage.listing());
+    stage.expect(&[(&a, "10.0.1.2", 53, Udp, true)]);
+}
+
+#[test]
+fn cleanup_leaves_nothing() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    let _a = stage.pod("production/a", &["10.0.1.1"]);
+    stage.apply_whole();
+    let ns = stage.node.ns();
+    assert!(ns.run(Kernel::cleanup).unwrap().table);
+    assert_eq!(stage.listing(), "");
+    for family in ["-4", "-6"] {
+        let rules = ns.exec("ip", &[family, "rule"]).unwrap();
+        assert!(!rules.contains("fwmark"), "{rules}");
+        let routes = ns.exec("ip", &[family, "route", "show", "table", "all"]).unwrap();
+        assert!(!routes.contains("15001"), "{routes}");
+    }
+    assert!(!ns.run(Kernel::cleanup).unwrap().table);
+}
+
+/// 250 local pods, 20,000 peers, and then one pod that comes and goes.
+#[test]
+fn a_change_of_one_pod_is_quick_in_a_large_world() {
+    if !possible() {
+        return;
+    }
+    let mut stage = Stage::new(Config::default());
+    let mut world = edits(NAMESPACE);
+    let address = |i: usize| format!("10.{}.{}.{}", 2 + i / 62_500, i / 250 % 250, 1 + i % 250);
+    for i in 0..20_000 {
+        world.extend(edits(&pod_yaml("node-2", "production", &format!("peer-{i}"), "peer", &[&address(i)])));
+    }
+    for i in 0..250 {
+        let app = format!("app-{}", i % 10);
+        world.extend(edits(&pod_yaml("node-1", "production", &format!("local-{i}"), &app, &[&format!("10.0.1.{}", i + 1)])));
+    }
+    for i in 0..10 {
+        let spec =
+            format!("ingress: [{{from: [{{podSelector: {{matchLabels: {{app: peer}}}}}}], ports: [{{port: {}}}]}}]", 80 + i);
+        world.extend(edits(&policy(&format!("p-{i}"), &format!("app-{i}"), &spec)));
+    }
+    stage.engine.edit(world);
+    let whole = stage.apply_whole();
+    println!("whole: {whole:?}");
+    let mut times = Vec::new();
+    for i in 0..300 {
+        let edit = match i % 4 {
+            0 => edits(&pod_yaml("node-2", "production", "extra", "peer", &["10.99.0.1"])),
+            1 => edits(&pod_yaml("node-1", "production", "mine", "app-3", &["10.0.1.254"])),
+            2 => vec![drop_pod("extra")],
+            _ => vec![drop_pod("mine")],
+        };
+        let touched = stage.engine.edit(edit);
+        let (table, kernel) = (&stage.engine.table, &mut stage.kernel);
+        let (applied, took) = stage.node.ns().run(|| {
+            let start = Instant::now();
+            let applied = kernel.apply(table, Some(&touched), &[]).unwrap();
+            (applied, start.elapsed())
+        });
+        assert!(!applied.whole, "{applied:?}");
+        times.push(took);
+    }
+    times.sort_unstable();
+    println!("one pod: p50 {:?}, p99 {:?}, worst {:?}", times[150], times[296], times[299]);
+    assert!(times[150] < Duration::from_millis(50), "half of the changes took {:?}", times[150]);
+}

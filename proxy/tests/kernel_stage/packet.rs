@@ -1,0 +1,79 @@
+//! Packets that an ordinary socket would not send.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use sluice_testnet::Netns;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// A UDP datagram as a pod with CAP_NET_RAW sends it: any source, and for IPv4 any options (a multiple of 4 bytes).
+pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) {
+    let packet = match (source.ip(), to.ip()) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            let udp = udp(&s.octets(), &d.octets(), source.port(), to.port(), text.as_bytes());
+            let header = 20 + options.len();
+            let mut packet = vec![0x40 | u8::try_from(header / 4).expect("short options"), 0];
+            packet.extend(u16::try_from(header + udp.len()).expect("a short text").to_be_bytes());
+            packet.extend([0, 7, 0, 0, 64, 17, 0, 0]);
+            packet.extend(s.octets());
+            packet.extend(d.octets());
+            packet.extend(options);
+            packet.extend(udp);
+            packet
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            let udp = udp(&s.octets(), &d.octets(), source.port(), to.port(), text.as_bytes());
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(u16::try_from(udp.len()).expect("a short text").to_be_bytes());
+            packet.extend([17, 64]);
+            packet.extend(s.octets());
+            packet.extend(d.octets());
+            packet.extend(udp);
+            packet
+        }
+        _ => panic!("one family"),
+    };
+    from.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(255))).expect("a raw socket");
+        if to.is_ipv4() {
+            socket.set_header_included_v4(true).expect("our own header");
+        }
+        let target = SockAddr::from(SocketAddr::new(to.ip(), 0));
+        socket.send_to(&packet, &target).expect("a forged packet is sent");
+    });
+}
+
+fn udp(source: &[u8], destination: &[u8], source_port: u16, port: u16, text: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + text.len()).expect("a short text").to_be_bytes();
+    let mut segment = Vec::new();
+    segment.extend(source_port.to_be_bytes());
+    segment.extend(port.to_be_bytes());
+    segment.extend(length);
+    segment.extend([0, 0]);
+    segment.extend(text);
+    let pseudo = [source, destination, &[0, 17], &length, &segment].concat();
+    let mut sum: u32 = pseudo.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = !u16::try_from(sum).expect("folded");
+    // A source route changes the destination that the sum covers; IPv4 does without one.
+    if source.len() == 16 {
+        segment[6..8].copy_from_slice(&checksum.to_be_bytes());
+    }
+    segment
+}
+
+/// A socket that takes what arrives at `at`.
+pub fn listen(ns: &Netns, at: SocketAddr) -> UdpSocket {
+    let socket = ns.udp_bind(at).expect("a port");
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a time-out");
+    socket
+}
+
+/// The next text that arrives, if one does.
+pub fn arrived(socket: &UdpSocket) -> Option<String> {
+    let mut buffer = [0; 64];
+    let (length, _) = socket.recv_from(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
