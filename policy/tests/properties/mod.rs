@@ -18,7 +18,10 @@ fn for_all<S: Strategy>(seed: u64, worlds: u32, strategy: S, property: impl Fn(S
 where
     S::Value: std::fmt::Debug,
 {
-    let mut config = Config { failure_persistence: None, max_shrink_iters: 4096, ..Config::default() };
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if config.max_shrink_iters == u32::MAX {
+        config.max_shrink_iters = 4096;
+    }
     if config.cases == 256 {
         config.cases = worlds;
     }
