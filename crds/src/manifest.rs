@@ -70,6 +70,18 @@ pub fn read(text: &str, source: &str) -> Manifests {
 /// A document that is well-formed YAML but not acceptable costs only itself; where the text isn't YAML, reading goes on after the
 /// next line that begins with `---`.
 pub fn read_within(text: &str, source: &str, limits: Limits) -> Manifests {
+    let manifests = read_yaml(text, source, limits);
+    if manifests.is_whole() || !text.trim_start().starts_with('{') {
+        return manifests;
+    }
+    // JSON is YAML but for one thing: a character beyond 16 bits may be written as two escapes.
+    match join_surrogates(text) {
+        Some(joined) => read_yaml(&joined, source, limits),
+        None => manifests,
+    }
+}
+
+fn read_yaml(text: &str, source: &str, limits: Limits) -> Manifests {
     let mut reader = Reader { source: source.into(), manifests: Manifests { documents: Vec::new(), errors: Vec::new() } };
     if text.len() > limits.bytes {
         let message = format!("{} bytes, and the limit is {}: split it", text.len(), limits.bytes);
@@ -87,6 +99,38 @@ pub fn read_within(text: &str, source: &str, limits: Limits) -> Manifests {
         rest = next;
     }
     reader.manifests
+}
+
+/// `text` with the characters themselves for pairs of escapes such as `\ud83d\ude00`; `None` if there is no such pair.
+fn join_surrogates(text: &str) -> Option<String> {
+    let mut joined = String::new();
+    let mut rest = text;
+    let mut found = false;
+    while let Some(at) = rest.find('\\') {
+        let unit = |from: usize| {
+            let escape = rest.get(from..from + 6)?.strip_prefix("\\u")?;
+            u16::from_str_radix(escape, 16).ok()
+        };
+        let pair = [unit(at), unit(at + 6)].into_iter().flatten();
+        let decoded = char::decode_utf16(pair).next().and_then(Result::ok).filter(|c| u32::from(*c) > 0xffff);
+        let end = match decoded {
+            Some(c) => {
+                joined.push_str(&rest[..at]);
+                joined.push(c);
+                found = true;
+                at + 12
+            }
+            // The character after a backslash is never one itself.
+            None => {
+                let end = rest[at + 1..].chars().next().map_or(rest.len(), |c| at + 1 + c.len_utf8());
+                joined.push_str(&rest[..end]);
+                end
+            }
+        };
+        rest = &rest[end..];
+    }
+    joined.push_str(rest);
+    found.then_some(joined)
 }
 
 /// How often reading begins anew after a text that isn't YAML.

@@ -5,7 +5,7 @@
 //! | what can't be read | what it means |
 //! |---|---|
 //! | `podSelector` | the whole namespace |
-//! | `policyTypes`; `spec` itself; an unknown field of `spec` while `policyTypes` is absent | both directions |
+//! | `policyTypes`; `spec` itself, or an unknown field beside it where it is absent; an unknown field of `spec` while `policyTypes` is absent | both directions |
 //! | an unknown field of `spec`, `expires` | every allow rule of the policy matches nothing; the rest stands |
 //! | `enforcement` | `Enforce` |
 //! | a rule, or a field of it that isn't known | an allow matches nothing, a deny all that its readable parts leave open |
@@ -26,12 +26,18 @@ use crate::value::{Map, Value, quoted};
 /// A policy may have this many rules; RuleId numbers them in 16 bits.
 const MAX_RULES: usize = 60_000;
 
+/// The fields of the object itself.
+const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+
 /// Reads the policy `object`, which is called `reference`. Total: there is always a policy, if only one that isolates.
 pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) -> Policy {
     let root = At::root(object.line);
     let dialect = Dialect::of(reference.kind);
     let empty = Map::default();
+    // Whatever `sepc` was to say, a policy with such a field and without `spec` is not the empty one.
+    let whole = object.as_map().map_or(Err(Unreadable), |map| only(map, OBJECT_FIELDS, &[], root, report));
     let spec = match object.get("spec") {
+        None if whole.is_err() => Err(Unreadable),
         // An absent spec is the empty one: every pod of the namespace, and no ingress rule.
         None => Ok((&empty, object.line)),
         Some(spec) => mapping(spec, root.field("spec", spec.line), report).map(|map| (map, spec.line)),

@@ -21,7 +21,7 @@ fn who_a_policy_is() {
         ("metadata: {name: p, labels: {a: 5}}", "NetworkPolicy default/p", 1),
         ("metadata: {namespace: ns}", "NetworkPolicy ns/unnamed-", 1),
         ("metadata: {namespace: ns, name: 5}", "NetworkPolicy ns/unnamed-", 1),
-        ("kind2: x", "NetworkPolicy default/unnamed-", 1),
+        ("kind2: x", "NetworkPolicy default/unnamed-", 2),
         ("metadata: {name: p, namespace: N}", "", 1),
         ("metadata: {name: p, namespace: 5}", "", 1),
         ("metadata: [p]", "", 1),
@@ -69,6 +69,25 @@ fn kinds() {
             Some(_) => "another",
         };
         assert_eq!((got, lowered.diagnostics.len()), (want, remarks), "{text}: {:?}", said(&lowered));
+    }
+}
+
+/// A misspelt `spec` must not make a policy that isolates less than was meant.
+#[test]
+fn a_policy_without_its_spec() {
+    let rows = [
+        ("spec: {policyTypes: [Egress]}", (false, true), 0),
+        ("", (true, false), 0),
+        ("status: {x: z}", (true, false), 0),
+        ("sepc: {policyTypes: [Egress]}", (true, true), 1),
+        ("spec: {policyTypes: [Egress]}, rules: []", (false, true), 1),
+    ];
+    for (rest, want, remarks) in rows {
+        let lowered =
+            lowered(&format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, {rest}}}"));
+        assert_eq!(lowered.diagnostics.len(), remarks, "{rest}: {:?}", said(&lowered));
+        let Some(Object::Policy(policy)) = lowered.object else { panic!("a policy is a policy") };
+        assert_eq!((policy.ingress, policy.egress), want, "{rest}");
     }
 }
 
