@@ -12,6 +12,8 @@ use crate::{Child, Error, Net, Netns, Node, binary, wait_until};
 
 /// Where a proxy answers `/readyz` and `/metrics`, in its node's namespace.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+/// Where the controller answers `/status` and `/metrics`, in its own.
+const CONTROLLER_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15021);
 
 /// The controller and proxies of a network. Dropped, they are killed; what they enforce goes with the namespaces.
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl Programs {
         let mut command = Command::new(binary("sluice-controller")?);
         command.arg("--files").arg(&self.manifests);
         command.arg("--listen").arg(format!("unix:{}", self.socket().display()));
+        command.arg("--admin").arg(CONTROLLER_ADMIN.to_string());
         self.controller = Some(self.controller_ns.spawn(command)?);
         Ok(())
     }
@@ -117,16 +120,19 @@ impl Programs {
 
     /// What a proxy's admin address answers to GET `path`, head and body.
     pub fn admin(&self, node: &str, path: &str) -> Option<String> {
-        let ns = &self.proxies.get(node)?.ns;
-        let answer = ns.run(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&ADMIN, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        });
-        answer.ok()
+        get(&self.proxies.get(node)?.ns, ADMIN, path).ok()
+    }
+
+    /// What the controller's admin address answers to GET `path`, head and body.
+    pub fn controller_admin(&self, path: &str) -> Option<String> {
+        get(&self.controller_ns, CONTROLLER_ADMIN, path).ok()
+    }
+
+    /// The controller's `/status`: what it read, and which node holds what.
+    pub fn controller_status(&self) -> Option<serde_json::Value> {
+        let answer = self.controller_admin("/status")?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
     }
 
     /// The records that a node's proxy has written so far.
@@ -158,4 +164,15 @@ impl Programs {
     fn failed(&self, command: &str, reason: &str) -> Error {
         Error::Command { command: command.to_owned(), namespace: "the test network".to_owned(), reason: reason.to_owned() }
     }
+}
+
+fn get(ns: &Netns, admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    ns.run(|| {
+        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
 }
