@@ -79,14 +79,13 @@ impl Verdict {
     }
 
     /// The direction whose half decided: the denial if there is one (egress first), else what must be inspected,
-    /// else the half that an actual rule allowed.
+    /// else the half that an actual rule allowed, and of two such rules the one that read the request.
     pub fn deciding(&self) -> Direction {
         let decision = self.decision();
         if self.egress.decision == decision && self.ingress.decision == decision {
-            if decision == Decision::Allow && self.egress.rule.is_none() && self.ingress.rule.is_some() {
-                return Direction::Ingress;
-            }
-            return Direction::Egress;
+            let says_more = |half: &Half| (half.rule.is_some(), half.rule.is_some_and(|rule| rule.item.is_some()));
+            let ingress_says_more = says_more(&self.ingress) > says_more(&self.egress);
+            return if decision == Decision::Allow && ingress_says_more { Direction::Ingress } else { Direction::Egress };
         }
         if self.egress.decision == decision { Direction::Egress } else { Direction::Ingress }
     }
