@@ -34,7 +34,9 @@ test-long: ## every conformance case in the kernel, and the seeded faults
 
 bench: ## the figures of docs/PERFORMANCE.md, measured here
 	@.ci/setup demo
-	cargo bench --workspace --benches
+	cargo bench -p sluice-policy
+	cargo build --release --workspace --bins
+	@if [ "$$(id -u)" = 0 ]; then $(TARGET)/release/sluice-bench; else $(TARGET)/release/sluice-testnet run -- $(TARGET)/release/sluice-bench; fi
 
 clean: ## what the builds left
 	cargo clean

@@ -1,11 +1,13 @@
 //! The examples that are worth seeing with real traffic, and the demonstration's own scene, through the real programs: pods as
 //! namespaces, `sluice-controller`, `sluice-proxy`, curl.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sluice_cli::expectation::Expectations;
 
@@ -94,4 +96,91 @@ fn exec_without_a_demonstration_says_what_to_do() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("start one with `sluice demo --keep`"), "{said}");
+}
+
+/// A demonstration that is kept up, ended and waited for with the guard.
+struct Kept {
+    process: std::process::Child,
+    state: tempfile::TempDir,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Kept {
+    fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let mut process = sluice()
+            .args(["demo", "--keep"])
+            .env("XDG_RUNTIME_DIR", state.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = process.stdout.take().unwrap();
+        let (send, lines) = std::sync::mpsc::sync_channel(1000);
+        std::thread::spawn(move || {
+            for line in std::io::BufRead::lines(std::io::BufReader::new(output)) {
+                if send.send(line.unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { process, state, lines }
+    }
+
+    /// The first further line that begins with `start`, without it.
+    fn line(&self, start: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(60)).unwrap();
+            if let Some(rest) = line.strip_prefix(start) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Runs a command in a pod from "another terminal": what it wrote, and whether it succeeded.
+    fn exec(&self, pod: &str, command: &[&str]) -> (String, bool) {
+        let output =
+            sluice().env("XDG_RUNTIME_DIR", self.state.path()).args(["demo", "exec", pod, "--"]).args(command).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (String::from_utf8_lossy(&said).into_owned(), output.status.success())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_person_can_play_with_what_is_kept_up() {
+    if !possible("a_person_can_play_with_what_is_kept_up") {
+        return;
+    }
+    let mut kept = Kept::start();
+    let policies = kept.line("  policies   ");
+    let policies = PathBuf::from(policies.split_whitespace().next().unwrap());
+    kept.line("  pods ");
+    let delete = ["curl", "-q", "-sS", "--max-time", "5", "-X", "DELETE", "http://backend:8080/api/users"];
+    let (denial, _) = kept.exec("frontend", &delete);
+    assert!(denial.contains("shop/backend") && denial.contains("DELETE"), "a 403 names the policy: {denial}");
+
+    let shop = policies.join("shop.yaml");
+    let edited = fs::read_to_string(&shop).unwrap().replace("{ method: POST, path: \"/api/submit\" }", "{ method: DELETE }");
+    fs::write(&shop, edited).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut answer = String::new();
+    while Instant::now() < until && !answer.contains("shop/backend answers DELETE /api/users") {
+        answer = kept.exec("frontend", &delete).0;
+    }
+    assert!(answer.contains("shop/backend answers DELETE /api/users"), "the edit is in force: {answer}");
+    let (rules, listed) = kept.exec("node-1", &["nft", "list", "table", "inet", "sluice"]);
+    assert!(listed && rules.contains("shop/backend"), "{rules}");
+
+    let id = i32::try_from(kept.process.id()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT).unwrap();
+    let status = kept.process.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(!policies.exists(), "the folder is gone");
+    assert!(!kept.exec("frontend", &["true"]).1, "nothing is up");
 }

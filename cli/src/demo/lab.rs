@@ -65,13 +65,15 @@ impl Lab {
         let first = nodes.first().context("a scene has a node")?;
         let mut command = Command::new(controller);
         command.arg("--files").arg(&scene.folder).args(["--listen", &socket]);
-        let controller = Program::start(first.ns(), &command, folder, "controller")?;
+        let log = folder.join("controller.log");
+        let controller = Program::start(first.ns(), &command, &log, &log)?;
         let mut proxies = Vec::new();
         for node in &nodes {
             let mut command = Command::new(&proxy);
             command.args(["--controller", &socket, "--node", node.name(), "--admin", &ADMIN.to_string()]);
             command.arg("--state-dir").arg(folder.join(format!("state-{}", node.name())));
-            proxies.push(Program::start(node.ns(), &command, folder, node.name())?);
+            let log = folder.join(format!("proxy-{}.log", node.name()));
+            proxies.push(Program::start(node.ns(), &command, &record_file(folder, node), &log)?);
         }
         let mut lab = Self { proxies, controller, net, nodes, folder: folder.to_owned() };
         progress("sluice-controller and sluice-proxy run");
@@ -144,8 +146,13 @@ impl Lab {
 
     /// The files with the proxies' records.
     pub(super) fn record_files(&self) -> Vec<PathBuf> {
-        self.nodes.iter().map(|node| self.folder.join(format!("records-{}.jsonl", node.name()))).collect()
+        self.nodes.iter().map(|node| record_file(&self.folder, node)).collect()
     }
+}
+
+/// Where the proxy of a node writes its records.
+fn record_file(folder: &Path, node: &Node) -> PathBuf {
+    folder.join(format!("records-{}.jsonl", node.name()))
 }
 
 /// Starts whatever the scene's rows connect to.
@@ -203,15 +210,13 @@ fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
 }
 
 impl Program {
-    /// Starts `command` in `ns`: standard output to `records-NAME.jsonl` of `folder`, standard error to `NAME.log`.
-    fn start(ns: &Netns, command: &Command, folder: &Path, name: &str) -> anyhow::Result<Self> {
-        let log = folder.join(format!("{name}.log"));
+    /// Starts `command` in `ns`: standard output goes to `out`, standard error to `log`.
+    fn start(ns: &Netns, command: &Command, out: &Path, log: &Path) -> anyhow::Result<Self> {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", r#"out=$1 log=$2; shift 2; exec "$@" >"$out" 2>"$log""#, "sh"]);
-        shell.arg(folder.join(format!("records-{name}.jsonl"))).arg(&log);
-        shell.arg(command.get_program()).args(command.get_args());
+        shell.args(["-c", r#"out=$1 log=$2; shift 2; exec "$@" >>"$out" 2>>"$log""#, "sh"]);
+        shell.arg(out).arg(log).arg(command.get_program()).args(command.get_args());
         let child = ns.spawn(shell)?;
-        Ok(Self { child, log })
+        Ok(Self { child, log: log.to_owned() })
     }
 
     /// The end of its log, for the message that says it failed.

@@ -50,7 +50,8 @@ pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<u8> {
         end_on_signal(signals, &folder);
     }
     let outcome = perform(args, settings, &folder, signals);
-    if !matches!(outcome, Ok(0)) {
+    // Worth keeping only once something ran.
+    if !matches!(outcome, Ok(0)) && folder.join("controller.log").exists() {
         let place = work.keep();
         eprintln!("Logs, records and policies of this run: {}", place.display());
     }

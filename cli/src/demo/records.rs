@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use sluice_policy::verdict::NamedRule;
 use sluice_testnet::wait_until;
 
 /// The parts of a record that the report needs.
@@ -17,7 +18,11 @@ pub(super) struct Record {
     destination: Place,
     pub(super) verdict: String,
     pub(super) reason: String,
-    pub(super) policy: Option<Policy>,
+    pub(super) direction: Option<String>,
+    policy: Option<Policy>,
+    /// All of several policies that isolate and don't allow.
+    #[serde(default)]
+    policies: Vec<Policy>,
     http: Option<Http>,
 }
 
@@ -28,13 +33,14 @@ struct Place {
     ip: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A policy, and its rule where one decided.
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Policy {
-    kind: String,
+    pub(super) kind: String,
     #[serde(default)]
     namespace: String,
     name: String,
-    rule: Option<String>,
+    pub(super) rule: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,14 +62,31 @@ impl Place {
     }
 }
 
+impl Record {
+    /// Who decided: one rule, or every policy that isolates and doesn't allow.
+    pub(super) fn deciders(&self) -> Vec<Policy> {
+        if self.policies.is_empty() { self.policy.iter().cloned().collect() } else { self.policies.clone() }
+    }
+}
+
+impl Policy {
+    /// `namespace/name`, or the name of a policy of the cluster.
+    pub(super) fn full_name(&self) -> String {
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}
+
+impl From<&NamedRule> for Policy {
+    fn from(rule: &NamedRule) -> Self {
+        let NamedRule { kind, namespace, name, rule } = rule;
+        Self { kind: (*kind).to_owned(), namespace: namespace.to_string(), name: name.to_string(), rule: rule.clone() }
+    }
+}
+
 impl std::fmt::Display for Policy {
     /// As `sluice eval` names a rule: `SluiceNetworkPolicy shop/backend ingress[0].http[1]`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ", self.kind)?;
-        if !self.namespace.is_empty() {
-            write!(f, "{}/", self.namespace)?;
-        }
-        f.write_str(&self.name)?;
+        write!(f, "{} {}", self.kind, self.full_name())?;
         self.rule.as_ref().map_or(Ok(()), |rule| write!(f, " {rule}"))
     }
 }
@@ -110,7 +133,7 @@ mod tests {
         let line = r#"{"time":"2026-11-21T14:00:00.000000Z","type":"request","id":"a1","node":"n","source":{"namespace":"shop","pod":"web","ip":"10.0.0.1","port":4},"destination":{"ip":"203.0.113.1","port":80},"protocol":"TCP","verdict":"deny","reason":"NoRuleMatched","direction":"ingress","policy":{"kind":"NetworkPolicy","namespace":"shop","name":"x","rule":"ingress[0]"},"http":{"version":"1.1","method":"GET","path":"/a","host":"h","status":403}}"#;
         let records = Records { all: vec![parse(line).unwrap()] };
         let found = records.of_request("shop/web", "203.0.113.1", "GET", "/a").unwrap();
-        assert_eq!(found.policy.as_ref().unwrap().to_string(), "NetworkPolicy shop/x ingress[0]");
+        assert_eq!(found.deciders()[0].to_string(), "NetworkPolicy shop/x ingress[0]");
         assert!(records.of_request("shop/web", "203.0.113.1", "GET", "/b").is_none());
         assert!(records.of_request("other/web", "203.0.113.1", "GET", "/a").is_none());
         assert!(records.of_id("a1").is_some());

@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use sluice_policy::{Decision, Reason};
+
 use super::client::{Got, Seen};
 use super::lab::Lab;
-use super::records::{Record, Records};
+use super::records::{Policy, Record, Records};
 use super::scene::Scene;
 use crate::cluster::{Answer, Names};
 use crate::expectation::Row;
@@ -30,8 +32,10 @@ struct Line {
 
 /// Who decided, and who says so.
 struct Decided {
+    /// As `sluice eval` names rules and policies.
     by: Vec<String>,
-    reason: String,
+    /// The same for people.
+    text: String,
     told_by: &'static str,
 }
 
@@ -113,12 +117,27 @@ const ENGINE: &str = "kernel";
 
 impl std::fmt::Display for Decided {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.by.is_empty() {
-            write!(f, "{}: {}", self.told_by, self.reason)
-        } else {
-            write!(f, "{}: {}", self.told_by, self.by.join(", "))
-        }
+        write!(f, "{:6} {}", self.told_by, self.text)
     }
+}
+
+/// Who decided in words: the rules, or the policies that isolate and have none.
+fn in_words(by: &[Policy], direction: Option<&str>, reason: &str) -> String {
+    if by.is_empty() {
+        return if reason == Reason::NotIsolated.as_str() { "no policy selects it".to_owned() } else { reason.to_owned() };
+    }
+    if by.iter().any(|policy| policy.rule.is_some()) {
+        return by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    }
+    let mut text = format!("no {}rule of ", direction.map(|d| format!("{d} ")).unwrap_or_default());
+    let mut kind = "";
+    for (index, policy) in by.iter().enumerate() {
+        let comma = if index > 0 { ", " } else { "" };
+        let prefix = if policy.kind == kind { String::new() } else { format!("{} ", policy.kind) };
+        text.push_str(&format!("{comma}{prefix}{}", policy.full_name()));
+        kind = &policy.kind;
+    }
+    text
 }
 
 /// The method and canonical path of a row that the proxy judges.
@@ -126,7 +145,7 @@ fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)>
     let mut question = row.question().ok()?;
     let Some(Contents::Http { method, target, .. }) = question.contents.take() else { return None };
     let unread = scene.cluster.verdict(&question, &Names::default()).ok()?;
-    if unread.decision() != sluice_policy::Decision::Inspect {
+    if unread.decision() != Decision::Inspect {
         return None;
     }
     let path = target.split('?').next().unwrap_or_default();
@@ -137,11 +156,9 @@ fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)>
 fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool) -> Line {
     let answer = row.question().ok().and_then(|q| scene.cluster.judge(&q, &Names::default()).ok()).map(|j| j.answer);
     let decided = match (record, &answer) {
-        (Some(record), _) => {
-            Decided { by: record.policy.iter().map(ToString::to_string).collect(), reason: record.reason.clone(), told_by: PROXY }
-        }
+        (Some(record), _) => told_by_proxy(record),
         (None, Some(answer)) => told_by_engine(answer),
-        (None, None) => Decided { by: Vec::new(), reason: "nobody knows".to_owned(), told_by: ENGINE },
+        (None, None) => Decided { by: Vec::new(), text: "nobody knows".to_owned(), told_by: ENGINE },
     };
     let mut problems = Vec::new();
     if !seen.got.is(row.expect) {
@@ -159,7 +176,7 @@ fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool
     if let Some(answer) = answer.filter(|answer| answer.verdict != row.expect.as_str()) {
         problems.push(format!("the engine says {}", answer.verdict));
     }
-    let port = if row.protocol.has_ports() { format!(":{}", row.port) } else { String::new() };
+    let port = if row.protocol.has_ports() { format!(" {}", row.port) } else { String::new() };
     Line {
         who: format!("{} → {}", row.from, row.to),
         what: row.http.clone().unwrap_or_else(|| format!("{}{port}", row.protocol)),
@@ -171,11 +188,20 @@ fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool
     }
 }
 
-/// Who decided, by the engine: the denying half if there is one, else whatever rule allowed.
+fn told_by_proxy(record: &Record) -> Decided {
+    let by = record.deciders();
+    let text = in_words(&by, record.direction.as_deref(), &record.reason);
+    Decided { by: by.iter().map(ToString::to_string).collect(), text, told_by: PROXY }
+}
+
+/// Who decided, by the engine: the first half that denies, as in the kernel, or the rules of both that allow.
 fn told_by_engine(answer: &Answer) -> Decided {
-    let halves = [&answer.egress, &answer.ingress];
-    let denying: Vec<_> = halves.into_iter().filter(|half| half.verdict == answer.verdict).collect();
-    let by = denying.iter().flat_map(|half| half.by.as_slice()).map(ToString::to_string).collect();
-    let reason = answer.reason.to_string();
-    Decided { by, reason, told_by: ENGINE }
+    let halves = [("egress", &answer.egress), ("ingress", &answer.ingress)];
+    let mut deciding: Vec<_> = halves.into_iter().filter(|(_, half)| half.verdict == answer.verdict).collect();
+    if answer.verdict == Decision::Deny.as_str() {
+        deciding.truncate(1);
+    }
+    let by: Vec<Policy> = deciding.iter().flat_map(|(_, half)| half.by.as_slice()).map(Policy::from).collect();
+    let text = in_words(&by, deciding.first().map(|(direction, _)| *direction), answer.reason.as_str());
+    Decided { by: by.iter().map(ToString::to_string).collect(), text, told_by: ENGINE }
 }

@@ -1,0 +1,10 @@
+//! Sluice as its users meet it: the real programs on a network of namespaces, manifests in a folder, real clients.
+//!
+//! Each module is a promise. Tests with `long:` take a minute or more and belong to `make test-long`.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
+
+mod client;
+mod scene;
+mod service;
+mod web;
