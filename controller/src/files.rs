@@ -16,8 +16,6 @@ mod events;
 mod folder;
 mod reader;
 mod reports;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::io;

@@ -13,8 +13,6 @@
 
 mod payload;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

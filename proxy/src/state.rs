@@ -156,3 +156,6 @@ pub async fn keep(dir: PathBuf, node: Arc<str>, mut held: watch::Receiver<Option
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

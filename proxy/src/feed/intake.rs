@@ -25,7 +25,10 @@ pub(super) enum Arrival {
     },
     Update(Box<Update>),
     /// An update arrived that could not be read.
-    Unreadable { generation: Generation, reason: String },
+    Unreadable {
+        generation: Generation,
+        reason: String,
+    },
 }
 
 /// What the controller is told.

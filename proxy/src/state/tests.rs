@@ -1,0 +1,96 @@
+//! What is saved comes back, and what is not whole does not.
+
+use sluice_policy::snapshot::{Change, Endpoint, Generation, IdentityId, NodeFacts, Programs};
+use sluice_policy::source::PodRef;
+
+use super::*;
+
+fn held(node: &str, generation: u64) -> Held {
+    let facts = NodeFacts { name: node.into(), ips: vec![], pod_cidrs: vec!["10.0.0.0/24".parse().expect("a block")] };
+    let endpoint = Endpoint {
+        pod: PodRef { namespace: "shop".into(), name: "web".into() },
+        identity: IdentityId(1),
+        local: true,
+        conflict: false,
+        host: None,
+        ports: Arc::from([]),
+    };
+    let list = [
+        Change::PutNode(facts),
+        Change::PutIdentity(IdentityId(1), Programs::default()),
+        Change::PutEndpoint("10.0.0.1".parse().expect("ip"), Arc::new(endpoint)),
+    ];
+    let (table, _) = Table::empty().apply(&list).expect("sound");
+    Held { table: Arc::new(table), epoch: 7, generation: Generation(generation) }
+}
+
+#[test]
+fn a_table_comes_back_for_its_own_node_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = dir.path().join("not/yet/there");
+    assert!(load(&state, "node-a").expect("nothing is no error").is_none());
+    save(&state, "node-a", &held("node-a", 5)).expect("saved");
+    let back = load(&state, "node-a").expect("sound").expect("there");
+    assert_eq!((back.epoch, back.generation), (7, Generation(5)));
+    assert_eq!(back.table.endpoints().count(), 1);
+    assert_eq!(&*back.table.node().name, "node-a");
+    assert!(load(&state, "node-b").expect("no error").is_none());
+    // Two odd names that share a file are told apart.
+    save(&state, "a/b", &held("a/b", 1)).expect("saved");
+    assert!(matches!(load(&state, "a_b"), Err(LoadError::OtherNode { .. })));
+    assert!(load_or_none(&state, "a_b").is_none());
+    let names: Vec<_> =
+        std::fs::read_dir(&state).expect("a folder").filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    assert_eq!(names.len(), 2, "nothing is left lying about: {names:?}");
+}
+
+#[test]
+fn what_is_damaged_counts_as_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    save(dir.path(), "n", &held("n", 5)).expect("saved");
+    let file = path(dir.path(), "n");
+    let whole = std::fs::read(&file).expect("a file");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    let mut newer = whole.clone();
+    newer[7] = 99;
+    let rows: [(&str, &[u8]); 6] = [
+        ("empty", b""),
+        ("half written", &whole[..whole.len() / 2]),
+        ("one bit", &flipped),
+        ("another version", &newer),
+        ("something else", b"{}"),
+        ("garbage behind it", &[whole.as_slice(), b"x"].concat()),
+    ];
+    for (what, bytes) in rows {
+        std::fs::write(&file, bytes).expect("write");
+        let error = load(dir.path(), "n").expect_err(what);
+        assert!(error.to_string().contains("table-n"), "{what}: {error}");
+        assert!(load_or_none(dir.path(), "n").is_none(), "{what}");
+    }
+    std::fs::remove_file(&file).expect("remove");
+    std::fs::create_dir(&file).expect("a folder in its place");
+    assert!(matches!(load(dir.path(), "n"), Err(LoadError::Read { .. })));
+}
+
+#[tokio::test]
+async fn the_newest_is_on_disk_soon_and_at_the_end() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (tables, newest) = watch::channel(None);
+    let cancel = CancellationToken::new();
+    let keeper = tokio::spawn(keep(dir.path().to_owned(), "n".into(), newest, cancel.clone()));
+    let saved = || load(dir.path(), "n").ok().flatten().map(|held| held.generation);
+    tables.send_replace(Some(held("n", 1)));
+    let begun = std::time::Instant::now();
+    while saved().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it is never saved");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Many at once are not written one by one; the last one is, also when the end comes first.
+    for generation in 2..500 {
+        tables.send_replace(Some(held("n", generation)));
+    }
+    cancel.cancel();
+    keeper.await.expect("no panic");
+    assert_eq!(saved(), Some(Generation(499)));
+}
