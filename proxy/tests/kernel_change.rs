@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kernel_stage::{Stage, edits, ip, pod_yaml, possible};
 use sluice_policy::Protocol;
-use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
+use sluice_policy::source::{Key, Object, PodRef, PolicyKind, PolicyRef};
 use sluice_policy::world::Edit;
 use sluice_proxy::kernel::revoke::Revocation;
 use sluice_proxy::kernel::{Config, Kernel};
@@ -232,8 +232,14 @@ fn a_change_of_one_pod_is_quick_in_a_large_world() {
     let mut stage = Stage::new(Config::default());
     let mut world = edits(NAMESPACE);
     let address = |i: usize| format!("10.{}.{}.{}", 2 + i / 62_500, i / 250 % 250, 1 + i % 250);
+    // The manifest is read once: this is about the kernel.
+    let model = edits(&pod_yaml("node-2", "production", "peer", "peer", &["10.2.0.1"])).remove(0);
+    let Edit::Put(Object::Pod(model)) = model else { panic!("a pod") };
     for i in 0..20_000 {
-        world.extend(edits(&pod_yaml("node-2", "production", &format!("peer-{i}"), "peer", &[&address(i)])));
+        let mut pod = model.clone();
+        pod.reference.name = format!("peer-{i}").into();
+        pod.ips = vec![ip(&address(i))];
+        world.push(Edit::Put(Object::Pod(pod)));
     }
     for i in 0..250 {
         let app = format!("app-{}", i % 10);

@@ -95,7 +95,7 @@ struct Installed {
 pub struct Applied {
     /// Everything was written anew.
     pub whole: bool,
-    /// 1, but for a replacement that doesn't fit into one (then the last but sweeping is what switches).
+    /// 1, but for a replacement that does not fit into one.
     pub transactions: usize,
     pub messages: usize,
     pub bytes: usize,
@@ -217,20 +217,28 @@ impl Kernel {
         let bytes = lists.iter().map(Vec::len).sum();
         let messages = lists.iter().map(|list| channel::count(list)).sum();
         let [fill, switch, sweep] = &lists;
-        let parts: Vec<&[u8]>;
         let whole;
-        if bytes <= limit {
+        let (until_switch, after): (Vec<&[u8]>, Vec<&[u8]>) = if bytes <= limit {
             whole = lists.concat();
-            parts = vec![&whole];
+            (vec![&whole], Vec::new())
         } else {
-            let split = |list| channel::split(list, limit);
-            parts = [split(fill), vec![switch.as_slice()], split(sweep)].concat();
-        }
-        for part in &parts {
+            let mut until_switch = channel::split(fill, limit);
+            until_switch.push(switch);
+            (until_switch, channel::split(sweep, limit))
+        };
+        let transactions = until_switch.len() + after.len();
+        for part in until_switch {
             self.channel.commit(part)?;
         }
+        // The new generation is in force. What can't be swept now leads nowhere, and the next replacement tries again.
+        for part in after {
+            if let Err(error) = self.channel.commit(part) {
+                tracing::warn!(%error, "remains of the former generation stay in the kernel's table");
+                break;
+            }
+        }
         self.installed = Some(Installed { table: table.clone(), programs: replacement.programs, edition, uplinks });
-        Ok(Applied { whole: true, transactions: parts.len(), messages, bytes, elapsed: start.elapsed() })
+        Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
     }
 }
 

@@ -15,7 +15,7 @@ use sluice_policy::world::{Edit, World};
 use sluice_policy::{Table, View};
 use sluice_proxy::kernel::routes::PolicyRouting;
 use sluice_proxy::kernel::{Applied, Config, Kernel};
-use sluice_testnet::{Net, Node, Outcome, Pod, Port, Probe, Protocol};
+use sluice_testnet::{Net, Node, Options, Outcome, Pod, Port, Probe, Protocol, ReversePath};
 
 /// How long a probe may stay unanswered before it counts as dropped.
 pub const SILENCE: Duration = Duration::from_millis(400);
@@ -92,7 +92,9 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(config: Config) -> Self {
-        let net = Net::new().expect("a network");
+        // Without rp_filter: what is dropped shall be dropped by our rules.
+        let options = Options { reverse_path: ReversePath::Off, ..Options::default() };
+        let net = Net::with(options).expect("a network");
         let node = net.add_node("node-1", &[]).expect("a node");
         let mark = config.mark;
         let table = config.routing_table;
