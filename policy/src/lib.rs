@@ -14,6 +14,7 @@
 pub mod flow;
 pub mod http;
 pub mod label;
+mod memo;
 pub mod program;
 pub mod reason;
 mod sharded;

@@ -54,7 +54,7 @@ pub(crate) struct Compiled {
     policies: Vec<(PolicyId, Arc<Policy>)>,
     /// Line numbers, ascending, in each of these.
     pub(crate) everyone: Vec<u32>,
-    pub(crate) by_set: FxHashMap<SetId, Vec<u32>>,
+    by_set: FxHashMap<SetId, Vec<u32>>,
     by_block: Blocks,
     /// Made when the first request is judged: most programs of a large world never see one here.
     http: OnceLock<HttpIndex>,
@@ -194,6 +194,21 @@ fn index(lines: Lines, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
 }
 
 impl Compiled {
+    /// The lines that can match a pod in these sets, ascending: those for everyone, and those that name a set of its.
+    pub(crate) fn lines_for(&self, sets: &[SetId]) -> Vec<u32> {
+        let mut numbers = self.everyone.clone();
+        // Whichever side is shorter is gone through, the other is asked.
+        if sets.len() <= self.by_set.len() {
+            numbers.extend(sets.iter().filter_map(|set| self.by_set.get(set)).flatten());
+        } else {
+            let held = self.by_set.iter().filter(|(set, _)| sets.binary_search(set).is_ok());
+            numbers.extend(held.flat_map(|(_, numbers)| numbers));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
     pub(crate) fn blocks(&self) -> &Blocks {
         &self.by_block
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::flow::Protocol;
+use crate::memo::TableId;
 use crate::program::{self, Compiled};
 use crate::sharded::Sharded;
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, SetId};
@@ -17,6 +18,8 @@ pub use crate::program::{Line, LineAction, Lines};
 /// Everything a node decides by. Cheap to clone: parts that don't change are shared.
 #[derive(Clone, Debug)]
 pub struct Table {
+    /// What is remembered about it goes by this.
+    id: TableId,
     loaded: bool,
     nodes: Arc<FxHashMap<Arc<str>, NodeFacts>>,
     /// The first node's, which is the only one in a node's table.
@@ -81,6 +84,7 @@ impl Table {
     /// The table before the first snapshot: it denies everything, for `NoSnapshot`.
     pub fn empty() -> Self {
         Self {
+            id: TableId::fresh(),
             loaded: false,
             nodes: Arc::default(),
             node: Arc::default(),
@@ -98,6 +102,7 @@ impl Table {
     /// The first list makes a table loaded, also where it is empty of policies.
     pub fn apply(&self, changes: &[Change]) -> Result<(Self, Touched), ApplyError> {
         let mut table = self.clone();
+        table.id = TableId::fresh();
         table.loaded = true;
         let mut touched = Touched::default();
         let mut policies: FxHashSet<PolicyId> = FxHashSet::default();
@@ -318,6 +323,10 @@ impl Table {
         changes.extend(declared.map(|(id, identity)| Change::PutIdentity(*id, identity.programs)));
         changes.extend(self.endpoints.iter().map(|(ip, endpoint)| Change::PutEndpoint(*ip, endpoint.clone())));
         changes
+    }
+
+    pub(crate) fn id(&self) -> TableId {
+        self.id
     }
 
     /// Whether a snapshot has arrived.

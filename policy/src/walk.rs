@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::flow::{Direction, Flow, Request};
 use crate::http::Hits;
+use crate::memo;
 use crate::program::{Compiled, Line, LineAction};
 use crate::reason::Reason;
-use crate::snapshot::{Endpoint, Peer, SetId};
+use crate::snapshot::{Endpoint, Peer, ProgramId, SetId};
 use crate::source::{Action, Tier};
 use crate::table::Table;
 use crate::verdict::{Decision, Half, NamedRule, RuleId, Verdict};
@@ -84,11 +85,11 @@ impl Table {
     }
 
     fn half(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Half {
-        let (program, peer) = match self.judge(flow, direction, ends) {
+        let (id, program, peer) = match self.judge(flow, direction, ends) {
             Err(half) => return half,
             Ok(judge) => judge,
         };
-        let candidates = Candidates { table: self, program, flow, peer, destination: ends.destination };
+        let candidates = Candidates { table: self, id, program, flow, peer, destination: ends.destination };
         let mut from = 0;
         let hits = OnceCell::new();
         loop {
@@ -117,7 +118,7 @@ impl Table {
         flow: &Flow<'_>,
         direction: Direction,
         ends: &Ends<'t>,
-    ) -> Result<(&'t Compiled, Option<&'t Endpoint>), Half> {
+    ) -> Result<(ProgramId, &'t Compiled, Option<&'t Endpoint>), Half> {
         let (judged, address, peer) = match direction {
             Direction::Egress => (ends.source, flow.source, ends.destination),
             Direction::Ingress => (ends.destination, flow.destination, ends.source),
@@ -136,15 +137,16 @@ impl Table {
         {
             return Err(Half::allow(Reason::FromOwnNode));
         }
-        let program = self.programs(judged.identity).get(direction).and_then(|id| self.compiled(id));
-        program.map(|program| (program, peer.map(|e| &**e))).ok_or(Half::allow(Reason::NotIsolated))
+        let Some(id) = self.programs(judged.identity).get(direction) else { return Err(Half::allow(Reason::NotIsolated)) };
+        let program = self.compiled(id).expect("an applied table has the programs of its identities");
+        Ok((id, program, peer.map(|e| &**e)))
     }
 
     fn steps(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Vec<Step> {
-        let Ok((program, peer)) = self.judge(flow, direction, ends) else {
+        let Ok((id, program, peer)) = self.judge(flow, direction, ends) else {
             return Vec::new();
         };
-        let candidates = Candidates { table: self, program, flow, peer, destination: ends.destination };
+        let candidates = Candidates { table: self, id, program, flow, peer, destination: ends.destination };
         let hits = OnceCell::new();
         let mut from = 0;
         let mut decided = false;
@@ -223,6 +225,7 @@ struct Ends<'t> {
 /// One half of one flow against one program.
 struct Candidates<'a> {
     table: &'a Table,
+    id: ProgramId,
     program: &'a Compiled,
     flow: &'a Flow<'a>,
     /// The endpoint at the other end, if it is a pod's.
@@ -249,22 +252,12 @@ impl<'a> Candidates<'a> {
                 }
             }
         };
-        consider(&self.program.everyone);
-        if let Some(peer) = self.peer {
-            let sets = self.table.sets_of(peer.identity);
-            // Whichever side is shorter is gone through, the other is asked.
-            if sets.len() <= self.program.by_set.len() {
-                for set in sets {
-                    if let Some(numbers) = self.program.by_set.get(set) {
-                        consider(numbers);
-                    }
-                }
-            } else {
-                for (set, numbers) in &self.program.by_set {
-                    if sets.binary_search(set).is_ok() {
-                        consider(numbers);
-                    }
-                }
+        match self.peer {
+            None => consider(&self.program.everyone),
+            Some(peer) => {
+                consider(&memo::lines(self.table.id(), self.id, peer.identity, || {
+                    self.program.lines_for(self.table.sets_of(peer.identity))
+                }));
             }
         }
         self.program.blocks().lines(self.peer_address(), |number| consider(&[number]));
