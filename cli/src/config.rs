@@ -16,6 +16,8 @@ pub struct Settings {
     pub shell: PathBuf,
     /// Whether there is a `sudo` on the `PATH`.
     pub sudo: bool,
+    /// Whether this program was started through it.
+    pub through_sudo: bool,
 }
 
 impl Settings {
@@ -32,6 +34,7 @@ impl Settings {
             state_dir,
             shell: set("SHELL").map_or_else(|| PathBuf::from("/bin/sh"), PathBuf::from),
             sudo: set("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("sudo").is_file())),
+            through_sudo: set("SUDO_UID").is_some(),
         }
     }
 }

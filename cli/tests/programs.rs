@@ -224,3 +224,34 @@ fn help_teaches_and_says_the_version() {
     assert!(sluice(&["--print-config"], "").contains("stateDir: "));
     assert!(sluice(&["explain", "-f", "x", "--from", "a", "--to", "b/c", "--port", "80"], "").ends_with("exit 2\n"));
 }
+
+/// Every command that README.md shows with its output, and its policy.
+#[test]
+fn the_readme_tells_the_truth() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let block = |kind: &str| readme.split("```").filter_map(|part| part.strip_prefix(kind)).collect::<Vec<_>>();
+    let mut shown = 0;
+    for console in block("console\n") {
+        for part in console.split("$ sluice ").skip(1).filter(|part| !part.starts_with("demo ")) {
+            let (command, output) = part.split_once('\n').unwrap();
+            let (head, request) = command.split_once(" --http ").unwrap_or((command, ""));
+            let mut arguments: Vec<&str> = head.split(' ').collect();
+            if !request.is_empty() {
+                arguments.extend(["--http", request.trim_matches('\'')]);
+            }
+            let ran = Command::new(env!("CARGO_BIN_EXE_sluice")).args(&arguments).current_dir(&root).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&ran.stdout).trim_end(), output.trim_end(), "{command}");
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.yaml");
+    std::fs::write(&policy, block("yaml\n")[0]).unwrap();
+    let read = sluice(&["matrix", "-f", policy.to_str().unwrap(), "--port", "80/tcp"], "");
+    assert_eq!(read, "no pod with an address in these manifests\nexit 0\n");
+    let demo = block("text\n")[0];
+    let scene = std::fs::read_to_string(root.join("examples/demo/expectations.yaml")).unwrap();
+    assert_eq!(demo.matches('✔').count(), scene.matches("- from: ").count(), "README.md shows another scene");
+}

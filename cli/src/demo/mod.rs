@@ -84,17 +84,14 @@ fn perform(args: &DemoArgs, settings: &Settings, folder: &Path, signals: SigSet)
 /// Leaves everything as it is until Ctrl-C.
 fn keep_up(scene: &Scene, lab: &Lab, folder: &Path, settings: &Settings, signals: SigSet, paint: Paint) -> anyhow::Result<()> {
     let announced = exec::announce(lab, folder, settings)?;
-    let prefix = privilege::prefix();
+    let exec = format!("{}{} demo exec", if settings.through_sudo { "sudo " } else { "" }, own_path());
     let pod = scene.rows.iter().find(|row| lab.has_pod(&row.from)).map_or("POD", |row| row.from.as_str());
     let mut out = io::stdout().lock();
     writeln!(out, "\n{}", paint.paint(Tone::Strong, "It stays up until Ctrl-C."))?;
     writeln!(out, "  policies   {}  (a saved change is in force at once)", folder.join("policies").display())?;
     writeln!(out, "  records    tail -f {}", folder.join("records-*.jsonl").display())?;
-    writeln!(
-        out,
-        "  in a pod   {prefix}sluice demo exec {pod} -- curl -s http://NAME:PORT/PATH   (pods know each other by name)"
-    )?;
-    writeln!(out, "  the rules  {prefix}sluice demo exec {} -- nft list ruleset", lab.first_node())?;
+    writeln!(out, "  in a pod   {exec} {pod} -- curl -s http://NAME:PORT/PATH   (pods know each other by name)")?;
+    writeln!(out, "  the rules  {exec} {} -- nft list ruleset", lab.first_node())?;
     writeln!(out, "  pods       {}", lab.pod_names().join(", "))?;
     out.flush()?;
     drop(out);
@@ -102,6 +99,13 @@ fn keep_up(scene: &Scene, lab: &Lab, folder: &Path, settings: &Settings, signals
     drop(announced);
     println!("\nending");
     Ok(())
+}
+
+/// This program as a person in this folder would call it.
+fn own_path() -> String {
+    let own = std::env::current_exe().unwrap_or_else(|_| "sluice".into());
+    let here = std::env::current_dir().ok().and_then(|here| own.strip_prefix(here).map(Path::to_owned).ok());
+    here.unwrap_or(own).display().to_string()
 }
 
 /// Removes what would outlive this process when it is told to end in the middle. Processes and namespaces end with it.

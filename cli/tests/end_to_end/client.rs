@@ -95,7 +95,12 @@ impl Talk {
     pub(crate) fn open_within(ns: &Netns, to: &str, timeout: Duration) -> io::Result<Self> {
         let stream = ns.tcp_connect(None, to.parse().expect("an address and port"), timeout)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new() })
+        Ok(Self::of(stream))
+    }
+
+    /// Over a connection that is there already.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

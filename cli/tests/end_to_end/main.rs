@@ -4,7 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
 
+mod bypass;
 mod client;
+mod drain;
+mod files;
+mod hostile_clients;
+mod hostile_files;
+mod http;
+mod restart;
+mod revocation;
 mod scene;
 mod service;
+mod two_nodes;
 mod web;
