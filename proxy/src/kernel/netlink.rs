@@ -169,16 +169,27 @@ impl Socket {
     }
 
     /// Sends `message` and waits for the kernel's acknowledgement.
-    pub(super) fn acknowledged(&mut self, mut message: Message) -> Result<(), Error> {
+    pub(super) fn acknowledged(&mut self, message: Message) -> Result<(), Error> {
+        self.answered(message, |_, _| None::<()>).map(|_| ())
+    }
+
+    /// [`acknowledged`](Self::acknowledged), with what `visit` made of the last message before that (type and body).
+    pub(super) fn answered<T>(
+        &mut self,
+        mut message: Message,
+        mut visit: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
         message.bytes[6] |= flags::ACK.to_ne_bytes()[0];
         message.bytes[7] |= flags::ACK.to_ne_bytes()[1];
         self.send(&mut message)?;
+        let mut made = None;
         loop {
             let (length, _) = self.receive()?;
-            for answer in Answers(&self.buffer[..length]) {
-                if answer.sequence == self.sequence && answer.kind == NLMSG_ERROR {
-                    return answer.status();
+            for answer in Answers(&self.buffer[..length]).filter(|answer| answer.sequence == self.sequence) {
+                if answer.kind == NLMSG_ERROR {
+                    return answer.status().map(|()| made);
                 }
+                made = visit(answer.kind, answer.body);
             }
         }
     }

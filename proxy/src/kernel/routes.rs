@@ -125,13 +125,19 @@ impl PolicyRouting {
         Ok(())
     }
 
-    /// Whether rule and route of every family that this namespace has are in place.
+    /// Whether rule and route of every family that this namespace has are in place. Costs two look-ups, and reads all routes only where they
+    /// lead elsewhere.
     pub fn is_installed(&self) -> Result<bool, Error> {
         let mut routing = Routing::open()?;
         for family in routing.families()? {
-            if !routing.rules(family)?.iter().any(|r| self.is_rule(r))
-                || !routing.routes(family)?.iter().any(|r| self.is_route(r))
-            {
+            if !routing.rules(family)?.iter().any(|r| self.is_rule(r)) {
+                return Ok(false);
+            }
+            if routing.route_of(family, self.mark)?.is_some_and(|r| self.is_route(&r)) {
+                continue;
+            }
+            // Another rule may come first: then the table itself has to be looked at.
+            if !routing.routes(family)?.iter().any(|r| self.is_route(r)) {
                 return Ok(false);
             }
         }

@@ -45,8 +45,12 @@ mod rtm {
     pub(super) const FIXED_BYTES: usize = 12;
     pub(super) const TYPE_LOCAL: u8 = 2;
     pub(super) const SCOPE_HOST: u8 = 254;
+    pub(super) const ROUTE_DESTINATION: u16 = 1;
     pub(super) const ROUTE_OUT_INTERFACE: u16 = 4;
     pub(super) const ROUTE_TABLE: u16 = 15;
+    pub(super) const ROUTE_MARK: u16 = 16;
+    /// In a look-up: say which table answered.
+    pub(super) const LOOKUP_TABLE: u32 = 0x1000;
 
     pub(super) const ACTION_TO_TABLE: u8 = 1;
     pub(super) const RULE_PRIORITY: u16 = 6;
@@ -106,6 +110,7 @@ pub(super) struct Route {
     pub(super) table: u32,
     protocol: u8,
     pub(super) is_local_default: bool,
+    is_by_loopback: bool,
     body: Vec<u8>,
 }
 
@@ -121,8 +126,9 @@ impl Route {
             }
         }
         let is_default = (destination_bits, source_bits) == (0, 0);
-        let is_local_default = is_default && kind == rtm::TYPE_LOCAL && interface == loopback;
-        Some(Self { table, protocol, is_local_default, body: body.to_vec() })
+        let is_by_loopback = interface == loopback;
+        let is_local_default = is_default && kind == rtm::TYPE_LOCAL && is_by_loopback;
+        Some(Self { table, protocol, is_local_default, is_by_loopback, body: body.to_vec() })
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -167,6 +173,33 @@ impl Routing {
                 (route.is_ours() || !matches!(route.table, 253..=255)).then_some(route)
             })
             .map_err(refused("list the routes", family))
+    }
+
+    /// Where a packet with `mark` to an address that nobody has would be routed, and whether that is the local default. One look-up,
+    /// however many routes there are. `None`: nowhere.
+    pub(super) fn route_of(&mut self, family: Family, mark: Mark) -> Result<Option<Route>, Error> {
+        let loopback = self.loopback;
+        let (nobodys, bits): (&[u8], u8) = match family {
+            Family::V4 => (&[192, 0, 2, 1], 32),
+            Family::V6 => (&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 128),
+        };
+        let mut head = fixed(family, 0, 0, 0, 0, rtm::LOOKUP_TABLE);
+        head[1] = bits;
+        let mut message = Message::new(rtm::GET_ROUTE, 0, &head);
+        message.put(rtm::ROUTE_DESTINATION, nobodys);
+        message.put(rtm::ROUTE_MARK, &mark.value.to_ne_bytes());
+        let found = self.socket.answered(message, |_, body| {
+            let mut route = Route::decode(body, loopback)?;
+            // The answer is about the one address, whatever the route's own length.
+            route.is_local_default = body[7] == rtm::TYPE_LOCAL && route.is_by_loopback;
+            Some(route)
+        });
+        match found {
+            Err(e) if matches!(e.refusal(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL)) => {
+                Ok(None)
+            }
+            found => found.map_err(refused("look up the route of diverted packets", family)),
+        }
     }
 
     pub(super) fn add_local_default(&mut self, family: Family, table: u32) -> Result<(), Error> {

@@ -86,6 +86,22 @@ fn leftovers_of_another_configuration_are_replaced_and_others_rules_stay() {
     assert_eq!(text.matches("local default dev lo table 2004").count(), 2, "{text}");
 }
 
+/// So that [`PolicyRouting::is_installed`] needs to read no table, however large.
+#[test]
+fn one_look_up_finds_the_route() {
+    if no_namespaces() {
+        return;
+    }
+    let netns = Netns::new("routes-look-up").unwrap();
+    netns.run(|| {
+        let leads_here =
+            |family| Routing::open().unwrap().route_of(family, MARK).unwrap().is_some_and(|r| routing().is_route(&r));
+        assert_eq!(Family::BOTH.map(leads_here), [false, false]);
+        routing().install().unwrap();
+        assert_eq!(Family::BOTH.map(leads_here), [true, true]);
+    });
+}
+
 #[test]
 fn what_was_lost_is_seen_and_repaired() {
     if no_namespaces() {
