@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, Deny};
 use crate::feed::{Extent, Handover};
-use crate::kernel::conntrack::Conntrack;
+use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
 use crate::kernel::{self, Kernel, Mark};
@@ -165,9 +165,11 @@ impl Enforcer {
             return Ok(Revoked::default());
         }
         let label = self.label_bit;
+        let own = revoke::own_addresses().map_err(|error| EnforceError::Conntrack(error.into()))?;
+        let is_judged = |entry: &Entry| suspects.contains(entry) && !own.contains(&entry.original.source);
         let entries = self
             .conntrack
-            .keep(|entry| (suspects.contains(&entry) && revoke::must_end(table, label, &entry)).then_some(entry))
+            .keep(|entry| (is_judged(&entry) && revoke::must_end(table, label, &entry)).then_some(entry))
             .map_err(|error| EnforceError::Conntrack(error.into()))?;
         Ok(revoke::judge(table, suspects, label, entries))
     }

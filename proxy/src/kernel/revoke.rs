@@ -25,10 +25,14 @@
 //! same Inspect or Deny; without the label the revocation would cut what the proxy has just allowed. With it, both legs are left to
 //! the proxy, which judges its streams again by the same table, and which the chain asks first about every further packet of such a flow.
 //!
+//! **The node's own flows** to its pods never meet the rules (they leave by output), whatever address they come from: the Node object's, or
+//! one of a bridge or a veth that no object names. Entries with such a source ([`own_addresses`]) are not judged.
+//!
 //! Entries that a helper expected (the data connection of FTP) are judged by their own address and port like any other: cut, where
 //! the rules would not let them in by themselves.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::IpAddr;
 
 use sluice_policy::snapshot::{Peer, ProgramId};
@@ -112,6 +116,16 @@ fn is_touched(table: &Table, touched: &Touched, program: ProgramId) -> bool {
     let Some(lines) = table.lines(program) else { return true };
     let mut peers = lines.lines.iter().filter_map(|l| l.peers.as_ref()).flatten();
     peers.any(|p| matches!(p, Peer::Set(set) if touched.sets.contains(set)))
+}
+
+/// The addresses of the namespace's own interfaces: of the one that the calling thread is in.
+pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    Ok(addresses.collect())
 }
 
 /// Whether `entry` has to end. `diverted` is the number of the conntrack label *diverted*.

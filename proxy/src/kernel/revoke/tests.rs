@@ -169,6 +169,17 @@ fn only_flows_of_what_was_touched_are_judged() {
     assert!(suspects(&empty, &touched).is_empty());
 }
 
+#[test]
+fn the_nodes_own_addresses_are_those_of_its_interfaces() {
+    if no_namespaces() {
+        return;
+    }
+    let netns = Netns::new("revoke-own").unwrap();
+    netns.exec("ip", &["addr", "add", "10.1.0.254/32", "dev", "lo"]).unwrap();
+    let own = netns.run(|| own_addresses().unwrap());
+    assert_eq!(own, ["127.0.0.1", "::1", "10.1.0.254"].map(ip).into());
+}
+
 /// From a socket to the tuple: the entry of a live connection is picked out, and the other is not.
 #[test]
 fn real_connections_are_told_apart() {
