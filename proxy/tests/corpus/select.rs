@@ -60,7 +60,7 @@ pub(crate) fn edge_and_a_tenth(seed: Seed) -> Vec<Job> {
         cases.sort_by_key(|case| seed.number(case, "tenth"));
         cases.truncate(cases.len().div_ceil(10));
         jobs.extend(cases.into_iter().map(|case| {
-            let layout = if seed.number(&case, "layout") % 2 == 0 { Layout::OneNode } else { Layout::TwoNodes };
+            let layout = if seed.number(&case, "layout").is_multiple_of(2) { Layout::OneNode } else { Layout::TwoNodes };
             Job { case, layout }
         }));
     }
