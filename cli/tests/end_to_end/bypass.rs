@@ -18,6 +18,7 @@ spec:
   podSelector: { matchLabels: { app: backend } }
   ingress:
   - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
+    ports: [ { protocol: TCP, port: 8080 } ]
     http: [ { method: GET, path: "/api/.*" } ]
 ---
 apiVersion: networking.k8s.io/v1

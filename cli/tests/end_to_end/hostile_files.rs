@@ -101,7 +101,7 @@ fn what_can_not_be_understood_is_named_by_its_field_and_closes_its_pods() {
 
 #[test]
 fn a_regular_expression_of_ten_megabytes_harms_its_rule_alone() {
-    let Some(mut scene) = start() else { return };
+    let Some(scene) = start() else { return };
     let huge = format!("/({})", vec!["abcdefgh"; 10 << 17].join("|"));
     assert!(huge.len() > 10 << 20);
     let text = [reads("backend", &huge), reads("other", "/o")].join("---");

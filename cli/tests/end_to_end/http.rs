@@ -148,7 +148,7 @@ fn http2_with_prior_knowledge_is_judged_by_stream() {
     // A stream's trailers come through.
     let output = frontend.ns().output(Command::new("nghttp").args(["-v", "http://10.1.0.2:8080/trailers"])).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("x-sum: 42") && said.contains("onetwo"), "{said}");
+    assert!(["one", "two", "x-sum: 42"].iter().all(|part| said.contains(part)), "{said}");
 }
 
 #[test]
@@ -252,7 +252,9 @@ fn a_hundred_megabytes_pass_each_way_in_little_memory() {
         std::io::copy(&mut std::io::repeat(b'u').take(SIZE), file.as_file_mut()).unwrap();
         let from = file.path().to_str().unwrap();
         let up = curl(frontend.ns(), "http://10.1.0.2:8080/up/big", &["--max-time", "120", "--upload-file", from, version]);
-        assert_eq!((up.exit, up.json()["bytes"].as_u64()), (0, Some(SIZE)), "{version}: {up:?}");
+        let proxy = scene.programs.proxy("node-1").unwrap();
+        assert_eq!((up.exit, up.status), (0, 200), "{version}: {up:?}\n{proxy:?}");
+        assert_eq!(up.json()["bytes"], SIZE, "{version}: {up:?}");
         most = most.max(resident_mib(scene.programs.proxy("node-1").unwrap()));
     }
     println!("the proxy's memory: {before} MiB before, at most {most} MiB with 100 MiB each way and a client that does not read");

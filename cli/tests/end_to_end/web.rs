@@ -36,9 +36,6 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 /// A request as a server saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    /// `namespace/name` of the pod that was asked.
-    pub(crate) pod: String,
-    pub(crate) client: SocketAddr,
     pub(crate) method: String,
     /// Path and query as they came.
     pub(crate) target: String,
@@ -132,7 +129,7 @@ async fn answer(request: Request<Incoming>, client: SocketAddr, pod: Arc<str>, l
     let target = request.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
     let method = request.method().to_string();
     let version = format!("{:?}", request.version());
-    let seen = Seen { pod: pod.to_string(), client, method: method.clone(), target: target.clone(), headers: headers.clone() };
+    let seen = Seen { method: method.clone(), target: target.clone(), headers: headers.clone() };
     log.seen.lock().unwrap().push(seen);
 
     if request.headers().get(UPGRADE).is_some_and(|value| value == "websocket") {
