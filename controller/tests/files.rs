@@ -1,6 +1,6 @@
 //! A folder that people and programs change in all the ways they do.
 
-#[allow(dead_code, reason = "each test program uses a part of it")]
+#[expect(dead_code, reason = "each test program uses a part of it")]
 mod scene;
 
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! The program as people start and stop it.
 
-#[allow(dead_code, reason = "each test program uses a part of it")]
+#[expect(dead_code, reason = "each test program uses a part of it")]
 mod scene;
 
 use std::io::{BufRead, BufReader};

@@ -131,15 +131,15 @@ mod tests {
         let (a, b): (Arc<Path>, Arc<Path>) = (Path::new("a.yaml").into(), Path::new("b.yaml").into());
         let (red, blue) = (namespace("x", "red"), namespace("x", "blue"));
         let mut claims = Claims::default();
-        assert_eq!(claims.replace(&b, held(&[blue.clone()])), [Edit::Put(blue.clone())]);
+        assert_eq!(claims.replace(&b, held(std::slice::from_ref(&blue))), [Edit::Put(blue.clone())]);
         assert!(claims.duplicates().is_empty());
-        assert_eq!(claims.replace(&a, held(&[red.clone()])), [Edit::Put(red.clone())], "a comes before b");
+        assert_eq!(claims.replace(&a, held(std::slice::from_ref(&red))), [Edit::Put(red.clone())], "a comes before b");
         assert_eq!(
             claims.duplicates(),
             ["b.yaml: Namespace x: also in a.yaml, which comes first and counts; remove one of them"]
         );
         assert_eq!(claims.replace(&b, held(&[namespace("x", "green")])), [], "b doesn't count");
-        assert_eq!(claims.replace(&a, held(&[red.clone()])), [], "nothing changed");
+        assert_eq!(claims.replace(&a, held(std::slice::from_ref(&red))), [], "nothing changed");
         assert_eq!(claims.replace(&a, None), [Edit::Put(namespace("x", "green"))], "b inherits");
         assert!(claims.duplicates().is_empty());
         assert_eq!(claims.replace(&b, held(&[])), [Edit::Remove(red.key())]);

@@ -340,7 +340,7 @@ async fn a_hostile_controller_harms_nothing_that_is_in_force() {
         ("it speaks garbage", |path| {
             accept(path, |mut stream| {
                 Box::pin(async move {
-                    let bytes: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+                    let bytes: Vec<u8> = (0..100_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
                     // The node may hang up in the middle.
                     let _ = stream.write_all(&bytes).await;
                 })
