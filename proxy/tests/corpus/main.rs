@@ -25,7 +25,7 @@ use judge::{Tally, judge_case};
 use select::{Job, Seed};
 
 /// The time of a case is waiting, mostly.
-const CASES_AT_ONCE: usize = 12;
+const CASES_AT_ONCE: usize = 8;
 /// So many failures are printed in full.
 const SHOWN: usize = 8;
 
