@@ -63,15 +63,13 @@ async fn live(options: Options) -> Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let feed_metrics = FeedMetrics::new(&mut registry);
-    let admin_listener =
-        TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
+    let admin_listener = TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
 
     let (tables, table) = watch::channel(Arc::new(Table::empty()));
     let (kernel_state, kernel) = watch::channel(KernelState::Waiting);
-    let (sink, writer) = records::start(config.records.queue_lines, std::io::stdout())
-        .context("start the thread that writes records")?;
-    let dataplane =
-        Arc::new(Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent));
+    let (sink, writer) =
+        records::start(config.records.queue_lines, std::io::stdout()).context("start the thread that writes records")?;
+    let dataplane = Arc::new(Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent));
     let drain = dataplane.drain.clone();
 
     let workers = start_workers(&config, &dataplane)?;
@@ -144,8 +142,7 @@ fn start_workers(config: &Config, dataplane: &Arc<Dataplane>) -> Result<Vec<Work
         workers => workers,
     };
     // All listeners before the first connection: a listener that joins a group later takes over connections of others.
-    let listeners: Vec<Listeners> =
-        (0..count).map(|_| Listeners::bind(config.port)).collect::<Result<_, _>>()?;
+    let listeners: Vec<Listeners> = (0..count).map(|_| Listeners::bind(config.port)).collect::<Result<_, _>>()?;
     let mut workers = Vec::with_capacity(count);
     for (core, listeners) in listeners.into_iter().enumerate() {
         let dataplane = Arc::clone(dataplane);
@@ -167,14 +164,12 @@ async fn start_enforcer(
 ) -> Result<Worker> {
     let (opened, is_open) = oneshot::channel();
     let config = config.clone();
-    let worker = start_thread("kernel".into(), move |runtime| {
-        match Enforcer::open(&config, tables, state, metrics) {
-            Ok(enforcer) => {
-                let _ = opened.send(Ok(()));
-                runtime.block_on(enforcer.run(handovers));
-            }
-            Err(error) => drop(opened.send(Err(error))),
+    let worker = start_thread("kernel".into(), move |runtime| match Enforcer::open(&config, tables, state, metrics) {
+        Ok(enforcer) => {
+            let _ = opened.send(Ok(()));
+            runtime.block_on(enforcer.run(handovers));
         }
+        Err(error) => drop(opened.send(Err(error))),
     })?;
     is_open
         .await

@@ -171,8 +171,7 @@ impl Config {
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let place = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: place.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: place.clone(), source })?;
         Self::parse(&text, &place)
     }
 
@@ -180,10 +179,7 @@ impl Config {
         if text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#')) {
             return Ok(Self::default());
         }
-        let failed = |error: serde_saphyr::Error| ConfigError::File {
-            path: place.to_owned(),
-            message: error.to_string(),
-        };
+        let failed = |error: serde_saphyr::Error| ConfigError::File { path: place.to_owned(), message: error.to_string() };
         if let Ok(Value::Object(map)) = serde_saphyr::from_str::<Value>(text)
             && let Some(key) = NOT_YET.iter().find(|key| map.contains_key(**key))
         {

@@ -120,12 +120,7 @@ pub(crate) struct Conn {
 }
 
 /// Carries one connection to its end. `original` is where the client wanted to go.
-pub async fn handle_connection(
-    dataplane: Arc<Dataplane>,
-    stream: TcpStream,
-    client: SocketAddr,
-    original: OriginalDst,
-) {
+pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst) {
     let ends = Ends { client: ClientAddr(client), original };
     let conn = Arc::new(Conn {
         id: dataplane.ids.next(),
@@ -170,12 +165,7 @@ pub async fn handle_connection(
     conn.write_record(record, &ended);
 }
 
-async fn serve(
-    conn: &Arc<Conn>,
-    socket: Socket,
-    mut table: watch::Receiver<Arc<Table>>,
-    ruling: &Ruling,
-) -> Ended {
+async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<Table>>, ruling: &Ruling) -> Ended {
     let beginning = match ruling.decision {
         Decision::Deny => {
             conn.reset();
@@ -190,9 +180,7 @@ async fn serve(
     match beginning {
         Beginning::Is(Detected::Http1, read) => http::serve_http1(conn, socket, read).await,
         Beginning::Is(Detected::Http2, read) => http::serve_http2(conn, socket, read).await,
-        Beginning::Is(Detected::Other | Detected::Undecided, read) => {
-            not_http(conn, socket, read, Reason::NotTheProtocol).await
-        }
+        Beginning::Is(Detected::Other | Detected::Undecided, read) => not_http(conn, socket, read, Reason::NotTheProtocol).await,
         // A server that speaks first can't be told from a client that is slow.
         Beginning::TimedOut(read) => not_http(conn, socket, read, Reason::HeadTimeout).await,
         Beginning::NotNeeded(read) => opaque(conn, socket, read).await,
@@ -353,9 +341,7 @@ impl Conn {
 
     /// Changes whenever a byte moves.
     fn moved(&self) -> u64 {
-        [&self.client, &self.server]
-            .iter()
-            .fold(0, |sum: u64, leg| sum.wrapping_add(leg.received()).wrapping_add(leg.sent()))
+        [&self.client, &self.server].iter().fold(0, |sum: u64, leg| sum.wrapping_add(leg.received()).wrapping_add(leg.sent()))
     }
 
     fn write_record(&self, mut record: Record, ended: &Ended) {

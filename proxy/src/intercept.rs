@@ -54,8 +54,7 @@ impl Listeners {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 
 fn listen(address: SocketAddr) -> io::Result<StdListener> {
@@ -116,20 +115,12 @@ async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connectio
         };
         backoff = SHORTEST_BACKOFF;
         let Ok(original) = stream.local_addr() else { continue };
-        connections.spawn(handle_connection(
-            Arc::clone(&dataplane),
-            stream,
-            client,
-            OriginalDst(original),
-        ));
+        connections.spawn(handle_connection(Arc::clone(&dataplane), stream, client, OriginalDst(original)));
     }
 }
 
 /// Errors of accept(2) that are about the connection and not about the listener.
 fn is_one_connections(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | PermissionDenied
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | PermissionDenied)
 }

@@ -65,12 +65,7 @@ pub fn rule(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Ruling 
     let flow = flow(ends, request);
     let verdict = table.verdict(&flow);
     let direction = verdict.deciding();
-    Ruling {
-        decision: verdict.decision(),
-        reason: verdict.reason(),
-        direction,
-        by: table.by(&flow, &verdict, direction),
-    }
+    Ruling { decision: verdict.decision(), reason: verdict.reason(), direction, by: table.by(&flow, &verdict, direction) }
 }
 
 impl JudgedRequest {

@@ -94,18 +94,9 @@ impl Metrics {
         registry.register("requests", "Requests that the proxy judged, by outcome", m.requests);
         let seconds = || Unit::Seconds;
         registry.register_with_unit("upstream_connect", "Time to connect to a server", seconds(), m.connect);
-        registry.register_with_unit(
-            "response",
-            "Time from a judged request to the head of its response",
-            seconds(),
-            m.response,
-        );
+        registry.register_with_unit("response", "Time from a judged request to the head of its response", seconds(), m.response);
         registry.register("open_connections", "Connections that are open", m.open_connections);
-        registry.register(
-            "accept_backoffs",
-            "Waits of a listener for file descriptors or memory",
-            m.accept_backoffs,
-        );
+        registry.register("accept_backoffs", "Waits of a listener for file descriptors or memory", m.accept_backoffs);
         registry.register("records_suppressed", "Records left out", m.records_suppressed);
         registry.register("records_queued", "Records that wait to be written", m.records_queued);
         registry.register("generation", "Generation of the table that decides", m.generation);

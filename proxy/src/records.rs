@@ -147,8 +147,7 @@ impl Record {
         self.reason = ruling.reason;
         self.policy = ruling.by.first().cloned();
         self.policies = if ruling.by.len() > 1 { ruling.by.clone() } else { Vec::new() };
-        self.direction =
-            (denied && !ruling.by.is_empty()).then(|| ruling.direction.as_str());
+        self.direction = (denied && !ruling.by.is_empty()).then(|| ruling.direction.as_str());
     }
 
     pub fn lasted(&mut self, since: Instant) {
@@ -222,10 +221,7 @@ impl RecordWriter {
 }
 
 /// Starts the writer thread: at most `queue_lines` wait for `output`.
-pub fn start(
-    queue_lines: usize,
-    output: impl Write + Send + 'static,
-) -> std::io::Result<(RecordSink, RecordWriter)> {
+pub fn start(queue_lines: usize, output: impl Write + Send + 'static) -> std::io::Result<(RecordSink, RecordWriter)> {
     let (lines, queue) = sync_channel(queue_lines);
     let (finished, done) = sync_channel(1);
     let state = Arc::new(SinkState::default());

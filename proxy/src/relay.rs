@@ -44,13 +44,7 @@ pub async fn relay(mut client: Side, mut server: Side) -> io::Result<()> {
 }
 
 /// One direction, and its end.
-async fn carry(
-    from: ReadHalf<'_>,
-    from_leg: &Leg,
-    mut to: WriteHalf<'_>,
-    to_leg: &Leg,
-    first: Bytes,
-) -> io::Result<()> {
+async fn carry(from: ReadHalf<'_>, from_leg: &Leg, mut to: WriteHalf<'_>, to_leg: &Leg, first: Bytes) -> io::Result<()> {
     write_all(&mut to, to_leg, &first).await?;
     drop(first);
     let mut size = SMALLEST_BUFFER;

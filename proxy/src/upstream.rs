@@ -45,9 +45,7 @@ impl Dialer {
                 Self::Transparent => {
                     match dial(transparent(client), server).await {
                         // The port is held by another connection of this pod: any other port will do.
-                        Err(error) if is_taken(&error) => {
-                            dial(transparent(SocketAddr::new(client.ip(), 0)), server).await
-                        }
+                        Err(error) if is_taken(&error) => dial(transparent(SocketAddr::new(client.ip(), 0)), server).await,
                         result => result,
                     }
                 }

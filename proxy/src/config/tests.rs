@@ -59,7 +59,10 @@ fn refusals_name_the_key() {
     refused("enforcementAlone: true", &expect!["proxy.yaml: `enforcementAlone` is not supported yet; leave it out"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
-    refused("uplinks: [a-name-that-is-too-long]", &expect![[r#"uplinks: "a-name-that-is-too-long" is no interface name: 1 to 15 bytes"#]]);
+    refused(
+        "uplinks: [a-name-that-is-too-long]",
+        &expect![[r#"uplinks: "a-name-that-is-too-long" is no interface name: 1 to 15 bytes"#]],
+    );
     refused("limits: {headerBytes: 9999999}", &expect!["limits.headerBytes: must be at most 1048576"]);
     refused("limits: {headerBytes: 10}", &expect!["limits.headerBytes: must be at least 1024"]);
     let unknown = Config::parse("limit: {}", "proxy.yaml").unwrap_err().to_string();

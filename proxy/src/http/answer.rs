@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::{HeaderValue, Method, Response, StatusCode, header};
+use ::http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use sluice_policy::{Reason, Table};
@@ -60,14 +60,7 @@ pub(crate) fn of_head_error(error: HeadError) -> (StatusCode, Reason) {
     }
 }
 
-fn respond(
-    conn: &Conn,
-    status: StatusCode,
-    sentence: &str,
-    id: &str,
-    after: After,
-    track: Track,
-) -> Response<ResponseBody> {
+fn respond(conn: &Conn, status: StatusCode, sentence: &str, id: &str, after: After, track: Track) -> Response<ResponseBody> {
     track.entry.note(|record| {
         if let Some(http) = &mut record.http {
             http.status = Some(status.as_u16());
@@ -92,7 +85,8 @@ fn respond(
 
 /// Whether the connection can go on after a request that is not forwarded: only if its body is over, or soon is.
 pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incoming) -> After {
-    if body.is_end_stream() {
+    // HTTP/2 ends one stream without the others.
+    if body.is_end_stream() || parts.version == Version::HTTP_2 {
         return After::KeepAlive;
     }
     // Reading would ask the client to send what nobody wants.
@@ -102,13 +96,16 @@ pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incomin
     }
     let drained = async {
         let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
+        loop {
+            match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, bytes::Bytes::len) as u64,
+            }
             if bytes > DRAINED_BYTES {
                 return false;
             }
         }
-        body.is_end_stream()
     };
     match tokio::time::timeout(DRAIN_TIME, drained).await {
         Ok(true) => After::KeepAlive,

@@ -43,12 +43,11 @@ struct Allowed {
 }
 
 /// Answers one request. Never fails: a failure is an answer too.
-pub(crate) async fn exchange(
-    http: Arc<HttpConn>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+pub(crate) async fn exchange(http: Arc<HttpConn>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let (parts, body) = request.into_parts();
     let version = parts.version;
+    // The same question as the guard's, which holds back what follows such a request.
+    let may_tunnel = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
     let mut response = match http.admit(&parts) {
         Ok(Ok(allowed)) => http.forward(parts, body, allowed).await,
         Ok(Err(denial)) => {
@@ -62,7 +61,7 @@ pub(crate) async fn exchange(
     if version == Version::HTTP_2 {
         response.headers_mut().remove(header::CONNECTION);
     }
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS
+    if may_tunnel
         && !http.has_tunnel()
         && let Some(guard) = &http.guard
     {
@@ -117,22 +116,14 @@ impl HttpConn {
         })
     }
 
-    fn refuse(
-        &self,
-        version: Version,
-        id: RecordId,
-        status: StatusCode,
-        reason: Reason,
-        why: &str,
-    ) -> Response<ResponseBody> {
+    fn refuse(&self, version: Version, id: RecordId, status: StatusCode, reason: Reason, why: &str) -> Response<ResponseBody> {
         let record = self.record(&self.conn.table(), id, version);
         let track = self.judged(record, &Ruling::by_proxy(reason));
         refused(&self.conn, status, why, reason, &id.to_string(), track)
     }
 
     fn record(&self, table: &sluice_policy::Table, id: RecordId, version: Version) -> Record {
-        let mut record =
-            Record::new(RecordType::Request, id, &self.conn.dataplane.node, table, self.conn.ends());
+        let mut record = Record::new(RecordType::Request, id, &self.conn.dataplane.node, table, self.conn.ends());
         record.connection = Some(self.conn.id.to_string());
         let version = match version {
             Version::HTTP_10 => "1.0",
@@ -180,8 +171,7 @@ impl HttpConn {
             Err(error) => return self.failed(&error, &facts, id, track),
         };
         self.note_head(&track.entry, response.status());
-        let tunnels = response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || (connect && response.status().is_success());
+        let tunnels = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
         if tunnels {
             if !(upgrade || connect) {
                 self.upstream.disconnect().await;
@@ -215,13 +205,7 @@ impl HttpConn {
     }
 
     /// The answer where the server gave none.
-    fn failed(
-        &self,
-        error: &ForwardError,
-        facts: &BodyFacts,
-        id: RecordId,
-        track: Track,
-    ) -> Response<ResponseBody> {
+    fn failed(&self, error: &ForwardError, facts: &BodyFacts, id: RecordId, track: Track) -> Response<ResponseBody> {
         tracing::debug!(error = %crate::error_chain(error), "request not answered");
         if let Some(refusal) = facts.refused() {
             let (status, reason) = of_head_error(refusal);
@@ -230,9 +214,7 @@ impl HttpConn {
         }
         let (reason, why) = match error {
             ForwardError::Dial(_) => (Reason::UpstreamUnreachable, "the server can't be reached"),
-            ForwardError::Exchange(error) if error.is_parse() => {
-                (Reason::UpstreamMalformed, "the server's answer can't be read")
-            }
+            ForwardError::Exchange(error) if error.is_parse() => (Reason::UpstreamMalformed, "the server's answer can't be read"),
             ForwardError::Handshake(_) | ForwardError::Exchange(_) => {
                 (Reason::Aborted, "the server ended the connection without an answer")
             }
@@ -241,4 +223,3 @@ impl HttpConn {
         refused(&self.conn, StatusCode::BAD_GATEWAY, why, reason, &id.to_string(), track)
     }
 }
-

@@ -13,9 +13,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(crate) fn clean_request(headers: &mut HeaderMap, version: Version) -> bool {
     let options = connection_options(headers);
     let trailers = headers.get(header::TE).is_some_and(|te| has_token(te, "trailers"));
-    let upgrade = version == Version::HTTP_11
-        && options.iter().any(|option| option == header::UPGRADE)
-        && is_opaque_upgrade(headers);
+    let upgrade =
+        version == Version::HTTP_11 && options.contains(&header::UPGRADE) && is_opaque_upgrade(headers);
     for option in options {
         if option != header::UPGRADE {
             headers.remove(option);
@@ -70,9 +69,7 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.to_str().is_ok_and(|value| {
-        value.split(',').any(|part| {
-            part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token)
-        })
+        value.split(',').any(|part| part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
     })
 }
 
@@ -85,9 +82,8 @@ fn is_opaque_upgrade(headers: &HeaderMap) -> bool {
         .map(|name| name.trim_ascii().to_ascii_lowercase())
         .peekable();
     protocols.peek().is_some()
-        && protocols.all(|name| {
-            !name.is_empty() && ![b"h2".as_slice(), b"http", b"tls"].iter().any(|hidden| name.starts_with(hidden))
-        })
+        && protocols
+            .all(|name| !name.is_empty() && ![b"h2".as_slice(), b"http", b"tls"].iter().any(|hidden| name.starts_with(hidden)))
 }
 
 #[cfg(test)]

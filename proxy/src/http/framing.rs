@@ -63,14 +63,7 @@ enum State {
 
 impl ChunkScanner {
     pub(crate) fn new(trailer_limit_bytes: usize) -> Self {
-        Self {
-            state: State::Size,
-            size: 0,
-            digits: 0,
-            line: 0,
-            trailer: Vec::new(),
-            trailer_left: trailer_limit_bytes,
-        }
+        Self { state: State::Size, size: 0, digits: 0, line: 0, trailer: Vec::new(), trailer_left: trailer_limit_bytes }
     }
 
     fn advance(&mut self, bytes: &[u8]) -> Result<usize, HeadError> {
@@ -133,9 +126,8 @@ impl ChunkScanner {
             (b';', 1..) => Ok(State::Extension),
             // 15 digits are 2^60 - 1 bytes, so nothing can overflow anywhere.
             (_, ..15) => {
-                let digit = char::from(byte)
-                    .to_digit(16)
-                    .ok_or(HeadError::Malformed("a chunk size that is no hexadecimal number"))?;
+                let digit =
+                    char::from(byte).to_digit(16).ok_or(HeadError::Malformed("a chunk size that is no hexadecimal number"))?;
                 self.size = self.size << 4 | u64::from(digit);
                 self.digits += 1;
                 Ok(State::Size)
@@ -148,16 +140,8 @@ impl ChunkScanner {
 /// A trailer is a header, but not one that says how to read the message (RFC 9110 section 6.5.1).
 fn check_trailer(line: &[u8]) -> Result<(), HeadError> {
     let (name, _) = field(line)?;
-    let forbidden: [&[u8]; 8] = [
-        b"content-length",
-        b"transfer-encoding",
-        b"host",
-        b"connection",
-        b"upgrade",
-        b"te",
-        b"trailer",
-        b"authorization",
-    ];
+    let forbidden: [&[u8]; 8] =
+        [b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade", b"te", b"trailer", b"authorization"];
     if forbidden.iter().any(|f| name.eq_ignore_ascii_case(f)) || line.contains(&0) || line.contains(&b'\n') {
         return Err(HeadError::Malformed("a trailer that can't be one"));
     }

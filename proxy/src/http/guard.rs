@@ -162,8 +162,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
                 }
                 State::Body { framing, may_tunnel } => {
                     if framing.is_done() {
-                        self.state =
-                            if *may_tunnel { State::Held } else { State::Head(HeadScanner::default()) };
+                        self.state = if *may_tunnel { State::Held } else { State::Head(HeadScanner::default()) };
                         continue;
                     }
                     if self.buf.is_empty() {
@@ -242,10 +241,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             return Poll::Ready(());
         }
         self.remember(cx);
-        self.timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSE_GRACE)))
-            .as_mut()
-            .poll(cx)
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSE_GRACE))).as_mut().poll(cx)
     }
 
     fn refuse(&mut self, error: HeadError) {
@@ -261,7 +257,6 @@ impl<S: AsyncRead + Unpin> Guard<S> {
         let mut shared = self.handle.lock();
         shared.heads.push_back(refused);
         shared.in_flight += 1;
-        shared.not_a_tunnel = false;
     }
 
     fn resumed(&self) -> bool {
@@ -305,11 +300,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let State::Body { framing, .. } = &this.state
             && this.buf.is_empty()
@@ -328,19 +319,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

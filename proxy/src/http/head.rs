@@ -98,9 +98,7 @@ impl<'a> RequestLine<'a> {
         let bad = Malformed("a request line that isn't METHOD TARGET HTTP/1.x");
         let line = std::str::from_utf8(line).map_err(|_| Malformed("a request line that isn't ASCII"))?;
         let mut parts = line.split(' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
             return Err(bad);
         };
         let minor = match version {
@@ -260,9 +258,7 @@ pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = split_port(text);
     let host_fits = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
-        }
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)),
     };
     host_fits && port.is_none_or(|port| port.parse::<u16>().is_ok() && !port.starts_with('+'))
 }

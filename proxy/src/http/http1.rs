@@ -31,11 +31,8 @@ pub(crate) async fn serve_http1(conn: &Arc<Conn>, socket: Socket, read: BytesMut
     if let Some(cut) = conn.enter(Stage::Http) {
         return cut;
     }
-    let limits = HeadLimits {
-        bytes: conn.limits().header_bytes as usize,
-        time: conn.head_time(),
-        first_by: conn.first_head_by(),
-    };
+    let limits =
+        HeadLimits { bytes: conn.limits().header_bytes as usize, time: conn.head_time(), first_by: conn.first_head_by() };
     let (guard, handle) = Guard::new(socket, read, limits);
     let http = Arc::new(HttpConn {
         conn: Arc::clone(conn),
@@ -118,4 +115,3 @@ async fn linger(mut socket: Socket) {
     };
     let _ = tokio::time::timeout(LINGER_TIME, reading).await;
 }
-

@@ -39,10 +39,8 @@ impl Ledger {
 
     /// A request has been judged.
     pub(crate) fn open(&self, record: Record) -> Arc<Entry> {
-        let entry = Arc::new(Entry {
-            started: Instant::now(),
-            state: Mutex::new(EntryState { record: Some(record), finished: None }),
-        });
+        let entry =
+            Arc::new(Entry { started: Instant::now(), state: Mutex::new(EntryState { record: Some(record), finished: None }) });
         self.entries().push_back(Arc::clone(&entry));
         self.write_ready();
         entry
@@ -64,11 +62,7 @@ impl Ledger {
         let mut entries = self.entries();
         while let Some(front) = entries.front() {
             let finished = front.state().finished.is_some();
-            let overdue = || {
-                entries.iter().skip(1).any(|later| {
-                    later.state().finished.is_some_and(|at| at.elapsed() > PATIENCE)
-                })
-            };
+            let overdue = || entries.iter().skip(1).any(|later| later.state().finished.is_some_and(|at| at.elapsed() > PATIENCE));
             if !finished && !overdue() {
                 return;
             }

@@ -60,10 +60,7 @@ impl Pinned {
     }
 
     /// Sends a request and waits for the head of its response.
-    pub(crate) async fn send(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, ForwardError> {
+    pub(crate) async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ForwardError> {
         let unsent = match self.try_send(request).await? {
             Ok(response) => return Ok(response),
             Err(mut failed) => match failed.take_message() {

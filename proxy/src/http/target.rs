@@ -96,9 +96,8 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let got = read_target(&parts).map(|(judged, uri)| (judged.path, judged.host, uri.to_string()));
         let got = got.map_err(|error| error.to_string());
-        let expected = expected
-            .map(|(path, host, uri)| (path.to_owned(), host.to_owned(), uri.to_owned()))
-            .map_err(str::to_owned);
+        let expected =
+            expected.map(|(path, host, uri)| (path.to_owned(), host.to_owned(), uri.to_owned())).map_err(str::to_owned);
         assert_eq!(got, expected, "{method} {uri}");
     }
 
