@@ -77,6 +77,7 @@ pub(crate) async fn serve_http2(conn: &Arc<Conn>, socket: Socket, read: BytesMut
 
     let mut closing = false;
     let mut first_by = std::pin::pin!(tokio::time::sleep_until(conn.first_head_by()));
+    let mut first_is_due = false;
     let mut ledger_tick = tokio::time::interval(Duration::from_secs(1));
     let result = loop {
         tokio::select! {
@@ -86,11 +87,19 @@ pub(crate) async fn serve_http2(conn: &Arc<Conn>, socket: Socket, read: BytesMut
                 closing = true;
                 server.as_mut().graceful_shutdown();
             }
-            () = first_by.as_mut(), if !asked.load(Ordering::Relaxed) => {
-                conn.reset();
-                return Ended::Denied(Ruling::by_proxy(Reason::HeadTimeout));
+            // What happens while select! waits is seen only after it: its conditions are asked once, before.
+            () = first_by.as_mut(), if !first_is_due => {
+                first_is_due = true;
+                if !asked.load(Ordering::Relaxed) {
+                    conn.reset();
+                    return Ended::Denied(Ruling::by_proxy(Reason::HeadTimeout));
+                }
             }
-            _ = ledger_tick.tick(), if http.ledger.is_waiting() => http.ledger.write_ready(),
+            _ = ledger_tick.tick() => {
+                if http.ledger.is_waiting() {
+                    http.ledger.write_ready();
+                }
+            }
         }
     };
     match result {
