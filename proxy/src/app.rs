@@ -207,10 +207,11 @@ fn fit_to_file_limit(config: &mut Config) {
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
     if config.limits.connections > most {
-        tracing::warn!(
+        tracing::info!(
             files,
-            "the process may open {files} files, so limits.connections is {most} and not {}",
-            config.limits.connections
+            asked = config.limits.connections,
+            most,
+            "fewer connections than limits.connections: two files each"
         );
         config.limits.connections = most;
     }

@@ -1,5 +1,6 @@
 //! `sluice-proxy`: enforces the policies of one node.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -16,7 +17,11 @@ const BAD_INPUT: u8 = 2;
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
 
     let (file, settings) = match &args.command {
         Some(Command::Cleanup { config, settings }) => (config, settings),
