@@ -131,7 +131,7 @@ fn what_two_parsers_could_read_differently_never_reaches_the_server() {
         ("space before the colon", "GET /x HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nhello"),
         ("NUL in a value", "GET /x HTTP/1.1\r\nHost: a\r\nx-a: b\0c\r\n\r\n"),
         ("absolute-form against Host", "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n"),
-        ("a slash that hides", "GET /a%2fx HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("a slash that hides", "GET /a%252fx HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("two spaces", "GET  /x HTTP/1.1\r\nHost: a\r\n\r\n"),
     ];
     for (what, bytes) in rows {

@@ -151,6 +151,21 @@ fn http2_with_prior_knowledge_is_judged_by_stream() {
     assert!(["one", "two", "x-sum: 42"].iter().all(|part| said.contains(part)), "{said}");
 }
 
+/// The limit is on heads, and ends with the first of them.
+#[test]
+fn a_connection_outlives_the_time_for_its_head() {
+    let Some(scene) = start(&["--set", "limits.headSeconds=1"]) else { return };
+    let frontend = scene.pod("shop/frontend");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let slow = curl(frontend.ns(), "http://10.1.0.2:8080/wait?ms=3500", &[version]);
+        assert_eq!((slow.exit, slow.status), (0, 200), "{version}: {slow:?}");
+    }
+    let mut idle = talk(&scene);
+    assert_eq!(idle.get("/first").unwrap().status, 200);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(idle.get("/second").unwrap().status, 200, "nothing of a head has come meanwhile");
+}
+
 #[test]
 fn an_upgraded_connection_carries_any_bytes() {
     let Some(scene) = start(&[]) else { return };
