@@ -28,6 +28,7 @@
 //! |---|---|
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
 //! | `socket transparent 1 socket wildcard 0`: mark, accept | None: packets of the proxy's own sockets, ICMP errors about them included. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
+//! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
 //! | label *diverted*: `goto divert` | The five-tuple of a proxied connection that has ended, or of the proxy's own leg: conntrack still holds it as established, and a pod's packet would go to the server unread. |
 //! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. Before established, because the deletion comes after. |
 //! | established: accept | |
@@ -250,6 +251,16 @@ fn live(config: &Config, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         )
         .because("the proxy's own connections"),
+        Rule::new(
+            [
+                expr::state(expr::INVALID),
+                expr::not_a_bare_syn(),
+                expr::socket_transparent(true),
+                expr::set_mark(config.mark.value, config.mark.mask),
+            ],
+            &Verdict::Accept,
+        )
+        .because("the proxy's connections that begin"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ];
     rules.extend(Family::BOTH.map(|family| Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)));
