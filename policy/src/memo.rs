@@ -1,8 +1,8 @@
-//! Which lines of a program can match the pods of an identity: worked out once, then remembered.
+//! How the flows between two identities are judged: worked out once, then remembered.
 //!
-//! Without it each verdict would intersect the sets of the peer with the sets of the program, some hundred on each side in a large
-//! world. The memory is each thread's own, so no verdict waits for another; it is an answer that could be worked out again, and never
-//! changes one.
+//! Without it each verdict would look up both identities and programs and intersect the sets of each end with those of the
+//! other's program, some hundred on each side in a large world. The memory is each thread's own, so no verdict waits for another; it
+//! is an answer that could be worked out again, and never changes one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 
-use crate::snapshot::{IdentityId, ProgramId};
+use crate::snapshot::IdentityId;
+use crate::walk::Plans;
 
 /// Tells tables apart: what is remembered holds for one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +28,32 @@ impl TableId {
 /// Pairs that a thread remembers; beyond, it begins anew.
 const MOST_PAIRS: usize = 1 << 16;
 
+/// Identity of source and destination, and whether they are local; addresses that no pod has are told apart from all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key([u64; 2]);
+
+impl Key {
+    pub(crate) fn new(ends: [Option<(IdentityId, bool)>; 2]) -> Self {
+        Self(ends.map(|end| end.map_or(0, |(identity, local)| 1 + (u64::from(identity.0) << 1 | u64::from(local)))))
+    }
+}
+
 struct Memo {
     table: TableId,
-    lines: FxHashMap<(ProgramId, IdentityId), Rc<[u32]>>,
+    plans: FxHashMap<Key, Rc<Plans>>,
 }
 
 thread_local! {
-    static MEMO: RefCell<Memo> = RefCell::new(Memo { table: TableId(0), lines: FxHashMap::default() });
+    static MEMO: RefCell<Memo> = RefCell::new(Memo { table: TableId(0), plans: FxHashMap::default() });
 }
 
-/// The line numbers that `work_out` gives for the pair, ascending.
-pub(crate) fn lines(table: TableId, program: ProgramId, peer: IdentityId, work_out: impl FnOnce() -> Vec<u32>) -> Rc<[u32]> {
+/// The plans for `key`, by `work_out` if this thread doesn't remember them for `table`.
+pub(crate) fn plans(table: TableId, key: Key, work_out: impl FnOnce() -> Plans) -> Rc<Plans> {
     MEMO.with_borrow_mut(|memo| {
-        if memo.table != table || memo.lines.len() >= MOST_PAIRS {
+        if memo.table != table || memo.plans.len() >= MOST_PAIRS {
             memo.table = table;
-            memo.lines.clear();
+            memo.plans.clear();
         }
-        memo.lines.entry((program, peer)).or_insert_with(|| work_out().into()).clone()
+        memo.plans.entry(key).or_insert_with(|| Rc::new(work_out())).clone()
     })
 }

@@ -8,7 +8,7 @@ use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
 
 use crate::flow::{Direction, Protocol};
-use crate::http::{HttpIndex, HttpIndexBuilder};
+use crate::http::HttpIndex;
 use crate::snapshot::{Endpoint, Peer, Policy, PolicyId, Rule, SetId};
 use crate::source::{Action, L7, PortMatch, Tier};
 use crate::verdict::{Decision, RuleId};
@@ -221,14 +221,10 @@ impl Compiled {
 
     pub(crate) fn http(&self) -> &HttpIndex {
         self.http.get_or_init(|| {
-            let mut builder = HttpIndexBuilder::default();
-            for line in &self.lines.lines {
-                match self.rule(line.rule).and_then(|rule| rule.l7.as_ref()) {
-                    Some(L7::Http(items)) => builder.push_line(items),
-                    None => builder.push_line(&[]),
-                }
-            }
-            builder.build()
+            HttpIndex::new(self.lines.lines.iter().map(|line| match self.rule(line.rule).and_then(|rule| rule.l7.as_ref()) {
+                Some(L7::Http(items)) => items.as_slice(),
+                None => &[],
+            }))
         })
     }
 }

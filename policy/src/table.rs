@@ -28,9 +28,24 @@ pub struct Table {
     sets: Sharded<SetId, Arc<FxHashSet<IdentityId>>>,
     programs: Sharded<ProgramId, ProgramEntry>,
     identities: Sharded<IdentityId, Arc<Identity>>,
-    pub(crate) endpoints: Sharded<IpAddr, Arc<Endpoint>>,
+    pub(crate) endpoints: Sharded<IpAddr, Slot>,
     /// Node addresses, and whose they are.
     pub(crate) node_ips: Arc<FxHashMap<IpAddr, Arc<str>>>,
+}
+
+/// An endpoint, and of it what every verdict asks, to be had without another step.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) identity: IdentityId,
+    pub(crate) local: bool,
+    pub(crate) conflict: bool,
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+impl Slot {
+    fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self { identity: endpoint.identity, local: endpoint.local, conflict: endpoint.conflict, endpoint }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -226,7 +241,7 @@ impl Table {
 
     fn put_endpoint(&mut self, ip: IpAddr, endpoint: &Arc<Endpoint>, touched: &mut Touched) {
         touched.endpoints.insert(ip);
-        if let Some(old) = self.endpoints.insert(ip, endpoint.clone())
+        if let Some(old) = self.endpoints.insert(ip, Slot::new(endpoint.clone()))
             && old.identity != endpoint.identity
         {
             self.leave_identity(ip, old.identity);
@@ -321,7 +336,7 @@ impl Table {
         changes.extend(self.programs.iter().map(|(id, entry)| Change::PutProgram(*id, entry.program.clone())));
         let declared = self.identities.iter().filter(|(_, identity)| identity.declared);
         changes.extend(declared.map(|(id, identity)| Change::PutIdentity(*id, identity.programs)));
-        changes.extend(self.endpoints.iter().map(|(ip, endpoint)| Change::PutEndpoint(*ip, endpoint.clone())));
+        changes.extend(self.endpoints.iter().map(|(ip, slot)| Change::PutEndpoint(*ip, slot.endpoint.clone())));
         changes
     }
 
@@ -339,12 +354,12 @@ impl Table {
     }
 
     pub fn endpoint(&self, ip: IpAddr) -> Option<&Arc<Endpoint>> {
-        self.endpoints.get(&ip)
+        self.endpoints.get(&ip).map(|slot| &slot.endpoint)
     }
 
     /// All endpoints, local ones and peers, in no particular order.
     pub fn endpoints(&self) -> impl Iterator<Item = (IpAddr, &Arc<Endpoint>)> {
-        self.endpoints.iter().map(|(ip, endpoint)| (*ip, endpoint))
+        self.endpoints.iter().map(|(ip, slot)| (*ip, &slot.endpoint))
     }
 
     pub fn endpoint_count(&self) -> usize {
@@ -369,8 +384,8 @@ impl Table {
         self.compiled(program).map(|compiled| &compiled.lines)
     }
 
-    pub(crate) fn compiled(&self, program: ProgramId) -> Option<&Compiled> {
-        self.programs.get(&program).map(|entry| &*entry.compiled)
+    pub(crate) fn compiled(&self, program: ProgramId) -> Option<&Arc<Compiled>> {
+        self.programs.get(&program).map(|entry| &entry.compiled)
     }
 
     pub fn policy(&self, id: PolicyId) -> Option<&Arc<Policy>> {
@@ -416,8 +431,8 @@ impl Table {
 
     /// Where the port `name` of `protocol` is found: address and number for each endpoint that has it.
     pub fn named_ports(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = (IpAddr, u16)> {
-        self.endpoints.iter().flat_map(move |(ip, endpoint)| {
-            let ports = endpoint.ports.iter().filter(move |p| p.protocol == protocol && *p.name == *name);
+        self.endpoints.iter().flat_map(move |(ip, slot)| {
+            let ports = slot.endpoint.ports.iter().filter(move |p| p.protocol == protocol && *p.name == *name);
             ports.map(move |p| (*ip, p.port))
         })
     }

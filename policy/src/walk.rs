@@ -1,16 +1,17 @@
 //! The one walk that decides a flow, and that explains it.
 
 use std::cell::OnceCell;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::{Direction, Flow, Request};
-use crate::http::Hits;
+use crate::flow::{Direction, Flow, Protocol, Request};
+use crate::http::Hit;
 use crate::memo;
 use crate::program::{Compiled, Line, LineAction};
 use crate::reason::Reason;
-use crate::snapshot::{Endpoint, Peer, ProgramId, SetId};
-use crate::source::{Action, Tier};
-use crate::table::Table;
+use crate::snapshot::{Endpoint, Peer, SetId};
+use crate::source::{Action, PortMatch, Tier};
+use crate::table::{Slot, Table};
 use crate::verdict::{Decision, Half, NamedRule, RuleId, Verdict};
 
 impl Table {
@@ -27,12 +28,16 @@ impl Table {
     /// | an address of the node's pods that no pod has | | denied | |
     /// | | an address of the node's pods that no pod has | | denied |
     pub fn verdict(&self, flow: &Flow<'_>) -> Verdict {
-        match self.ends(flow) {
-            Err(half) => Verdict::both(half),
-            Ok(ends) => {
-                Verdict { egress: self.half(flow, Direction::Egress, &ends), ingress: self.half(flow, Direction::Ingress, &ends) }
-            }
-        }
+        let ends = match self.ends(flow) {
+            Err(half) => return Verdict::both(half),
+            Ok(ends) => ends,
+        };
+        let plans = memo::plans(self.id(), ends.key(), || Plans {
+            egress: self.plan(Direction::Egress, &ends),
+            ingress: self.plan(Direction::Ingress, &ends),
+        });
+        let half = |direction, plan| self.without_program(flow, direction, &ends).unwrap_or_else(|| half(plan, flow, &ends));
+        Verdict { egress: half(Direction::Egress, &plans.egress), ingress: half(Direction::Ingress, &plans.ingress) }
     }
 
     /// Who decided one half of `verdict(flow)`: the rule, or every policy that isolates where none allows. Empty: no policy.
@@ -77,77 +82,60 @@ impl Table {
             return Err(Half::deny(Reason::AddressConflict));
         }
         if let (Some(source), Some(destination)) = (source, destination)
-            && (Arc::ptr_eq(source, destination) || source.pod == destination.pod)
+            // A pod has one identity, so most pairs are told apart without looking at names.
+            && source.identity == destination.identity
+            && source.endpoint.pod == destination.endpoint.pod
         {
             return Err(Half::allow(Reason::SamePod));
         }
         Ok(Ends { source, destination })
     }
 
-    fn half(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Half {
-        let (id, program, peer) = match self.judge(flow, direction, ends) {
-            Err(half) => return half,
-            Ok(judge) => judge,
-        };
-        let candidates = Candidates { table: self, id, program, flow, peer, destination: ends.destination };
-        let mut from = 0;
-        let hits = OnceCell::new();
-        loop {
-            let Some((number, line, item)) = candidates.first(from, &hits) else {
-                return default_half(program, flow);
-            };
-            let rule = RuleId { item, ..line.rule };
-            let (decision, reason) = match line.action {
-                LineAction::Pass => {
-                    from = next_tier(program, number);
-                    continue;
-                }
-                LineAction::Allow => (Decision::Allow, Reason::RuleMatched),
-                LineAction::Deny => (Decision::Deny, Reason::DeniedByRule),
-                LineAction::Inspect if flow.request.is_none() => (Decision::Inspect, Reason::NeedsRequest),
-                LineAction::Inspect if is_deny(program, line) => (Decision::Deny, Reason::DeniedByRule),
-                LineAction::Inspect => (Decision::Allow, Reason::RuleMatched),
-            };
-            return Half { decision, reason, rule: Some(rule) };
-        }
-    }
-
-    /// The program that judges this half and the endpoint at the other end, or the answer that needs none.
-    fn judge<'t>(
-        &'t self,
-        flow: &Flow<'_>,
-        direction: Direction,
-        ends: &Ends<'t>,
-    ) -> Result<(ProgramId, &'t Compiled, Option<&'t Endpoint>), Half> {
-        let (judged, address, peer) = match direction {
-            Direction::Egress => (ends.source, flow.source, ends.destination),
-            Direction::Ingress => (ends.destination, flow.destination, ends.source),
+    /// The answer for a half that no program judges because of the addresses themselves.
+    fn without_program(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Option<Half> {
+        let (judged, address) = match direction {
+            Direction::Egress => (ends.source, flow.source),
+            Direction::Ingress => (ends.destination, flow.destination),
         };
         let Some(judged) = judged else {
             // The node's own address may lie in the range of its pods (a bridge's gateway does).
             let unknown = self.node().pod_cidrs.iter().any(|net| net.contains(&address)) && !self.node_ips.contains_key(&address);
-            return Err(if unknown { Half::deny(Reason::UnknownPod) } else { Half::allow(Reason::NotOurPod) });
+            return Some(if unknown { Half::deny(Reason::UnknownPod) } else { Half::allow(Reason::NotOurPod) });
         };
-        if !judged.local {
-            return Err(Half::allow(Reason::NotOurPod));
+        if direction == Direction::Ingress && ends.source.is_none() && judged.local {
+            let node = self.node_ips.get(&flow.source)?;
+            let own = judged.endpoint.host.as_ref().is_none_or(|host| host == node);
+            return own.then_some(Half::allow(Reason::FromOwnNode));
         }
-        if direction == Direction::Ingress
-            && let Some(node) = self.node_ips.get(&flow.source)
-            && judged.host.as_ref().is_none_or(|host| host == node)
-        {
-            return Err(Half::allow(Reason::FromOwnNode));
-        }
-        let Some(id) = self.programs(judged.identity).get(direction) else { return Err(Half::allow(Reason::NotIsolated)) };
-        let program = self.compiled(id).expect("an applied table has the programs of its identities");
-        Ok((id, program, peer.map(|e| &**e)))
+        None
+    }
+
+    /// How a half is judged, as far as that hangs on identities alone.
+    fn plan(&self, direction: Direction, ends: &Ends<'_>) -> Plan {
+        let (judged, peer) = match direction {
+            Direction::Egress => (ends.source, ends.destination),
+            Direction::Ingress => (ends.destination, ends.source),
+        };
+        let Some(judged) = judged.filter(|endpoint| endpoint.local) else {
+            return Plan::Fixed(Half::allow(Reason::NotOurPod));
+        };
+        let Some(id) = self.programs(judged.identity).get(direction) else {
+            return Plan::Fixed(Half::allow(Reason::NotIsolated));
+        };
+        let program = self.compiled(id).expect("an applied table has the programs of its identities").clone();
+        let sets: Vec<SetId> = peer.map(|peer| self.sets_of(peer.identity).to_vec()).unwrap_or_default();
+        let candidates = program.lines_for(&sets).into_iter().map(|line| Candidate::new(&program, line)).collect();
+        Plan::Program { candidates, sets, program }
     }
 
     fn steps(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Vec<Step> {
-        let Ok((id, program, peer)) = self.judge(flow, direction, ends) else {
+        if self.without_program(flow, direction, ends).is_some() {
+            return Vec::new();
+        }
+        let Plan::Program { program, sets, .. } = self.plan(direction, ends) else {
             return Vec::new();
         };
-        let candidates = Candidates { table: self, id, program, flow, peer, destination: ends.destination };
-        let hits = OnceCell::new();
+        let judged = Judged::new(&program, flow, ends);
         let mut from = 0;
         let mut decided = false;
         let mut steps = Vec::new();
@@ -155,11 +143,11 @@ impl Table {
             let outcome = if decided || number < from {
                 Outcome::NotReached
             } else {
-                match candidates.matches(number, line, &hits) {
+                match judged.matches(number, line, &sets) {
                     Err(miss) => Outcome::Missed(miss),
                     Ok(item) => {
                         if line.action == LineAction::Pass {
-                            from = next_tier(program, number);
+                            from = next_tier(&program, number);
                         } else {
                             decided = true;
                         }
@@ -173,6 +161,91 @@ impl Table {
             steps.push(Step { id: line.rule, tier: line.tier, rule, action: line.action, outcome });
         }
         steps
+    }
+}
+
+/// Both halves of all flows between two identities.
+pub(crate) struct Plans {
+    egress: Plan,
+    ingress: Plan,
+}
+
+enum Plan {
+    Fixed(Half),
+    Program {
+        program: Arc<Compiled>,
+        /// The lines that can match the peer's pod; those for blocks, which hang on its address, are not among them.
+        candidates: Box<[Candidate]>,
+        /// The sets of the peer's pod, sorted.
+        sets: Vec<SetId>,
+    },
+}
+
+/// A line that can match, and as much of its ports as fits beside its number: most flows are decided without looking at more.
+#[derive(Clone, Copy)]
+struct Candidate {
+    line: u32,
+    inspects: bool,
+    ports: Ports,
+}
+
+#[derive(Clone, Copy)]
+enum Ports {
+    Every,
+    One {
+        protocol: Protocol,
+        first: u16,
+        last: u16,
+    },
+    /// Names, or several: the line itself says.
+    Several,
+}
+
+impl Candidate {
+    fn new(program: &Compiled, line: u32) -> Self {
+        let found = &program.lines.lines[line as usize];
+        let ports = match found.ports.as_deref() {
+            None => Ports::Every,
+            Some([PortMatch::All { protocol }]) => Ports::One { protocol: *protocol, first: 0, last: u16::MAX },
+            Some([PortMatch::Range { protocol, first, last }]) => Ports::One { protocol: *protocol, first: *first, last: *last },
+            Some(_) => Ports::Several,
+        };
+        Self { line, inspects: found.action == LineAction::Inspect, ports }
+    }
+
+    fn may_match(&self, flow: &Flow<'_>) -> bool {
+        match self.ports {
+            Ports::One { protocol, first, last } => protocol == flow.protocol && (first..=last).contains(&flow.destination_port),
+            Ports::Every | Ports::Several => true,
+        }
+    }
+}
+
+/// One half of one flow, by its plan: the first line that matches decides.
+fn half(plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
+    let (program, candidates) = match plan {
+        Plan::Fixed(half) => return *half,
+        Plan::Program { program, candidates, .. } => (program, candidates),
+    };
+    let judged = Judged::new(program, flow, ends);
+    let mut from = 0;
+    loop {
+        let Some((number, item)) = judged.first(from, candidates) else {
+            return default_half(program, flow);
+        };
+        let line = &program.lines.lines[number];
+        let (decision, reason) = match line.action {
+            LineAction::Pass => {
+                from = next_tier(program, number);
+                continue;
+            }
+            LineAction::Allow => (Decision::Allow, Reason::RuleMatched),
+            LineAction::Deny => (Decision::Deny, Reason::DeniedByRule),
+            LineAction::Inspect if flow.request.is_none() => (Decision::Inspect, Reason::NeedsRequest),
+            LineAction::Inspect if is_deny(program, line) => (Decision::Deny, Reason::DeniedByRule),
+            LineAction::Inspect => (Decision::Allow, Reason::RuleMatched),
+        };
+        return Half { decision, reason, rule: Some(RuleId { item, ..line.rule }) };
     }
 }
 
@@ -218,62 +291,77 @@ pub enum Miss {
 }
 
 struct Ends<'t> {
-    source: Option<&'t Arc<Endpoint>>,
-    destination: Option<&'t Arc<Endpoint>>,
+    source: Option<&'t Slot>,
+    destination: Option<&'t Slot>,
+}
+
+impl Ends<'_> {
+    /// What the plans of the two halves hang on.
+    fn key(&self) -> memo::Key {
+        memo::Key::new([self.source, self.destination].map(|end| end.map(|slot| (slot.identity, slot.local))))
+    }
 }
 
 /// One half of one flow against one program.
-struct Candidates<'a> {
-    table: &'a Table,
-    id: ProgramId,
+struct Judged<'a> {
     program: &'a Compiled,
     flow: &'a Flow<'a>,
-    /// The endpoint at the other end, if it is a pod's.
-    peer: Option<&'a Endpoint>,
     destination: Option<&'a Arc<Endpoint>>,
+    /// What the request matches, once that is asked.
+    hits: OnceCell<Vec<Hit>>,
 }
 
-impl<'a> Candidates<'a> {
-    /// The first line from `from` on that matches, by way of the index.
-    fn first(&self, from: usize, hits: &OnceCell<Hits<'a>>) -> Option<(usize, &'a Line, Option<u16>)> {
-        let mut best: Option<(usize, Option<u16>)> = None;
-        let mut consider = |numbers: &[u32]| {
-            for &number in numbers {
-                let number = number as usize;
-                if best.is_some_and(|(best, _)| number >= best) {
-                    break;
-                }
-                if number < from {
-                    continue;
-                }
-                if let Ok(item) = self.rest_matches(number, &self.program.lines.lines[number], hits) {
-                    best = Some((number, item));
-                    break;
-                }
-            }
-        };
-        match self.peer {
-            None => consider(&self.program.everyone),
-            Some(peer) => {
-                consider(&memo::lines(self.table.id(), self.id, peer.identity, || {
-                    self.program.lines_for(self.table.sets_of(peer.identity))
-                }));
-            }
-        }
-        self.program.blocks().lines(self.peer_address(), |number| consider(&[number]));
-        best.map(|(number, item)| (number, &self.program.lines.lines[number], item))
+impl<'a> Judged<'a> {
+    fn new(program: &'a Compiled, flow: &'a Flow<'a>, ends: &Ends<'a>) -> Self {
+        Self { program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
     }
 
-    fn peer_address(&self) -> std::net::IpAddr {
+    /// The item of an inspecting line that the request matches.
+    fn item(&self, line: usize) -> Option<u16> {
+        let Some(Request::Http(request)) = self.flow.request else { return None };
+        let hits = self.hits.get_or_init(|| self.program.http().hits(request));
+        let place = hits.binary_search_by_key(&line, |hit| hit.line as usize).ok()?;
+        Some(hits[place].item)
+    }
+
+    /// The first line from `from` on that matches, and its L7 item that did.
+    fn first(&self, from: usize, candidates: &[Candidate]) -> Option<(usize, Option<u16>)> {
+        let mut best: Option<(usize, Option<u16>)> = None;
+        for candidate in candidates {
+            let number = candidate.line as usize;
+            if number < from || !candidate.may_match(self.flow) {
+                continue;
+            }
+            // Most of many lines that read requests don't match this one: they need not be looked at further.
+            if candidate.inspects && matches!(self.flow.request, Some(Request::Http(_))) && self.item(number).is_none() {
+                continue;
+            }
+            if let Ok(item) = self.rest_matches(number, &self.program.lines.lines[number]) {
+                best = Some((number, item));
+                break;
+            }
+        }
+        self.program.blocks().lines(self.peer_address(), |number| {
+            let number = number as usize;
+            if number < from || best.is_some_and(|(best, _)| number >= best) {
+                return;
+            }
+            if let Ok(item) = self.rest_matches(number, &self.program.lines.lines[number]) {
+                best = Some((number, item));
+            }
+        });
+        best
+    }
+
+    fn peer_address(&self) -> IpAddr {
         match self.program.lines.direction {
             Direction::Egress => self.flow.destination,
             Direction::Ingress => self.flow.source,
         }
     }
 
-    /// Whether a line matches, tried without the index.
-    fn matches(&self, number: usize, line: &'a Line, hits: &OnceCell<Hits<'a>>) -> Result<Option<u16>, Miss> {
-        let sets: &[SetId] = self.peer.map(|peer| self.table.sets_of(peer.identity)).unwrap_or_default();
+    /// Whether a line matches, tried without candidates. `sets` are those of the peer's pod.
+    fn matches(&self, number: usize, line: &Line, sets: &[SetId]) -> Result<Option<u16>, Miss> {
         let address = self.peer_address();
         let peer_matches = line.peers.as_ref().is_none_or(|peers| {
             peers.iter().any(|peer| match peer {
@@ -284,13 +372,12 @@ impl<'a> Candidates<'a> {
         if !peer_matches {
             return Err(Miss::Peer);
         }
-        self.rest_matches(number, line, hits)
+        self.rest_matches(number, line)
     }
 
     /// Whether a line whose peers match also matches by port and request.
-    fn rest_matches(&self, number: usize, line: &'a Line, hits: &OnceCell<Hits<'a>>) -> Result<Option<u16>, Miss> {
-        let destination = self.destination.map(|e| &**e);
-        if !line.ports_match(self.flow.protocol, self.flow.destination_port, destination) {
+    fn rest_matches(&self, number: usize, line: &Line) -> Result<Option<u16>, Miss> {
+        if !line.ports_match(self.flow.protocol, self.flow.destination_port, self.destination.map(|e| &**e)) {
             return Err(Miss::Port);
         }
         if line.action != LineAction::Inspect {
@@ -301,10 +388,7 @@ impl<'a> Candidates<'a> {
             // What can't be read as its protocol no allow matches, and every deny.
             Some(Request::Opaque) if is_deny(self.program, line) => Ok(None),
             Some(Request::Opaque) => Err(Miss::Request),
-            Some(Request::Http(request)) => {
-                let hits = hits.get_or_init(|| Hits::new(self.program.http(), request));
-                hits.first_item(number).map(Some).ok_or(Miss::Request)
-            }
+            Some(Request::Http(_)) => self.item(number).map(Some).ok_or(Miss::Request),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use index::{Hits, HttpIndex, HttpIndexBuilder};
+pub(crate) use index::{Hit, HttpIndex};
 pub use index::{PATTERN_MAX_BYTES, PatternError, check_pattern};
 pub use path::{PathError, canonical_path, encode_path};
 

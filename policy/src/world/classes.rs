@@ -26,13 +26,58 @@ pub(super) struct Classes {
     last: u32,
     all: FxHashMap<ClassId, Class>,
     by_labels: FxHashMap<(Arc<str>, Arc<Labels>), ClassId>,
-    by_namespace: FxHashMap<Arc<str>, FxHashSet<ClassId>>,
-    /// Classes that carry a label, by key and value.
-    postings: FxHashMap<Arc<str>, FxHashMap<Arc<str>, FxHashSet<ClassId>>>,
+    by_namespace: FxHashMap<Arc<str>, InNamespace>,
     /// The new answers, sorted, of classes that must be settled.
     pub(super) pending: FxHashMap<ClassId, Vec<SetId>>,
     /// Classes that lost their last pod.
     pub(super) emptied: FxHashSet<ClassId>,
+}
+
+/// The classes of one namespace.
+#[derive(Debug, Default)]
+struct InNamespace {
+    all: FxHashSet<ClassId>,
+    /// Those that carry a label, by key and value.
+    labelled: FxHashMap<Arc<str>, FxHashMap<Arc<str>, FxHashSet<ClassId>>>,
+}
+
+impl InNamespace {
+    fn insert(&mut self, id: ClassId, labels: &Labels) {
+        self.all.insert(id);
+        for (key, value) in labels {
+            self.labelled.entry(key.clone()).or_default().entry(value.clone()).or_default().insert(id);
+        }
+    }
+
+    fn remove(&mut self, id: ClassId, labels: &Labels) {
+        self.all.remove(&id);
+        for (key, value) in labels {
+            let Some(values) = self.labelled.get_mut(key) else { continue };
+            if let Some(classes) = values.get_mut(value) {
+                classes.remove(&id);
+                if classes.is_empty() {
+                    values.remove(value);
+                }
+            }
+            if values.is_empty() {
+                self.labelled.remove(key);
+            }
+        }
+    }
+
+    /// Classes among which are all that match: those with the rarest label that the selector asks for, or all.
+    fn candidates(&self, selector: &Selector) -> Vec<&FxHashSet<ClassId>> {
+        let (mut best, mut size) = (vec![&self.all], self.all.len());
+        for requirement in selector.requirements.iter().filter(|r| r.operator == Operator::In) {
+            let values = self.labelled.get(&requirement.key);
+            let labelled: Vec<_> = requirement.values.iter().filter_map(|v| values?.get(v)).collect();
+            let this: usize = labelled.iter().map(|classes| classes.len()).sum();
+            if this < size {
+                (best, size) = (labelled, this);
+            }
+        }
+        best
+    }
 }
 
 impl Classes {
@@ -46,10 +91,7 @@ impl Classes {
         }
         self.last += 1;
         let id = ClassId(self.last);
-        for (key, value) in labels.iter() {
-            self.postings.entry(key.clone()).or_default().entry(value.clone()).or_default().insert(id);
-        }
-        self.by_namespace.entry(namespace.clone()).or_default().insert(id);
+        self.by_namespace.entry(namespace.clone()).or_default().insert(id, &labels);
         self.by_labels.insert((namespace.clone(), labels.clone()), id);
         let pods = FxHashSet::from_iter([pod.clone()]);
         self.all.insert(id, Class { namespace: namespace.clone(), labels, pods, identity: None });
@@ -72,21 +114,9 @@ impl Classes {
         self.pending.remove(&id);
         self.by_labels.remove(&(class.namespace.clone(), class.labels.clone()));
         if let Some(classes) = self.by_namespace.get_mut(&class.namespace) {
-            classes.remove(&id);
-            if classes.is_empty() {
+            classes.remove(id, &class.labels);
+            if classes.all.is_empty() {
                 self.by_namespace.remove(&class.namespace);
-            }
-        }
-        for (key, value) in class.labels.iter() {
-            let Some(values) = self.postings.get_mut(key) else { continue };
-            if let Some(classes) = values.get_mut(value) {
-                classes.remove(&id);
-                if classes.is_empty() {
-                    values.remove(value);
-                }
-            }
-            if values.is_empty() {
-                self.postings.remove(key);
             }
         }
         Some(class)
@@ -113,28 +143,13 @@ impl Classes {
     }
 
     pub(super) fn in_namespace(&self, namespace: &Arc<str>) -> impl Iterator<Item = ClassId> {
-        self.by_namespace.get(namespace).into_iter().flat_map(|classes| classes.iter().copied())
+        self.by_namespace.get(namespace).into_iter().flat_map(|classes| classes.all.iter().copied())
     }
 
-    /// The classes in `namespaces` whose labels match: by the rarest label that the selector asks for, or all of the namespaces.
+    /// The classes in `namespaces` whose labels match.
     pub(super) fn matching(&self, namespaces: &FxHashSet<Arc<str>>, selector: &Selector) -> Vec<ClassId> {
-        let in_namespaces = || namespaces.iter().filter_map(|name| self.by_namespace.get(name));
-        let mut best: Vec<&FxHashSet<ClassId>> = in_namespaces().collect();
-        let mut size: usize = best.iter().map(|classes| classes.len()).sum();
-        for requirement in selector.requirements.iter().filter(|r| r.operator == Operator::In) {
-            let values = self.postings.get(&requirement.key);
-            let postings: Vec<_> = requirement.values.iter().filter_map(|v| values?.get(v)).collect();
-            let this: usize = postings.iter().map(|classes| classes.len()).sum();
-            if this < size {
-                (best, size) = (postings, this);
-            }
-        }
-        let candidates = best.into_iter().flat_map(|classes| classes.iter().copied());
-        candidates
-            .filter(|id| {
-                let class = self.get(*id);
-                namespaces.contains(&class.namespace) && selector.matches(&class.labels)
-            })
-            .collect()
+        let within = namespaces.iter().filter_map(|name| self.by_namespace.get(name));
+        let candidates = within.flat_map(|classes| classes.candidates(selector)).flatten().copied();
+        candidates.filter(|id| selector.matches(&self.get(*id).labels)).collect()
     }
 }
