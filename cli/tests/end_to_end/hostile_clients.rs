@@ -211,14 +211,56 @@ fn many_connections(count: usize, arguments: &[&str], allowed: usize) {
 }
 
 #[test]
-fn connections_beyond_a_pods_limit_are_refused_with_a_reason() {
-    many_connections(600, &["--set", "limits.connectionsPerPod=200", "--set", "limits.headSeconds=300"], 200);
+fn connections_by_the_thousand_meet_the_pods_limit_with_a_reason() {
+    many_connections(3_500, &["--set", "limits.connectionsPerPod=3000", "--set", "limits.headSeconds=300"], 3_000);
+}
+
+/// A frame of HTTP/2: type, flags, stream.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
 }
 
 #[test]
-#[ignore = "long: holds 5,000 connections"]
-fn connections_by_the_thousand_are_held_in_bounded_memory() {
-    many_connections(6_000, &["--set", "limits.connectionsPerPod=5000", "--set", "limits.headSeconds=600"], 5_000);
+fn http2_against_its_rules_ends_its_connection_alone() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// `:method GET`, `:scheme http`, `:path /` of the static table, and `:authority a`.
+    const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    let Some(mut scene) = start(&[]) else { return };
+    let before = resident_mib(scene.programs.proxy("node-1").unwrap());
+    let settings = frame(4, 0, 0, &[]);
+    // Requests that are taken back at once, by the thousand (CVE-2023-44487).
+    let resets = (0..20_000_u32).flat_map(|n| {
+        let stream = 2 * n + 1;
+        [frame(1, 5, stream, HEADERS), frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
+    });
+    // A header block that never ends (CVE-2024-27316).
+    let endless = (0..2_000).flat_map(|n| frame(if n == 0 { 1 } else { 9 }, 0, 1, &[0x40, 1, b'x', 1, b'y'].repeat(100)));
+    let rows: [(&str, Vec<u8>); 5] = [
+        ("garbage", (0..100_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect()),
+        ("resets", [settings.clone(), resets.collect()].concat()),
+        ("an endless header block", [settings.clone(), endless.collect()].concat()),
+        ("an even stream", [settings.clone(), frame(1, 5, 2, HEADERS)].concat()),
+        ("a frame of 16 MiB", [settings, frame(0, 0, 1, &vec![0; (1 << 24) - 1])].concat()),
+    ];
+    for (what, bytes) in rows {
+        let mut talk = hostile(&scene);
+        let mut writer = talk.stream.try_clone().unwrap();
+        let ended = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _ = writer.write_all(PREFACE).and_then(|()| writer.write_all(&bytes));
+            });
+            talk.ends_within(LONG)
+        });
+        assert!(ended, "{what}: the connection goes on");
+        honest_request(&scene);
+    }
+    let after = resident_mib(scene.programs.proxy("node-1").unwrap());
+    println!("memory {before} MiB before, {after} MiB after");
+    assert!(after < before + 40, "{before} MiB before, {after} MiB after");
 }
 
 #[test]

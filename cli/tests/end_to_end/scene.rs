@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use sluice_testnet::{Net, Node, Pod, Programs, capability, wait_until};
 use tempfile::TempDir;
@@ -41,6 +42,9 @@ impl Scene {
             println!("SKIPPED: {why}");
             return None;
         }
+        // Servers and clients of a whole network are files of this one process.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
         let net = Net::new().unwrap();
         let nodes: Vec<Node> = nodes.iter().map(|name| net.add_node(name, &[]).unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
