@@ -43,9 +43,14 @@ impl Dialer {
             match self {
                 Self::Plain => dial(plain(server), server).await,
                 Self::Transparent => {
+                    let any_port = SocketAddr::new(client.ip(), 0);
+                    // A server on the node itself would see the tuple that the client's leg has here, which takes its packets.
+                    if is_of_this_node(server.ip()) {
+                        return dial(transparent(any_port), server).await;
+                    }
                     match dial(transparent(client), server).await {
                         // The port is held by another connection of this pod: any other port will do.
-                        Err(error) if is_taken(&error) => dial(transparent(SocketAddr::new(client.ip(), 0)), server).await,
+                        Err(error) if is_taken(&error) => dial(transparent(any_port), server).await,
                         result => result,
                     }
                 }
@@ -75,6 +80,12 @@ async fn dial(socket: io::Result<TcpSocket>, server: SocketAddr) -> Result<tokio
 fn is_taken(failed: &Failed) -> bool {
     let (Failed::Socket(error) | Failed::Connect(error)) = failed;
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+/// Whether the address is one of this namespace's: only those can be bound, unless `ip_nonlocal_bind` is set, and then it costs
+/// the search for a port.
+fn is_of_this_node(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn plain(server: SocketAddr) -> io::Result<TcpSocket> {
