@@ -7,6 +7,7 @@
 mod bypass;
 mod client;
 mod drain;
+mod ends;
 mod files;
 mod hostile_clients;
 mod hostile_files;

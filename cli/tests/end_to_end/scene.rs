@@ -63,7 +63,7 @@ impl Scene {
             let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
             let node = nodes.iter().find(|candidate| candidate.name() == *node).expect("the pod's node is listed");
             let pod = net.add_pod(node, name, &addresses).unwrap();
-            web.serve(&pod, 8080);
+            web.serve(pod.ns(), name, 8080);
         }
         let all: Vec<&Node> = nodes.iter().collect();
         let programs = Programs::start(&net, folder.path(), &manifests, &all, arguments).unwrap();

@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use sluice_testnet::Pod;
+use sluice_testnet::Netns;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -81,11 +81,11 @@ impl Web {
         Self { listeners, log }
     }
 
-    /// Answers at `port` of all addresses of the pod.
-    pub(crate) fn serve(&self, pod: &Pod, port: u16) {
-        let listener = pod.ns().tcp_listen((Ipv6Addr::UNSPECIFIED, port).into()).unwrap();
+    /// Answers at `port` of all addresses in a namespace, by this name.
+    pub(crate) fn serve(&self, ns: &Netns, name: &str, port: u16) {
+        let listener = ns.tcp_listen((Ipv6Addr::UNSPECIFIED, port).into()).unwrap();
         listener.set_nonblocking(true).unwrap();
-        self.listeners.blocking_send((listener, pod.name().to_owned())).unwrap();
+        self.listeners.blocking_send((listener, name.to_owned())).unwrap();
     }
 
     /// Every request so far, in the order of arrival.
