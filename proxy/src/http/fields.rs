@@ -13,8 +13,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(crate) fn clean_request(headers: &mut HeaderMap, version: Version) -> bool {
     let options = connection_options(headers);
     let trailers = headers.get(header::TE).is_some_and(|te| has_token(te, "trailers"));
-    let upgrade =
-        version == Version::HTTP_11 && options.contains(&header::UPGRADE) && is_opaque_upgrade(headers);
+    let upgrade = version == Version::HTTP_11 && options.contains(&header::UPGRADE) && is_opaque_upgrade(headers);
     for option in options {
         if option != header::UPGRADE {
             headers.remove(option);
