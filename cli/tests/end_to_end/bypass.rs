@@ -143,7 +143,16 @@ fn the_five_tuple_of_an_ended_connection_is_judged_again() {
     };
     // Every other round has a leg to the server, which may still be ending when the next round begins.
     for round in 0..100 {
-        let mut talk = connect(40_000).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let mut talk = connect(40_000);
+        // A process that another test starts holds a copy of every socket until its exec.
+        wait_until(LONG, || {
+            let is_held = talk.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
+            if is_held {
+                talk = connect(40_000);
+            }
+            !is_held
+        });
+        let mut talk = talk.unwrap_or_else(|error| panic!("round {round}: {error}"));
         talk.stream.set_read_timeout(Some(LONG)).unwrap();
         // Ended by a reset, so that the port can be used again at once.
         socket2::SockRef::from(&talk.stream).set_linger(Some(Duration::ZERO)).unwrap();
