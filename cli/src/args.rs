@@ -26,7 +26,7 @@ Examples:
       --port 8080/tcp --http 'DELETE /api/users'
   sluice eval -f manifests/ --flows flows.jsonl
 
-Exit status: 0 yes or nothing found; 1 denied; 2 input that can't be read.";
+Exit status: 0 yes or nothing found; 1 denied, or other than expected; 2 input that can't be read.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -50,8 +50,8 @@ pub struct Manifests {
 ///   {"from": {"namespace": "production", "pod": "frontend"}, "to": {"ip": "203.0.113.7"}, "port": 443, "protocol": "TCP"}
 /// with an optional "http": {"method": "GET", "path": "/api/users", "host": "backend"}, "grpc" or "tls".
 ///
-/// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}. "l7" means
-/// that the answer hangs on a request and that the flow gives none.
+/// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}.
+/// "l7" means that the answer hangs on a request and that the flow gives none.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -69,7 +69,8 @@ pub struct EvalArgs {
     /// The flows, one JSON object per line; - is standard input.
     #[arg(long, value_name = "FILE")]
     pub flows: PathBuf,
-    /// What DNS has answered so far: {"name": ["address", ..]}. A flow to a name goes to the first address of the source's family.
+    /// What DNS has answered so far: {"name": ["address", ..]}. A flow to a name goes to the first address of the source's
+    /// family.
     #[arg(long, value_name = "FILE")]
     pub names: Option<PathBuf>,
 }
@@ -160,6 +161,10 @@ pub struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub enum DemoCommand {
     /// Run a command in a pod of a demonstration that `sluice demo --keep` holds up.
+    #[command(after_help = "\
+Examples:
+  sluice demo exec frontend -- curl -s http://backend:8080/api/users
+  sluice demo exec billing/reports    a shell in the pod")]
     Exec {
         /// The pod: NAME, or NAMESPACE/NAME.
         pod: String,
