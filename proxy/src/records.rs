@@ -71,7 +71,7 @@ pub struct HttpFacts {
     pub path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Absent if the server never answered.
+    /// What the client was answered, by the server or by the proxy in its place. Absent if it was answered nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
 }

@@ -61,8 +61,12 @@ pub struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Removes what Sluice put into the kernel of this network namespace: nothing is enforced any more.
+    #[command(after_help = "\
+Examples:
+  sluice-proxy cleanup
+  ip netns exec node-1 sluice-proxy cleanup")]
     Cleanup {
-        /// The configuration that the proxy ran with.
+        /// Checked, and not needed: what is Sluice's is removed, whatever the configuration was.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Replaces one value of the configuration.
