@@ -18,7 +18,7 @@ Examples:
     curl http://127.0.0.1:15021/status
 
   What is in force, defaults included:
-    sluice-controller --files . --listen unix:/tmp/c.sock --print-config
+    sluice-controller --files /etc/sluice --listen unix:/run/sluice/controller.sock --print-config
 
 The folder is watched: a change is in force on the nodes within 100 ms. A file that can't be read is reported on standard
 error with file, line and field, and what it held before stays in force. To take objects away, delete them or their file.
