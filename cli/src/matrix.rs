@@ -91,8 +91,8 @@ impl Matrix {
         Self { port, protocol, pods: pods.iter().map(ToString::to_string).collect(), cells }
     }
 
-    /// The matrix for people: pods that look alike share a row and a column, columns are numbered as the rows, and a matrix that is
-    /// wider than `width` columns comes in parts below each other.
+    /// The matrix for people: pods that look alike share a row and a column, columns are numbered as the rows, and a matrix that
+    /// is wider than `width` columns comes in parts below each other.
     pub fn to_text(&self, paint: Paint, width: usize) -> String {
         let mut text = String::new();
         let port = if self.protocol.has_ports() { format!("{}/", self.port) } else { String::new() };

@@ -1,8 +1,8 @@
 //! A folder of manifests, watched: what each file holds, and the edits that follow when it changes.
 //!
-//! What a file held stays in force until a new state of it has been read as a whole. A file is read when its writer closes it
-//! or renames it into place; one that is held open is read once its writer has been silent for a while; one that is gone, after a short
-//! grace, because some editors move the old file away before they write the new one. Event queues overflow, and some file
+//! What a file held stays in force until a new state of it has been read as a whole. A file is read when its writer closes it or
+//! renames it into place; one that is held open is read once its writer has been silent for a while; one that is gone, after a
+//! short grace, because some editors move the old file away before they write the new one. Event queues overflow, and some file
 //! systems tell nothing: so the folder is also looked through every few seconds.
 //!
 //! | state of a file | what it held |
@@ -105,8 +105,8 @@ impl Drop for Watch {
     }
 }
 
-/// Watches a folder from a thread of its own. `deliver` gets a first batch with all that the folder holds, then one for each change;
-/// the watch ends when it returns false.
+/// Watches a folder from a thread of its own. `deliver` gets a first batch with all that the folder holds, then one for each
+/// change; the watch ends when it returns false.
 pub fn watch(config: FilesConfig, deliver: impl FnMut(Batch) -> bool + Send + 'static) -> Result<Watch, FilesError> {
     let folder = config.folder.clone();
     let unusable = |source| FilesError::Folder { folder: folder.clone(), source };
@@ -306,7 +306,8 @@ impl Files {
         self.look_at = Instant::now() + LOOK.max(started.elapsed() * 100);
     }
 
-    /// Watches the folder that the path leads to now, if it is another one: made anew, or behind a link that was pointed elsewhere.
+    /// Watches the folder that the path leads to now, if it is another one: made anew, or behind a link that was pointed
+    /// elsewhere.
     fn follow_root(&mut self) {
         let now = identity(&self.root);
         if now.is_none() || now == self.root_identity {

@@ -1,8 +1,9 @@
 //! The conformance corpus: clusters, policies, connections, and whether each must pass.
 //!
-//! One JSON object a line. A [`Case`] is a list of [`State`]s: the top level, and one more for each step. Each state has the edits that lead
-//! to it from the state before, and the flat list of its probes (tables are unrolled). Beyond the shared format, this project's own
-//! cases may give a probe a request, `"http": {"method", "path"}`, and may expect `"l7"`: the answer hangs on a request and none is given.
+//! One JSON object a line. A [`Case`] is a list of [`State`]s: the top level, and one more for each step. Each state has the
+//! edits that lead to it from the state before, and the flat list of its probes (tables are unrolled). Beyond the shared format,
+//! this project's own cases may give a probe a request, `"http": {"method", "path"}`, and may expect `"l7"`: the answer hangs on
+//! a request and none is given.
 
 use std::fs;
 use std::io;

@@ -13,14 +13,15 @@
 //! | [`case::read_cases`] | the conformance corpus |
 //!
 //! Kinds: `v1` Namespace, Pod, Node (objects of the engine) and Service (checked only), `networking.k8s.io/v1` NetworkPolicy and
-//! `sluice.dev/v1alpha1` SluiceNetworkPolicy. ClusterNetworkPolicy and SluiceClusterNetworkPolicy are refused with an error until a
-//! later version knows them. All other kinds are passed over.
+//! `sluice.dev/v1alpha1` SluiceNetworkPolicy. ClusterNetworkPolicy and SluiceClusterNetworkPolicy are refused with an error until
+//! a later version knows them. All other kinds are passed over.
 //!
-//! Objects are read from a generic tree and not by `serde` into types, so that one bad rule harms only itself, and its author learns
-//! the field, the line and the remedy. What can't be read closes: the table is in the module `policy` of this crate. A [`Severity::Error`] means
-//! that the API server would not take the object (or that this version can't understand it), so `lowered.is_valid()` answers
-//! whether it would. Two exceptions, both on the strict side: a `null` where a rule, peer or port belongs is an error here, where the API takes it for
-//! an empty one, and so are addresses that programs read differently (`010.0.0.0/8`, `::ffff:10.0.0.0/104`).
+//! Objects are read from a generic tree and not by `serde` into types, so that one bad rule harms only itself, and its author
+//! learns the field, the line and the remedy. What can't be read closes: the table is in the module `policy` of this crate. A
+//! [`Severity::Error`] means that the API server would not take the object (or that this version can't understand it), so
+//! `lowered.is_valid()` answers whether it would. Two exceptions, both on the strict side: a `null` where a rule, peer or port
+//! belongs is an error here, where the API takes it for an empty one, and so are addresses that programs read differently
+//! (`010.0.0.0/8`, `::ffff:10.0.0.0/104`).
 
 mod address;
 pub mod case;

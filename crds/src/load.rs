@@ -173,8 +173,8 @@ impl Loaded {
     }
 }
 
-/// Reads files, and folders recursively (`*.yaml`, `*.yml`, `*.json`, sorted, none hidden). A file that is named itself is read whatever its
-/// name. An object that a later file defines again replaces the earlier one, and is reported.
+/// Reads files, and folders recursively (`*.yaml`, `*.yml`, `*.json`, sorted, none hidden). A file that is named itself is read
+/// whatever its name. An object that a later file defines again replaces the earlier one, and is reported.
 pub fn load(paths: &[PathBuf]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut files = Vec::new();

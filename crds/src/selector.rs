@@ -10,7 +10,8 @@ use crate::metadata::{check_label_value, labels};
 use crate::syntax;
 use crate::value::{Value, quoted};
 
-/// Reads a selector. `{}` selects everything; any part that can't be read makes the whole unreadable, because each part narrows it.
+/// Reads a selector. `{}` selects everything; any part that can't be read makes the whole unreadable, because each part narrows
+/// it.
 pub(crate) fn selector(value: &Value, at: At<'_>, report: &mut Report) -> Reading<Selector> {
     let map = mapping(value, at, report)?;
     let mut answer = only(map, &["matchLabels", "matchExpressions"], &[], at, report);

@@ -1,6 +1,7 @@
 //! How names are spelt: labels, port names and object names, as the API server checks them.
 
-/// A label's value, or a label key's name: at most 63 characters, letters, digits, `-`, `_` and `.`, a letter or digit at both ends.
+/// A label's value, or a label key's name: at most 63 characters, letters, digits, `-`, `_` and `.`, a letter or digit at both
+/// ends.
 fn is_qualified_part(s: &str) -> bool {
     let bytes = s.as_bytes();
     let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -33,7 +34,8 @@ pub(crate) fn is_dns_label(s: &str) -> bool {
         && bytes.iter().all(|b| outer(b) || *b == b'-')
 }
 
-/// RFC 1123 subdomain: labels joined by dots, at most 253 characters, here (as in the API) with labels of any length. Names of most objects.
+/// RFC 1123 subdomain: labels joined by dots, at most 253 characters, here (as in the API) with labels of any length. Names of
+/// most objects.
 pub(crate) fn is_subdomain(s: &str) -> bool {
     let outer = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |l: &str| {
@@ -43,7 +45,8 @@ pub(crate) fn is_subdomain(s: &str) -> bool {
     s.len() <= 253 && s.split('.').all(label)
 }
 
-/// A port's name (RFC 6335 section 5.1, lower case): 1 to 15 letters, digits and `-`, a letter among them, no `-` at an end or twice in a row.
+/// A port's name (RFC 6335 section 5.1, lower case): 1 to 15 letters, digits and `-`, a letter among them, no `-` at an end or
+/// twice in a row.
 pub(crate) fn is_port_name(s: &str) -> bool {
     (1..=15).contains(&s.len())
         && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -1,7 +1,7 @@
 //! What a verdict, a compilation and a change cost, in the world that `large_world` describes.
 //!
-//! `cargo bench -p sluice-policy`. The aims are those of docs/PERFORMANCE.md; compile time and memory are measured once, before anything
-//! else has touched the heap, and printed.
+//! `cargo bench -p sluice-policy`. The aims are those of docs/PERFORMANCE.md; compile time and memory are measured once, before
+//! anything else has touched the heap, and printed.
 
 mod large_world;
 
@@ -28,7 +28,8 @@ fn peak_mib() -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("VmHWM is in kB") / 1024
 }
 
-/// How long this thread has run on a processor, to within a scheduler's tick: what is left of a measurement on a machine that others use too.
+/// How long this thread has run on a processor, to within a scheduler's tick: what is left of a measurement on a machine that
+/// others use too.
 fn on_cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has /proc");
     Duration::from_nanos(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("the first field is in ns"))
@@ -53,7 +54,8 @@ fn flow(from: IpAddr, to: IpAddr, destination_port: u16) -> Flow<'static> {
     Flow { source: from, destination: to, protocol: Protocol::Tcp, destination_port, request: None }
 }
 
-/// Flows of every kind: inside a namespace, across, to the outside; allowed and denied. Without those that the walk ends early for.
+/// Flows of every kind: inside a namespace, across, to the outside; allowed and denied. Without those that the walk ends early
+/// for.
 fn flows(size: Size) -> Vec<Flow<'static>> {
     let outside: IpAddr = "203.0.113.9".parse().expect("an address");
     (0..4096_u32)

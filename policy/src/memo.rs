@@ -1,8 +1,8 @@
 //! How the flows between two identities are judged: worked out once, then remembered.
 //!
 //! Without it each verdict would look up both identities and programs and intersect the sets of each end with those of the
-//! other's program, some hundred on each side in a large world. The memory is each thread's own, so no verdict waits for another; it
-//! is an answer that could be worked out again, and never changes one.
+//! other's program, some hundred on each side in a large world. The memory is each thread's own, so no verdict waits for another;
+//! it is an answer that could be worked out again, and never changes one.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -152,7 +152,8 @@ pub struct Endpoint {
     pub local: bool,
     /// Another live pod claims the address too: all its traffic is denied.
     pub conflict: bool,
-    /// The node that the pod is on, in a table of everything. `None` in a node's own table, and never on the wire: there, local says it.
+    /// The node that the pod is on, in a table of everything. `None` in a node's own table, and never on the wire: there, local
+    /// says it.
     pub host: Option<Arc<str>>,
     pub ports: Arc<[NamedPort]>,
 }

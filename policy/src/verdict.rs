@@ -29,7 +29,8 @@ impl Decision {
     }
 }
 
-/// A rule of a policy: an index into [`snapshot::Policy::rules`](crate::snapshot::Policy), and for an L7 rule the item that matched.
+/// A rule of a policy: an index into [`snapshot::Policy::rules`](crate::snapshot::Policy), and for an L7 rule the item that
+/// matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId {
     pub policy: PolicyId,

@@ -1,8 +1,9 @@
 //! What one node has been told, and what it has to be told next.
 //!
-//! A node is told of its own pods, the programs that judge them, the policies in those programs, the sets which those
-//! policies name, and the endpoints in those sets (of an egress rule that opens a port by name towards everyone or a block: all that have such a port). Each of these is counted by how often the step before refers to it; what is
-//! referred to for the first time is sent, and what nothing refers to any more is dropped.
+//! A node is told of its own pods, the programs that judge them, the policies in those programs, the sets which those policies
+//! name, and the endpoints in those sets (of an egress rule that opens a port by name towards everyone or a block: all that have
+//! such a port). Each of these is counted by how often the step before refers to it; what is referred to for the first time is
+//! sent, and what nothing refers to any more is dropped.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hash;
@@ -33,7 +34,8 @@ pub struct View {
     peers: Counts<IdentityId>,
     /// Ports by name that egress rules open towards everyone or a block: whose they are, no set says.
     names: Counts<(Protocol, Arc<str>)>,
-    /// What lost a reference in this round; looked at when all new references are counted, so that nothing is dropped and sent again.
+    /// What lost a reference in this round; looked at when all new references are counted, so that nothing is dropped and sent
+    /// again.
     released: VecDeque<Released>,
     /// Addresses whose endpoint the node may have to hear of.
     due: BTreeSet<IpAddr>,

@@ -1,7 +1,8 @@
-//! Three judges of one corpus: the engine, the naive reference, and what the cases expect. (The fourth, the kernel, judges on a testnet.)
+//! Three judges of one corpus: the engine, the naive reference, and what the cases expect. (The fourth, the kernel, judges on a
+//! testnet.)
 //!
-//! The engine gets the cases as `sluice_crds::case` reads them and applies the steps as edits to one world and one table; beside it stands
-//! a table compiled afresh from the same state. The reference gets them as manifests, from a reader of its own.
+//! The engine gets the cases as `sluice_crds::case` reads them and applies the steps as edits to one world and one table; beside
+//! it stands a table compiled afresh from the same state. The reference gets them as manifests, from a reader of its own.
 
 mod corpus;
 mod engine;
@@ -147,7 +148,8 @@ fn own_cases() {
     count.finish("own cases");
 }
 
-/// What the API server would refuse has an error, what it would take has none; and either way the judges agree on what then holds.
+/// What the API server would refuse has an error, what it would take has none; and either way the judges agree on what then
+/// holds.
 #[test]
 fn validation() {
     let Some(dir) = corpus::shared() else { return };

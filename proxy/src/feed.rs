@@ -123,7 +123,8 @@ impl FeedMetrics {
 
 /// Follows the controller until `cancel`.
 ///
-/// - `restored`: the table from disk ([`state::load`](crate::state::load)). It is handed over first, without waiting for a controller.
+/// - `restored`: the table from disk ([`state::load`](crate::state::load)). It is handed over first, without waiting for a
+///   controller.
 /// - `tables`: to the kernel applier, one [`Handover`] at a time. While it works, further updates are folded into one.
 /// - `held`: told each table that the kernel holds: for readiness, and for [`state::keep`](crate::state::keep).
 pub async fn run(

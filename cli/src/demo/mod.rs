@@ -4,8 +4,8 @@
 //! scene (manifests, expectations) -> lab (namespaces, servers, the real controller and proxies) -> clients -> report
 //! ```
 //!
-//! Nothing here decides anything about policy. What is seen comes from clients inside the pods; who decided comes from the proxy's
-//! own records and, for what the kernel alone denies, from the engine, and the report says which.
+//! Nothing here decides anything about policy. What is seen comes from clients inside the pods; who decided comes from the
+//! proxy's own records and, for what the kernel alone denies, from the engine, and the report says which.
 
 mod client;
 mod exec;

@@ -89,7 +89,8 @@ struct Head {
 }
 
 impl Head {
-    /// The next request's head; `None` at the end of the connection. A body of unknown or great length ends the connection behind it.
+    /// The next request's head; `None` at the end of the connection. A body of unknown or great length ends the connection behind
+    /// it.
     fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut limited = reader.take(HEAD_LIMIT_BYTES);
         let mut line = String::new();

@@ -2,14 +2,14 @@
 //!
 //! Every number follows from [`Size`], and every choice from the position of the object, so that two runs measure the same world.
 //!
-//! A **namespace** carries `team` (one of 20), `env` (prod, staging, dev) and its name. It holds 25 **applications** of equal size; one
-//! in five is a StatefulSet.
+//! A **namespace** carries `team` (one of 20), `env` (prod, staging, dev) and its name. It holds 25 **applications** of equal
+//! size; one in five is a StatefulSet.
 //!
-//! A **pod** carries `app`, `tier` (front, back, data), `version` (blue, green), `pod-template-hash`, and a label whose value no other pod has
-//! (`statefulset.kubernetes.io/pod-name` or `instance`): without it all replicas of an application are alike, with it every pod is one of a kind
-//! to anyone who compares labels instead of answers. It has the named ports `http` (8080, or 8000 for a third of the applications) and
-//! `metrics` (9090), one IPv4 address, and every fourth pod an IPv6 address too. One pod in 50 has finished, one in 100 is on the host's network.
-//! Pods are spread over the nodes in turn.
+//! A **pod** carries `app`, `tier` (front, back, data), `version` (blue, green), `pod-template-hash`, and a label whose value no
+//! other pod has (`statefulset.kubernetes.io/pod-name` or `instance`): without it all replicas of an application are alike, with
+//! it every pod is one of a kind to anyone who compares labels instead of answers. It has the named ports `http` (8080, or 8000
+//! for a third of the applications) and `metrics` (9090), one IPv4 address, and every fourth pod an IPv6 address too. One pod in
+//! 50 has finished, one in 100 is on the host's network. Pods are spread over the nodes in turn.
 //!
 //! The **policies** of a namespace repeat in blocks of 50:
 //!

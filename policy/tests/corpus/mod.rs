@@ -1,4 +1,5 @@
-//! The conformance cases (`shared/conformance/README.md`), read as manifests: for the naive judge, and without `sluice_crds::case`.
+//! The conformance cases (`shared/conformance/README.md`), read as manifests: for the naive judge, and without
+//! `sluice_crds::case`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

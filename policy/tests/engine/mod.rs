@@ -127,7 +127,8 @@ pub(crate) fn answer(decision: Decision) -> Answer {
     }
 }
 
-/// Whether the engine's answer is the reference's: the same at both ends, and the same cause (one of the rules that could be it, or all policies that isolate).
+/// Whether the engine's answer is the reference's: the same at both ends, and the same cause (one of the rules that could be it,
+/// or all policies that isolate).
 pub(crate) fn agrees(engine: &Judgement, reference: &Judgement) -> bool {
     let half = |engine: &Half, reference: &Half| {
         engine.answer == reference.answer

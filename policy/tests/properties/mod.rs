@@ -1,7 +1,7 @@
 //! Random small worlds: what must hold in each of them.
 //!
-//! The seed is fixed, so that a failure is the same on every machine; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` set another seed and more
-//! worlds (`make test-long` does).
+//! The seed is fixed, so that a failure is the same on every machine; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` set another seed
+//! and more worlds (`make test-long` does).
 
 mod edits;
 mod lines;

@@ -1,7 +1,7 @@
 //! A naive judge of NetworkPolicy and SluiceNetworkPolicy, to be read beside the API text and DESIGN.md section 3.
 //!
-//! It shares no code with the engine or with `sluice-crds`: its input is manifests as JSON, and for every question it reads all of
-//! them again and tries every policy, rule, peer and port. It is slow, and meant to be obviously right.
+//! It shares no code with the engine or with `sluice-crds`: its input is manifests as JSON, and for every question it reads all
+//! of them again and tries every policy, rule, peer and port. It is slow, and meant to be obviously right.
 //!
 //! The semantics, row by row:
 //!
@@ -69,8 +69,8 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Half {
     pub(crate) answer: Answer,
-    /// `NetworkPolicy ns/name ingress[0]` for each rule that gives this answer; `NetworkPolicy ns/name` for each policy that isolates
-    /// where none allows. Empty where no policy has a say.
+    /// `NetworkPolicy ns/name ingress[0]` for each rule that gives this answer; `NetworkPolicy ns/name` for each policy that
+    /// isolates where none allows. Empty where no policy has a say.
     pub(crate) causes: BTreeSet<String>,
     /// Whether only all of the causes together gave the answer.
     pub(crate) all: bool,
@@ -272,7 +272,8 @@ fn selects(policy: &Value, pod: Pod<'_>) -> bool {
         && read::selector(&policy["spec"]["podSelector"]).map_or(true, |terms| terms_match(&terms, &read::labels(pod.manifest)))
 }
 
-/// `policyTypes`, after its defaults: Ingress always, Egress if there are egress rules. Types that can't be read isolate both ways.
+/// `policyTypes`, after its defaults: Ingress always, Egress if there are egress rules. Types that can't be read isolate both
+/// ways.
 fn isolates(policy: &Value, direction: Direction) -> bool {
     let spec = &policy["spec"];
     match read::list(&spec["policyTypes"]) {
@@ -292,7 +293,8 @@ fn isolates(policy: &Value, direction: Direction) -> bool {
 
 /// The rules of one direction with `action` whose peers and ports fit, with their names.
 ///
-/// Where the answer hangs on a part that can't be read, an allow doesn't match and a deny does: each entry stands or falls by itself.
+/// Where the answer hangs on a part that can't be read, an allow doesn't match and a deny does: each entry stands or falls by
+/// itself.
 fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a Value, String)> {
     let (rules_field, peers_field, _) = case.direction.words();
     let fits = |rule: &Value| -> Read<bool> {

@@ -1,7 +1,7 @@
 //! What the table knows of one address: the elements that it has in sets and maps.
 //!
-//! One function says it for one address of one [`Table`], so that a whole replacement (all addresses) and a small change (the touched
-//! ones, before and after) cannot differ.
+//! One function says it for one address of one [`Table`], so that a whole replacement (all addresses) and a small change (the
+//! touched ones, before and after) cannot differ.
 
 use std::net::IpAddr;
 

@@ -35,20 +35,22 @@
 //! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
 //!
-//! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by address; a
-//! destination in the node's pod CIDRs that is nobody's: drop; what either end wants inspected: `goto divert`. All else is allowed.
+//! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
+//! address; a destination in the node's pod CIDRs that is nobody's: drop; what either end wants inspected: `goto divert`. All
+//! else is allowed.
 //!
-//! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later pass by `established`: drop.
+//! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
+//! pass by `established`: drop.
 //!
-//! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next one drops. The
-//! other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
+//! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
+//! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
-//! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on the node itself back
-//! to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone, and the packet was meant
-//! for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
+//! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
+//! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
+//! and the packet was meant for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
 //!
-//! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No rule
-//! accepts by mark.
+//! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
+//! rule accepts by mark.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -81,7 +83,8 @@ pub(super) const LOCAL: &str = "local";
 pub(super) const ITSELF: &str = "itself";
 pub(super) const POD_CIDRS: &str = "pod_cidrs";
 
-/// Kinds of interfaces that lead away from the node: tunnels, which carry other nodes' pods, and what physical interfaces are bundled into.
+/// Kinds of interfaces that lead away from the node: tunnels, which carry other nodes' pods, and what physical interfaces are
+/// bundled into.
 ///
 /// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
 const OUTSIDE: [&str; 19] = [

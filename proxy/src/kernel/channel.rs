@@ -1,8 +1,8 @@
 //! The socket by which nftables is told: a transaction is one `sendmsg`, and its answer is read to the end.
 //!
-//! How the kernel answers (`nfnetlink_rcv_batch`): it works through all messages, collects the errors, commits only if there is none,
-//! and then delivers what it collected in order, together with the acknowledgement that the last message asked for. A commit that
-//! fails is answered on the batch's own head. So when the last message's answer is there, every error has been seen.
+//! How the kernel answers (`nfnetlink_rcv_batch`): it works through all messages, collects the errors, commits only if there is
+//! none, and then delivers what it collected in order, together with the acknowledgement that the last message asked for. A
+//! commit that fails is answered on the batch's own head. So when the last message's answer is there, every error has been seen.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};

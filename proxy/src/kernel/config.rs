@@ -10,7 +10,8 @@ pub struct Config {
     pub proxy_port_v4: u16,
     /// The proxy's TPROXY listener on ::1.
     pub proxy_port_v6: u16,
-    /// Interfaces that lead away from the node, beside those that are found out: behind any other interface of a virtual kind are pods.
+    /// Interfaces that lead away from the node, beside those that are found out: behind any other interface of a virtual kind are
+    /// pods.
     pub uplinks: Vec<String>,
     pub deny: Deny,
     /// The conntrack label of flows that go through the proxy: a bit, 0 to 127.
@@ -19,8 +20,9 @@ pub struct Config {
 
 /// The bits of the packet mark that are ours. Bits outside `mask` are never touched, and no rule accepts a packet for its mark.
 ///
-/// The default is bit 12. kube-proxy uses 0x4000 and 0x8000; Calico 0xffff0000; Cilium 0x0f00, 0x0200 and the upper half, and with
-/// IPsec 0xf000 (such nodes hand packets round this hook and are refused anyway); the AWS CNI 0x80; Tailscale 0xff0000; podman 0x2000.
+/// The default is bit 12. kube-proxy uses 0x4000 and 0x8000; Calico 0xffff0000; Cilium 0x0f00, 0x0200 and the upper half, and
+/// with IPsec 0xf000 (such nodes hand packets round this hook and are refused anyway); the AWS CNI 0x80; Tailscale 0xff0000;
+/// podman 0x2000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// What is set within `mask`.

@@ -1,9 +1,10 @@
 //! The kernel's table of live flows: read, and entries deleted from it (ctnetlink).
 //!
-//! An entry is what conntrack remembers of an exchange: the tuple of its first packet (`original`), and the tuple it expects of the
-//! answers (`reply`). The two differ by what NAT did: the server that a flow really goes to is the *source of the replies*.
+//! An entry is what conntrack remembers of an exchange: the tuple of its first packet (`original`), and the tuple it expects of
+//! the answers (`reply`). The two differ by what NAT did: the server that a flow really goes to is the *source of the replies*.
 //!
-//! Deleting an entry alone cuts nothing for long: the next packet opens a new one, from either side (see [`revoke`](super::revoke)).
+//! Deleting an entry alone cuts nothing for long: the next packet opens a new one, from either side (see
+//! [`revoke`](super::revoke)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

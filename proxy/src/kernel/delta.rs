@@ -1,7 +1,8 @@
 //! Small changes: what two tables differ in, as one transaction.
 //!
-//! The kernel's table is a function of the policy table that was applied last (and of the edition's name), so no copy of its elements
-//! is kept: what a touched address had is computed from the old table, what it shall have from the new one, and the difference is sent.
+//! The kernel's table is a function of the policy table that was applied last (and of the edition's name), so no copy of its
+//! elements is kept: what a touched address had is computed from the old table, what it shall have from the new one, and the
+//! difference is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,8 +1,9 @@
 //! The words of a rule: what is loaded into a register, compared, looked up, set.
 //!
 //! An [`Expr`] is plain data, the name of a kernel expression and its attributes; [`transaction`](super::transaction) makes the
-//! libnftnl object of it. So the expressions that the crate `nftnl` lacks (tproxy, fib, extension headers, set labels) cost no line
-//! of unsafe code each. The sequences are those that `nft` itself writes for the same words: only then can it read them back.
+//! libnftnl object of it. So the expressions that the crate `nftnl` lacks (tproxy, fib, extension headers, set labels) cost no
+//! line of unsafe code each. The sequences are those that `nft` itself writes for the same words: only then can it read them
+//! back.
 //!
 //! Registers: 1 to 4 hold 16 bytes each; 8 to 23 are the same memory in steps of 4 bytes, for keys of several fields.
 
@@ -235,8 +236,8 @@ pub(super) fn both_addresses_in(of: Family, set: &str) -> Vec<Expr> {
     words
 }
 
-/// The register of the 4-byte word `word` of a key. One that begins a 16-byte register is called by that register's name, as `nft` writes it and
-/// as it expects to read it.
+/// The register of the 4-byte word `word` of a key. One that begins a 16-byte register is called by that register's name, as
+/// `nft` writes it and as it expects to read it.
 const fn word_register(word: u32) -> u32 {
     if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
 }
@@ -452,7 +453,8 @@ pub(super) enum Side {
     Out,
 }
 
-/// `iifname != @uplinks meta iifkind != @outside_kinds`: an interface that has a kind, and neither its name nor its kind is listed.
+/// `iifname != @uplinks meta iifkind != @outside_kinds`: an interface that has a kind, and neither its name nor its kind is
+/// listed.
 ///
 /// An interface without a kind (a physical one, the loopback) ends the evaluation of the rule, so it never matches.
 pub(super) fn interface_is_neither(side: Side, names: &str, kinds: &str) -> Vec<Expr> {

@@ -1,4 +1,5 @@
-//! The node's kernel rules: one table `inet sluice` that says of each flow of a pod accept, drop, reject, or hand it to the proxy.
+//! The node's kernel rules: one table `inet sluice` that says of each flow of a pod accept, drop, reject, or hand it to the
+//! proxy.
 //!
 //! The table outlives the process: what it forbids stays forbidden while the proxy restarts, and flows that need the proxy are
 //! closed without it. [`Kernel`] writes it from [`sluice_policy::Table`]s, each generation as one atomic change.
@@ -110,8 +111,8 @@ pub struct Removed {
 }
 
 impl Kernel {
-    /// Opens the table of the calling thread's network namespace. One that a former process left stays in force as it is until the
-    /// first [`apply`](Self::apply), which replaces it without a gap.
+    /// Opens the table of the calling thread's network namespace. One that a former process left stays in force as it is until
+    /// the first [`apply`](Self::apply), which replaces it without a gap.
     pub fn open(config: Config) -> Result<Self, Error> {
         config.check()?;
         let channel = Channel::open()?;
@@ -123,8 +124,8 @@ impl Kernel {
     /// Puts `table` in force, in one atomic change. `touched` is what differs from the table that was applied last; `None` writes
     /// everything anew. `revocations` are closed in the same change.
     ///
-    /// Runs in the network namespace that [`open`](Self::open) ran in, of which it looks up the interfaces. On an error the former
-    /// generation stays in force, and the next change replaces everything.
+    /// Runs in the network namespace that [`open`](Self::open) ran in, of which it looks up the interfaces. On an error the
+    /// former generation stays in force, and the next change replaces everything.
     pub fn apply(&mut self, table: &Table, touched: Option<&Touched>, revocations: &[Revocation]) -> Result<Applied, Error> {
         let start = Instant::now();
         if let (Some(touched), Some(installed)) = (touched, self.installed.take())
@@ -141,8 +142,8 @@ impl Kernel {
         self.replace(table, revocations, start)
     }
 
-    /// Looks again which interfaces lead away from the node; writes everything anew if they differ. An interface that appears later
-    /// than the last whole replacement and isn't an uplink by its kind is taken for a pod's until then.
+    /// Looks again which interfaces lead away from the node; writes everything anew if they differ. An interface that appears
+    /// later than the last whole replacement and isn't an uplink by its kind is taken for a pod's until then.
     pub fn refresh_uplinks(&mut self) -> Result<Option<Applied>, Error> {
         let Some(installed) = &self.installed else {
             return Ok(None);

@@ -1,8 +1,8 @@
 //! What the table's chains, sets and maps are called.
 //!
-//! A whole replacement builds the new state beside the old one and then switches, so the two need different names: all but the base
-//! chains and the revoked tuples carry an [`Edition`]. The first has no mark, the next one `_b`, and with each whole replacement
-//! they take turns.
+//! A whole replacement builds the new state beside the old one and then switches, so the two need different names: all but the
+//! base chains and the revoked tuples carry an [`Edition`]. The first has no mark, the next one `_b`, and with each whole
+//! replacement they take turns.
 
 use sluice_policy::snapshot::{ProgramId, SetId};
 use sluice_policy::{Direction, Protocol};
@@ -67,8 +67,8 @@ impl Edition {
 
     /// Where a named port is found.
     pub(super) fn named_port(self, protocol: Protocol, port: &str, family: Family) -> String {
-        // Names of ports are letters, digits and hyphens (RFC 6335), of which nft's names don't take the hyphen. A name that is none
-        // gets its handle.
+        // Names of ports are letters, digits and hyphens (RFC 6335), of which nft's names don't take the hyphen. A name that is
+        // none gets its handle.
         let readable: String = port.chars().map(|c| if c == '-' { '_' } else { c }).collect();
         let plain = readable.len() <= 32 && readable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         // What was changed could be another port's name: `a-b` and `a_b`.

@@ -1,8 +1,8 @@
 //! The little of netlink that conntrack and routing need: one socket, messages with attributes, dumps and acknowledged requests.
 //!
 //! nftables has its own way into the kernel (libnftnl, one batch per transaction). What is here is for the two families whose
-//! messages are a fixed header and a handful of attributes, and it is safe Rust throughout: messages are byte vectors, and a message
-//! from the kernel is read with every length checked.
+//! messages are a fixed header and a handful of attributes, and it is safe Rust throughout: messages are byte vectors, and a
+//! message from the kernel is read with every length checked.
 //!
 //! A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 

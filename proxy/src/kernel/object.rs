@@ -185,8 +185,8 @@ impl Set {
         }
     }
 
-    /// The notes that `nft` keeps for itself beside a set (`NFTNL_UDATA_SET_*`): type, length, value. Without the byte order it prints
-    /// keys the wrong way round; verdicts have none (1.0.6 aborts where one is noted).
+    /// The notes that `nft` keeps for itself beside a set (`NFTNL_UDATA_SET_*`): type, length, value. Without the byte order it
+    /// prints keys the wrong way round; verdicts have none (1.0.6 aborts where one is noted).
     pub(super) fn user_data(&self) -> Vec<u8> {
         const KEY_BYTE_ORDER: u8 = 0;
         const MERGE_ELEMENTS: u8 = 2;
@@ -263,8 +263,8 @@ pub(super) fn concatenation<const N: usize>(fields: [&[u8]; N]) -> Key {
 
 /// The elements of an interval set: ascending ranges, both ends included, that don't touch.
 ///
-/// As `nft` writes it: where the first range doesn't begin at zero, the zero key ends a range that isn't there; a range that reaches
-/// the last key of all has no end.
+/// As `nft` writes it: where the first range doesn't begin at zero, the zero key ends a range that isn't there; a range that
+/// reaches the last key of all has no end.
 pub(super) fn ranges(ranges: impl IntoIterator<Item = (Key, Key)>) -> Vec<Element> {
     let mut elements = Vec::new();
     for (first, last) in ranges {

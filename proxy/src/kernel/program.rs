@@ -10,9 +10,9 @@
 //! A chain is entered by `jump` from the base chain alone, and left for another of the same program by `goto` alone, so that a
 //! `return` always leads back to the base chain.
 //!
-//! The first rule closes what conntrack leaves open: it takes up TCP connections in the middle (`nf_conntrack_tcp_loose`), and a SYN/ACK or
-//! an ACK that nobody asked for would begin a flow whose other direction is then "a reply". So TCP of an isolated pod begins with
-//! a bare SYN, in whichever direction the pod is isolated.
+//! The first rule closes what conntrack leaves open: it takes up TCP connections in the middle (`nf_conntrack_tcp_loose`), and a
+//! SYN/ACK or an ACK that nobody asked for would begin a flow whose other direction is then "a reply". So TCP of an isolated pod
+//! begins with a bare SYN, in whichever direction the pod is isolated.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,8 +35,8 @@ pub(super) struct Rendered {
     pub(super) sets: BTreeMap<String, Auxiliary>,
 }
 
-/// A set that a rule needs and no selector gives. Named by its contents, so equal ones are shared and none is ever changed, but for
-/// the pods that come and go behind a named port.
+/// A set that a rule needs and no selector gives. Named by its contents, so equal ones are shared and none is ever changed, but
+/// for the pods that come and go behind a named port.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Auxiliary {
     Ports(Vec<(u16, u16)>),
@@ -277,8 +277,8 @@ fn block_name(list: &[(IpAddr, IpAddr)]) -> String {
     if joined.len() <= 80 { format!("block_{joined}") } else { format!("block_{}", contents(&joined)) }
 }
 
-/// A name for contents that are too long to be one. Two lists with one name would let one policy's author choose another's ports, so
-/// the hash must not be foreseeable: its keys are drawn at the process's start.
+/// A name for contents that are too long to be one. Two lists with one name would let one policy's author choose another's ports,
+/// so the hash must not be foreseeable: its keys are drawn at the process's start.
 fn contents(text: &str) -> String {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::OnceLock;

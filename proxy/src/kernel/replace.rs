@@ -1,9 +1,11 @@
 //! Whole replacement: the new state is built beside the old one, then one small transaction switches.
 //!
-//! A transaction is bounded by the socket's send buffer, and a large world doesn't fit into it. So there are three lists of messages:
+//! A transaction is bounded by the socket's send buffer, and a large world doesn't fit into it. So there are three lists of
+//! messages:
 //!
 //! 1. **fill**: sets, elements and chains of a new [`Edition`], to which nothing leads yet; in as many transactions as needed;
-//! 2. **switch**: the base chains' rules, which from then on lead to the new edition; one transaction, small whatever the world is;
+//! 2. **switch**: the base chains' rules, which from then on lead to the new edition; one transaction, small whatever the world
+//!    is;
 //! 3. **sweep**: what of the old edition is left.
 //!
 //! If all three fit, they are one transaction. An error before the switch leaves the old generation in force; what was filled in

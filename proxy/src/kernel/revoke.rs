@@ -1,12 +1,12 @@
 //! Which live flows a new table no longer allows.
 //!
-//! A policy that arrives while a connection is live cuts it. Deleting its conntrack entry is not enough: the server's next packet would
-//! open a reversed entry, judged as a flow from server to client. So the caller does, for what [`judge`] returns:
+//! A policy that arrives while a connection is live cuts it. Deleting its conntrack entry is not enough: the server's next packet
+//! would open a reversed entry, judged as a flow from server to client. So the caller does, for what [`judge`] returns:
 //!
 //! 1. in the transaction that brings the new generation: every [`Revocation`], both ways round, into the timed set that drops;
 //! 2. after it: delete the conntrack [`entries`](Revoked::entries);
-//! 3. read and judge once more, and revoke what is found: a flow that the former rules let in between the reading and the transaction.
-//!    From the transaction on, no more of them begin, so that this second look is the last.
+//! 3. read and judge once more, and revoke what is found: a flow that the former rules let in between the reading and the
+//!    transaction. From the transaction on, no more of them begin, so that this second look is the last.
 //!
 //! A flow is judged by the table as if it began now: from the source of its first packet to the real server, after any Service
 //! translation. Answers are never judged by themselves.
@@ -19,17 +19,18 @@
 //! | Deny | no | revoked |
 //! | Deny | yes | stays: the proxy closes it |
 //!
-//! **The proxy's own legs.** Every flow that the proxy handles carries the label, client legs and upstream legs alike: the chain in
-//! prerouting labels what it diverts, the chain in output labels what leaves by a transparent socket (`socket transparent 1`; on this node only
-//! the proxy has such sockets, and no pod's packet passes output). An upstream leg has the client's addresses, so the table's verdict about it is the
-//! same Inspect or Deny; without the label the revocation would cut what the proxy has just allowed. With it, both legs are left to
-//! the proxy, which judges its streams again by the same table, and which the chain asks first about every further packet of such a flow.
+//! **The proxy's own legs.** Every flow that the proxy handles carries the label, client legs and upstream legs alike: the chain
+//! in prerouting labels what it diverts, the chain in output labels what leaves by a transparent socket (`socket transparent 1`;
+//! on this node only the proxy has such sockets, and no pod's packet passes output). An upstream leg has the client's addresses,
+//! so the table's verdict about it is the same Inspect or Deny; without the label the revocation would cut what the proxy has
+//! just allowed. With it, both legs are left to the proxy, which judges its streams again by the same table, and which the chain
+//! asks first about every further packet of such a flow.
 //!
-//! **The node's own flows** to its pods never meet the rules (they leave by output), whatever address they come from: the Node object's, or
-//! one of a bridge or a veth that no object names. Entries with such a source ([`own_addresses`]) are not judged.
+//! **The node's own flows** to its pods never meet the rules (they leave by output), whatever address they come from: the Node
+//! object's, or one of a bridge or a veth that no object names. Entries with such a source ([`own_addresses`]) are not judged.
 //!
-//! Entries that a helper expected (the data connection of FTP) are judged by their own address and port like any other: cut, where
-//! the rules would not let them in by themselves.
+//! Entries that a helper expected (the data connection of FTP) are judged by their own address and port like any other: cut,
+//! where the rules would not let them in by themselves.
 
 use std::collections::HashSet;
 use std::io;
@@ -52,8 +53,8 @@ pub struct Revocation {
 /// What has to be done so that no live flow outlives its permission.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    /// For the timed set, sorted, each once. Protocols without ports are not among them: the set's key has ports. For them the deletion has to
-    /// do: an echo reply opens no entry, and what else comes back is judged as new.
+    /// For the timed set, sorted, each once. Protocols without ports are not among them: the set's key has ports. For them the
+    /// deletion has to do: an echo reply opens no entry, and what else comes back is judged as new.
     pub tuples: Vec<Revocation>,
     /// To delete once the set holds the tuples.
     pub entries: Vec<Entry>,

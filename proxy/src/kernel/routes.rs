@@ -1,7 +1,7 @@
 //! Policy routing for TPROXY: marked packets are delivered here, whatever their destination.
 //!
-//! TPROXY in prerouting finds a socket for a packet and marks it; it doesn't change the destination, which is a server's address (for
-//! the proxy's own upstream legs: a pod's). Routing comes after prerouting and would forward it. So, for IPv4 and IPv6:
+//! TPROXY in prerouting finds a socket for a packet and marks it; it doesn't change the destination, which is a server's address
+//! (for the proxy's own upstream legs: a pod's). Routing comes after prerouting and would forward it. So, for IPv4 and IPv6:
 //!
 //! ```text
 //! ip rule  add priority 100 fwmark VALUE/MASK lookup TABLE protocol 83
@@ -15,9 +15,9 @@
 //! | protocol 83 | A tag that no routing daemon uses. What carries it is Sluice's: leftovers of another configuration are found and removed by it, and nothing else is touched. |
 //! | route before rule, removal in reverse | The rule never points to an empty table. |
 //!
-//! **If the rule is missing, marked packets are forwarded unread.** Network managers delete rules they don't know (systemd-networkd at each
-//! restart, unless told otherwise). So the chain set drops in `forward` what carries the mark, and [`PolicyRouting::is_installed`] is
-//! cheap enough to be asked regularly; [`PolicyRouting::install`] repairs.
+//! **If the rule is missing, marked packets are forwarded unread.** Network managers delete rules they don't know
+//! (systemd-networkd at each restart, unless told otherwise). So the chain set drops in `forward` what carries the mark, and
+//! [`PolicyRouting::is_installed`] is cheap enough to be asked regularly; [`PolicyRouting::install`] repairs.
 //!
 //! **Sysctls: none is written.** Tried on 6.18 (tests below):
 //!
@@ -108,8 +108,8 @@ impl PolicyRouting {
             if routes.iter().any(|r| r.table == self.table && !r.is_ours() && !self.is_route(r)) {
                 return Err(Error::TableTaken { table: self.table, family });
             }
-            // A leftover in the same table would take the new route's place; one in another table goes last, so that at no time there is
-            // neither the old nor the new.
+            // A leftover in the same table would take the new route's place; one in another table goes last, so that at no time
+            // there is neither the old nor the new.
             let leftovers = || routes.iter().filter(|r| r.is_ours() && !self.is_route(r));
             routing.delete_routes(family, leftovers().filter(|r| r.table == self.table))?;
             if !routes.iter().any(|r| self.is_route(r)) {
@@ -125,8 +125,8 @@ impl PolicyRouting {
         Ok(())
     }
 
-    /// Whether rule and route of every family that this namespace has are in place. Costs two look-ups, and reads all routes only where they
-    /// lead elsewhere.
+    /// Whether rule and route of every family that this namespace has are in place. Costs two look-ups, and reads all routes only
+    /// where they lead elsewhere.
     pub fn is_installed(&self) -> Result<bool, Error> {
         let mut routing = Routing::open()?;
         for family in routing.families()? {

@@ -58,7 +58,8 @@ mod rtm {
     pub(super) const RULE_TABLE: u16 = 15;
     pub(super) const RULE_MASK: u16 = 16;
     pub(super) const RULE_PROTOCOL: u16 = 21;
-    /// Attributes that narrow a rule: interfaces, addresses, ports and the rest. `FRA_TUN_ID`, `FRA_FLOW` and the suppressors are as good as absent.
+    /// Attributes that narrow a rule: interfaces, addresses, ports and the rest. `FRA_TUN_ID`, `FRA_FLOW` and the suppressors are
+    /// as good as absent.
     pub(super) const RULE_NARROWING: [u16; 9] = [1, 2, 3, 17, 19, 20, 22, 23, 24];
 }
 
@@ -149,7 +150,8 @@ impl Routing {
         Ok(Self { socket, loopback })
     }
 
-    /// IPv4, and IPv6 unless it is off for the namespace (`ipv6.disable`, or `disable_ipv6` on lo): then nothing can be delivered by it.
+    /// IPv4, and IPv6 unless it is off for the namespace (`ipv6.disable`, or `disable_ipv6` on lo): then nothing can be delivered
+    /// by it.
     pub(super) fn families(&mut self) -> Result<Vec<Family>, Error> {
         let is_off = |p: &str| std::fs::read_to_string(Path::new(SYSCTLS).join(p)).is_ok_and(|v| v.trim() != "0");
         let has_ipv6 = Path::new(SYSCTLS).join("ipv6").exists() && !is_off("ipv6/conf/lo/disable_ipv6");
@@ -175,8 +177,8 @@ impl Routing {
             .map_err(refused("list the routes", family))
     }
 
-    /// Where a packet with `mark` to an address that nobody has would be routed, and whether that is the local default. One look-up,
-    /// however many routes there are. `None`: nowhere.
+    /// Where a packet with `mark` to an address that nobody has would be routed, and whether that is the local default. One
+    /// look-up, however many routes there are. `None`: nowhere.
     pub(super) fn route_of(&mut self, family: Family, mark: Mark) -> Result<Option<Route>, Error> {
         let loopback = self.loopback;
         let (nobodys, bits): (&[u8], u8) = match family {

@@ -1,13 +1,13 @@
 //! Messages to nftables, made by libnftnl, and the only unsafe code of the proxy.
 //!
 //! The rest of the kernel part speaks in plain data ([`object`](super::object), [`expr`](super::expr)); here it becomes libnftnl
-//! objects, each freed where it was made, and these become bytes. The crate `nftnl` gives tables, chains, rules and the two traits
-//! ([`Expression`], [`NlMsg`]) by which the expressions and messages that it lacks (tproxy, fib, flags and time-outs of sets, maps
-//! with verdicts) are added: one impl for all expressions, one for sets, one for elements.
+//! objects, each freed where it was made, and these become bytes. The crate `nftnl` gives tables, chains, rules and the two
+//! traits ([`Expression`], [`NlMsg`]) by which the expressions and messages that it lacks (tproxy, fib, flags and time-outs of
+//! sets, maps with verdicts) are added: one impl for all expressions, one for sets, one for elements.
 //!
 //! nftnl's own `Batch` isn't used: it asks for an acknowledgement of each message, which overflows the receive buffer of a large
-//! transaction, and hands out pages that mnl sends one by one, as if they were several transactions. Here the messages are one byte
-//! string, which [`channel`](super::channel) sends whole.
+//! transaction, and hands out pages that mnl sends one by one, as if they were several transactions. Here the messages are one
+//! byte string, which [`channel`](super::channel) sends whole.
 
 #![expect(unsafe_code, reason = "libnftnl is a C library, and this is the one file that calls it")]
 
@@ -42,7 +42,8 @@ pub(super) struct BaseHook {
     pub(super) kind: nftnl::ChainType,
 }
 
-/// A list of changes to the table, in order. What one [`channel`](super::channel) call sends of it takes effect as a whole or not at all.
+/// A list of changes to the table, in order. What one [`channel`](super::channel) call sends of it takes effect as a whole or not
+/// at all.
 pub(super) struct Transaction {
     table: nftnl::Table,
     messages: Vec<u8>,
@@ -153,8 +154,8 @@ fn text(s: &str) -> CString {
 /// Appends the message to `messages`.
 fn write(messages: &mut Vec<u8>, scratch: &mut [u64], message: &impl NlMsg, kind: MsgType) {
     let start = scratch.as_mut_ptr();
-    // SAFETY: `scratch` has at least nft_nlmsg_maxsize() bytes, the room that the trait asks for, and is aligned for a header. It was
-    // zeroed when it was made, so the bytes that are read below are initialised whatever libnftnl left out.
+    // SAFETY: `scratch` has at least nft_nlmsg_maxsize() bytes, the room that the trait asks for, and is aligned for a header. It
+    // was zeroed when it was made, so the bytes that are read below are initialised whatever libnftnl left out.
     let written = unsafe {
         message.write(start.cast::<c_void>(), 0, kind);
         std::slice::from_raw_parts(start.cast::<u8>(), scratch.len() * 8)

@@ -1,9 +1,9 @@
 //! Which interfaces lead away from the node.
 //!
-//! Behind every interface that has a kind (veth, bridge, ...) and isn't found here are pods, and what comes from there is closed until
-//! the snapshot knows it. An uplink is: the loopback; what the configuration names; what carries an address of the Node object;
-//! where that has no addresses, the device of a default route. Physical interfaces and tunnels need not be found: the rules know
-//! them by having no kind, or one that leads outside.
+//! Behind every interface that has a kind (veth, bridge, ...) and isn't found here are pods, and what comes from there is closed
+//! until the snapshot knows it. An uplink is: the loopback; what the configuration names; what carries an address of the Node
+//! object; where that has no addresses, the device of a default route. Physical interfaces and tunnels need not be found: the
+//! rules know them by having no kind, or one that leads outside.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -63,7 +63,8 @@ impl std::fmt::Display for Tally {
 /// How often a network is built for a case: on a machine under load the kernel may not finish an interface in time.
 const BUILDS: usize = 3;
 
-/// Tries everything that the case expects. Only a network that could not be built is built again, and says so; never for a verdict.
+/// Tries everything that the case expects. Only a network that could not be built is built again, and says so; never for a
+/// verdict.
 pub(crate) fn judge_case(case: &Case, layout: Layout) -> Judged {
     let mut builds = 0;
     loop {
@@ -173,8 +174,8 @@ fn transport(protocol: Protocol) -> Result<sluice_testnet::Protocol, Broken> {
     })
 }
 
-/// What the packets of `probe` meet. The case says whether the flow passes. Where contents decide, the node that has to read them ends the
-/// kernel's part: what listens there for the proxy answers TCP, and nothing else is diverted yet.
+/// What the packets of `probe` meet. The case says whether the flow passes. Where contents decide, the node that has to read them
+/// ends the kernel's part: what listens there for the proxy answers TCP, and nothing else is diverted yet.
 fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
     let stop = stage
         .path(probe.from.ip, probe.to.ip)

@@ -1,9 +1,9 @@
 //! The kernel as judge of the conformance corpus: real pods, real packets, the rules that `sluice_proxy::kernel` writes.
 //!
-//! Every case becomes a network of namespaces ([`stage`]): its pods with their addresses on one node or spread over two, each node with the
-//! table that the engine makes for it, the rules that the kernel's part makes of that, and a [`listener`] where the proxy would be. Then all connections of a state are
-//! tried at once ([`judge`]), so that a state costs one wait however many are denied. A step of a case reaches the kernel as the delta that
-//! it is, not as a new ruleset.
+//! Every case becomes a network of namespaces ([`stage`]): its pods with their addresses on one node or spread over two, each
+//! node with the table that the engine makes for it, the rules that the kernel's part makes of that, and a [`listener`] where the
+//! proxy would be. Then all connections of a state are tried at once ([`judge`]), so that a state costs one wait however many are
+//! denied. A step of a case reaches the kernel as the delta that it is, not as a new ruleset.
 //!
 //! | test | cases |
 //! |---|---|

@@ -175,7 +175,8 @@ const DIVERT: &str = "table inet t {
     }
 }";
 
-/// A node with a pod behind a routed veth, and a listener on loopback that diverted connections are answered by. `ip_forward` stays 0.
+/// A node with a pod behind a routed veth, and a listener on loopback that diverted connections are answered by. `ip_forward`
+/// stays 0.
 fn node_with_pod() -> (Netns, Netns) {
     let (node, pod) = (Netns::new("routes-node").unwrap(), Netns::new("routes-pod").unwrap());
     let ip = |netns: &Netns, line: &str| {
