@@ -71,7 +71,7 @@ pub(crate) enum Beginning {
     Is(Detected, BytesMut),
     /// A new table allows the connection without a look at its contents.
     NotNeeded(BytesMut),
-    /// The time is over. `true`: something had arrived.
+    /// The time is over, and this had been read.
     TimedOut(BytesMut),
     /// The client ended before anything was certain.
     Ended,
