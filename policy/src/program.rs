@@ -56,6 +56,8 @@ pub(crate) struct Compiled {
     pub(crate) everyone: Vec<u32>,
     by_set: FxHashMap<SetId, Vec<u32>>,
     by_block: Blocks,
+    /// Whether a line denies or passes on: then one more match can mean less.
+    pub(crate) takes_back: bool,
     /// Made when the first request is judged: most programs of a large world never see one here.
     http: OnceLock<HttpIndex>,
 }
@@ -190,10 +192,17 @@ fn index(lines: Lines, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
             }
         }
     }
-    Compiled { lines, policies, everyone, by_set, by_block, http: OnceLock::new() }
+    let takes_back = lines.lines.iter().any(|line| matches!(line.action, LineAction::Deny | LineAction::Pass))
+        || policies.iter().flat_map(|(_, policy)| &policy.rules).any(|rule| rule.action == Action::Deny);
+    Compiled { lines, policies, everyone, by_set, by_block, takes_back, http: OnceLock::new() }
 }
 
 impl Compiled {
+    /// The sets that the lines name.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = SetId> {
+        self.by_set.keys().copied()
+    }
+
     /// The lines that can match a pod in these sets, ascending: those for everyone, and those that name a set of its.
     pub(crate) fn lines_for(&self, sets: &[SetId]) -> Vec<u32> {
         let mut numbers = self.everyone.clone();

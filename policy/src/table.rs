@@ -73,6 +73,8 @@ pub struct Touched {
     pub node: bool,
     /// Addresses that appeared, vanished, or whose endpoint differs.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Of `endpoints`, those where no pod was known before.
+    pub appeared: BTreeSet<IpAddr>,
     /// Identities whose programs changed.
     pub identities: BTreeSet<IdentityId>,
     /// Sets whose members changed, appeared or vanished.
@@ -240,12 +242,14 @@ impl Table {
     }
 
     fn put_endpoint(&mut self, ip: IpAddr, endpoint: &Arc<Endpoint>, touched: &mut Touched) {
-        touched.endpoints.insert(ip);
-        if let Some(old) = self.endpoints.insert(ip, Slot::new(endpoint.clone()))
-            && old.identity != endpoint.identity
-        {
-            self.leave_identity(ip, old.identity);
+        match self.endpoints.insert(ip, Slot::new(endpoint.clone())) {
+            None if touched.endpoints.insert(ip) => {
+                touched.appeared.insert(ip);
+            }
+            Some(old) if old.identity != endpoint.identity => self.leave_identity(ip, old.identity),
+            _ => {}
         }
+        touched.endpoints.insert(ip);
         self.identity_mut(endpoint.identity).addresses.insert(ip);
     }
 
@@ -310,6 +314,28 @@ impl Table {
             let programs = self.programs(*id);
             for program in [programs.ingress, programs.egress].into_iter().flatten() {
                 self.programs.get(&program).ok_or_else(|| ApplyError::new("program", program))?;
+            }
+        }
+        let local = |ip: &IpAddr| self.endpoints.get(ip).is_some_and(|slot| slot.local);
+        for id in &touched.identities {
+            let undeclared = self.identities.get(id).filter(|identity| !identity.declared);
+            if undeclared.is_some_and(|identity| identity.addresses.iter().any(local)) {
+                return Err(ApplyError::new("identity", id));
+            }
+        }
+        // Whoever referred to what was dropped must have let go of it.
+        if touched.programs.iter().any(|id| self.programs.get(id).is_none()) {
+            for (_, identity) in self.identities.iter() {
+                for program in [identity.programs.ingress, identity.programs.egress].into_iter().flatten() {
+                    self.programs.get(&program).ok_or_else(|| ApplyError::new("program", program))?;
+                }
+            }
+        }
+        if touched.sets.iter().any(|set| self.sets.get(set).is_none()) {
+            for (_, entry) in self.programs.iter() {
+                if let Some(set) = entry.compiled.sets().find(|set| self.sets.get(set).is_none()) {
+                    return Err(ApplyError::new("set", set));
+                }
             }
         }
         for ip in &touched.endpoints {
@@ -386,6 +412,12 @@ impl Table {
 
     pub(crate) fn compiled(&self, program: ProgramId) -> Option<&Arc<Compiled>> {
         self.programs.get(&program).map(|entry| &entry.compiled)
+    }
+
+    /// Whether any rule of the table can take back what another allows: a Deny, or a Pass to a lower tier. Where none can, a pod that
+    /// appears elsewhere only ever adds to what is allowed.
+    pub fn takes_back(&self) -> bool {
+        self.programs.iter().any(|(_, entry)| entry.compiled.takes_back)
     }
 
     pub fn policy(&self, id: PolicyId) -> Option<&Arc<Policy>> {

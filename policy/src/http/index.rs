@@ -65,6 +65,7 @@ fn build(patterns: &[String], nfa_bytes: usize) -> Result<Regex, Box<BuildError>
             Regex::config()
                 .nfa_size_limit(Some(nfa_bytes))
                 .dfa_size_limit(Some(64 << 10))
+                .hybrid_cache_capacity(64 << 10)
                 .which_captures(regex_automata::nfa::thompson::WhichCaptures::None),
         )
         .build_many(patterns)

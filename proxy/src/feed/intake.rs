@@ -241,7 +241,9 @@ fn other_node<'a>(change: &'a Change, node: &str) -> Option<&'a str> {
 }
 
 fn union(mut all: Touched, more: Touched) -> Touched {
-    let Touched { node, endpoints, identities, sets, programs } = more;
+    let Touched { node, endpoints, appeared, identities, sets, programs } = more;
+    // What the first list already touched was there before both, or is counted already.
+    all.appeared.extend(appeared.difference(&all.endpoints).copied().collect::<Vec<_>>());
     all.node |= node;
     all.endpoints.extend(endpoints);
     all.identities.extend(identities);

@@ -93,7 +93,12 @@ pub fn suspects(table: &Table, touched: &Touched) -> Suspects {
     if touched.node {
         return Suspects::All;
     }
-    let mut addresses: HashSet<IpAddr> = touched.endpoints.iter().copied().collect();
+    // A pod that appears elsewhere, where no rule takes anything back, can only be allowed more than its address was: reading the
+    // conntrack table costs milliseconds, and new pods are what most deltas are made of.
+    let only_adds = |ip: &IpAddr| touched.appeared.contains(ip) && table.endpoint(*ip).is_some_and(|e| !e.local && !e.conflict);
+    let adds = if table.takes_back() { None } else { Some(only_adds) };
+    let may_lose = |ip: &&IpAddr| !adds.is_some_and(|adds| adds(ip));
+    let mut addresses: HashSet<IpAddr> = touched.endpoints.iter().filter(may_lose).copied().collect();
     let programs: HashSet<ProgramId> = table.program_ids().filter(|p| is_touched(table, touched, *p)).collect();
     if programs.is_empty() && touched.identities.is_empty() {
         return Suspects::Of(addresses);

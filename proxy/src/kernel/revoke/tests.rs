@@ -217,3 +217,29 @@ fn real_connections_are_told_apart() {
     let left = conntrack.keep(|e| Some(e.source().1)).unwrap();
     assert_eq!(left, [client.local_addr().unwrap().port()]);
 }
+
+#[test]
+fn a_pod_that_appears_elsewhere_is_no_suspect_unless_a_rule_takes_back() {
+    let appears = [endpoint("10.2.0.9", "another", CLIENT, false)];
+    let (plain, touched) = table(&base()).apply(&appears).expect("changes that fit");
+    assert!(suspects(&plain, &touched).is_empty());
+    let (local, touched) = table(&base()).apply(&[endpoint("10.1.0.9", "another", CLIENT, true)]).expect("changes that fit");
+    assert!(!suspects(&local, &touched).is_empty());
+    let (changed, touched) =
+        table(&base()).apply(&[endpoint("10.2.0.2", "far-client", STRANGER, false)]).expect("changes that fit");
+    assert!(!suspects(&changed, &touched).is_empty());
+    let mut denying = base();
+    denying.push(deny());
+    let (denying, touched) = table(&denying).apply(&appears).expect("changes that fit");
+    assert!(!suspects(&denying, &touched).is_empty());
+}
+
+/// The same policy, with a rule that takes back.
+fn deny() -> Change {
+    let Change::PutPolicy(id, policy) = policy(vec![port(Protocol::Tcp, 80)], None) else {
+        panic!("a policy is put");
+    };
+    let mut policy = Policy::clone(&policy);
+    policy.rules[0].action = sluice_policy::source::Action::Deny;
+    Change::PutPolicy(id, Arc::new(policy))
+}
