@@ -1,15 +1,20 @@
 //! From a changed file to the kernel's rules: the whole way through watch, world, feed, table and netlink.
 //!
-//! The clock starts when the file is renamed into place, and stops when `nft monitor` in the node's namespace reports the
-//! element: what the kernel says it holds, not what Sluice says.
+//! The clock starts when the file is renamed into place, and stops when the kernel announces a new generation of its rules to a
+//! netlink listener in the node's namespace: what the kernel says it holds, not what Sluice says.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sluice_testnet::{Net, Programs};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use sluice_testnet::{Net, Netns, Programs};
 
 use crate::manifests;
 use crate::statistics::Sorted;
@@ -49,36 +54,58 @@ pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
     let programs = Programs::start(&net, folder.path(), &files, &[&node], &[])?;
     println!("{:>16}   {:.2} s from start to ready", "whole", begin.elapsed().as_secs_f64());
 
-    let mut monitor = Command::new("nft");
-    monitor.args(["monitor", "new", "elements"]);
-    let monitor = node.ns().spawn(monitor)?;
-    // The monitor listens when it reports an element that was added for it.
-    fs::write(files.join("warm.yaml"), peer(PEERS))?;
-    let warm = (0..50).find_map(|_| {
-        let _ = fs::write(files.join("warm.yaml"), peer(PEERS));
-        let seen = monitor.wait_for_line("element", Duration::from_millis(200)).ok();
-        let _ = fs::remove_file(files.join("warm.yaml"));
-        std::thread::sleep(Duration::from_millis(100));
-        seen
-    });
-    warm.context("`nft monitor` reports no element")?;
-
+    let announcements = Announcements::listen(node.ns())?;
     let mut milliseconds = Vec::with_capacity(changes);
     for number in (PEERS + 1..).take(changes) {
         let (written, place) = (folder.path().join("new.yaml"), files.join(format!("pod-{number}.yaml")));
         fs::write(&written, peer(number))?;
-        let ip = peer_ip(number).to_string();
+        announcements.forget_past()?;
         let begin = Instant::now();
         fs::rename(&written, &place)?;
-        monitor.wait_for_line(&format!(" {ip} "), Duration::from_secs(5)).context("a new pod never reached the kernel")?;
+        announcements.wait().context("a new pod never reached the kernel")?;
         milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
     let sorted = Sorted::new(milliseconds);
     let [half, most, nearly] = [0.5, 0.9, 0.99].map(|share| sorted.quantile(share));
     println!("{:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}", "ms", sorted.most());
     drop(programs);
     Ok(())
+}
+
+/// What the kernel announces about nftables in one namespace.
+struct Announcements(OwnedFd);
+
+impl Announcements {
+    fn listen(ns: &Netns) -> anyhow::Result<Self> {
+        /// `NFNLGRP_NFTABLES`, as a bit.
+        const GROUP: u32 = 1 << (7 - 1);
+        let listen = || -> nix::Result<OwnedFd> {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP))?;
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+            Ok(socket)
+        };
+        Ok(Self(ns.run(listen)?))
+    }
+
+    /// The next announcement, within 5 s.
+    fn wait(&self) -> nix::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).map(drop)
+    }
+
+    fn forget_past(&self) -> nix::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 fn peer_ip(number: u32) -> IpAddr {
