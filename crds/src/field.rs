@@ -77,7 +77,7 @@ pub(crate) fn only(map: &Map, known: &[&str], later: &[&str], at: At<'_>, report
 }
 
 /// Whether `name` may be a slip for `known`: letters in other case, one left out, added or swapped for another.
-fn is_near(name: &str, known: &str) -> bool {
+pub(crate) fn is_near(name: &str, known: &str) -> bool {
     let (a, b) = (name.as_bytes(), known.as_bytes());
     if a.len().abs_diff(b.len()) > 1 {
         return false;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sluice_policy::http::{HttpMatch, PatternError, check_pattern};
 
+use crate::bounds::MAX_HTTP_ITEMS;
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
 use crate::value::{Map, Value, quoted};
@@ -11,8 +12,13 @@ use crate::value::{Map, Value, quoted};
 /// Items of one rule; their number is in every verdict, in 16 bits.
 const MAX_ITEMS: usize = 1000;
 
-/// Reads the items that can be read; the others match nothing.
-pub(crate) fn items(value: &Value, at: At<'_>, report: &mut Report) -> Vec<HttpMatch> {
+/// How many items a rule has, readable or not, as far as they are looked at.
+pub(crate) fn written(rule: &Value) -> usize {
+    rule.get("http").and_then(Value::as_list).map_or(0, |items| items.len().min(MAX_ITEMS))
+}
+
+/// Reads the items that can be read; the others match nothing. `left` is how many the policy may still have.
+pub(crate) fn items(value: &Value, left: usize, at: At<'_>, report: &mut Report) -> Vec<HttpMatch> {
     let Ok(entries) = list(value, at, report) else { return Vec::new() };
     if entries.is_empty() {
         report.error(at, "an empty list matches no request", "leave http out, or write [{}] for every request");
@@ -21,7 +27,11 @@ pub(crate) fn items(value: &Value, at: At<'_>, report: &mut Report) -> Vec<HttpM
     for (i, entry) in entries.iter().enumerate() {
         let at = at.index(i, entry.line);
         match u16::try_from(i) {
-            Ok(index) if i < MAX_ITEMS => items.extend(item(entry, index, at, report).ok()),
+            Ok(index) if i < MAX_ITEMS.min(left) => items.extend(item(entry, index, at, report).ok()),
+            _ if i >= left => {
+                report.error(at, format!("more than {MAX_HTTP_ITEMS} http items in one policy"), "split the policy");
+                break;
+            }
             _ => {
                 report.error(at, format!("more than {MAX_ITEMS} items"), "split the rule");
                 break;

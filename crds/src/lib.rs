@@ -24,6 +24,7 @@
 //! (`010.0.0.0/8`, `::ffff:10.0.0.0/104`).
 
 mod address;
+mod bounds;
 pub mod case;
 mod diagnostic;
 mod field;

@@ -12,19 +12,20 @@
 //! | `action` | Deny: any word but `Allow` may have been meant so |
 //! | one peer, one port, one `http` item | in an allow nothing; the other peers, ports, items stand |
 //! | one peer or port of a deny | all that its readable parts leave open |
+//! | in our kind, an entry of `ingress` or `egress` that is text, a number or a list; a slip for `action` | Deny, as above |
+//! | what is beyond the bounds of [`bounds`](crate::bounds) | as if it could not be read |
 
 use sluice_policy::Direction;
 use sluice_policy::label::Selector;
 use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyRef, Rule, Tier};
 
+use crate::bounds::{MAX_HTTP_ITEMS, MAX_RULES, rules_beyond};
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
-use crate::rule::{Context, Dialect, rule};
+use crate::http;
+use crate::rule::{Context, Dialect, may_deny, rule};
 use crate::selector::selector;
 use crate::value::{Map, Value, quoted};
-
-/// A policy may have this many rules; RuleId numbers them in 16 bits.
-const MAX_RULES: usize = 60_000;
 
 /// The fields of the object itself.
 const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
@@ -58,10 +59,18 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
 
     let directions = directions(spec, known, at, report);
     let (ingress, egress) = directions.unwrap_or((true, true));
-    let mut rules = Vec::new();
+    let (mut rules, mut items_left) = (Vec::new(), MAX_HTTP_ITEMS);
     let context = Context { dialect, namespaces: subject.namespaces.clone() };
     for direction in Direction::BOTH {
-        rules_of(direction, spec, &context, at, &mut rules, report);
+        rules_of(direction, spec, &context, &mut items_left, at, &mut rules, report);
+    }
+    for (direction, isolates) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
+        let is_deny = |rule: &&Rule| rule.direction == direction && rule.action == Action::Deny;
+        if let Some(rule) = rules.iter().find(is_deny).filter(|_| !isolates) {
+            let at = at.field(direction.as_str(), spec.get(direction.as_str()).map_or(line, |value| value.line));
+            let message = format!("{} denies nothing, because policyTypes leaves out this direction", rule.path);
+            report.warning(at, message, "add the direction to policyTypes");
+        }
     }
     if known.is_err() {
         // What the unknown field would have said may well have narrowed the rules.
@@ -119,7 +128,16 @@ fn directions(spec: &Map, known: Reading<()>, at: At<'_>, report: &mut Report) -
     answer.map(|()| (ingress, egress))
 }
 
-fn rules_of(direction: Direction, spec: &Map, context: &Context, at: At<'_>, rules: &mut Vec<Rule>, report: &mut Report) {
+/// Reads the rules of one direction; `items_left` says how many items of `http` the policy may still have.
+fn rules_of(
+    direction: Direction,
+    spec: &Map,
+    context: &Context,
+    items_left: &mut usize,
+    at: At<'_>,
+    rules: &mut Vec<Rule>,
+    report: &mut Report,
+) {
     let name = direction.as_str();
     let Some(value) = spec.get(name) else { return };
     let at = at.field(name, value.line);
@@ -131,14 +149,14 @@ fn rules_of(direction: Direction, spec: &Map, context: &Context, at: At<'_>, rul
         return;
     };
     for (i, value) in list.iter().enumerate() {
+        let at = at.index(i, value.line);
         if rules.len() >= MAX_RULES {
-            report.error(at.index(i, value.line), format!("more than {MAX_RULES} rules"), "split the policy");
-            if list[i..].iter().any(|rule| rule.get("action").is_some()) {
-                rules.push(Rule::unreadable(direction, format!("{name}[{i}]").into(), Action::Deny));
-            }
+            let may_deny = list[i..].iter().any(|rule| may_deny(rule, context.dialect));
+            rules.extend(rules_beyond(direction, i, may_deny, at, report));
             return;
         }
-        rules.push(rule(value, direction, i, context, at.index(i, value.line), report));
+        rules.push(rule(value, direction, i, context, *items_left, at, report));
+        *items_left = items_left.saturating_sub(http::written(value));
     }
 }
 

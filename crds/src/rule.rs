@@ -6,8 +6,9 @@ use sluice_policy::Direction;
 use sluice_policy::Protocol;
 use sluice_policy::source::{Action, L7, Namespaces, Peer, PolicyKind, PortMatch, Rule};
 
+use crate::bounds::{distinct, within_pairs};
 use crate::diagnostic::{At, Report};
-use crate::field::{Unreadable, list, mapping, only, text};
+use crate::field::{Unreadable, is_near, list, mapping, only, text};
 use crate::http;
 use crate::peer::peer;
 use crate::port::port;
@@ -87,14 +88,26 @@ impl<T> Partly<T> {
     }
 }
 
-/// Reads rule number `index` of its direction. Total: what can't be read closes.
-pub(crate) fn rule(value: &Value, direction: Direction, index: usize, policy: &Context, at: At<'_>, report: &mut Report) -> Rule {
+/// Reads rule number `index` of its direction. Total: what can't be read closes. `items_left` is how many items of `http` the
+/// policy may still have.
+pub(crate) fn rule(
+    value: &Value,
+    direction: Direction,
+    index: usize,
+    policy: &Context,
+    items_left: usize,
+    at: At<'_>,
+    report: &mut Report,
+) -> Rule {
     let dialect = policy.dialect;
     let path: Arc<str> = format!("{direction}[{index}]").into();
     let Ok(map) = mapping(value, at, report) else {
-        return Rule::unreadable(direction, path, Action::Allow);
+        // `- action:Deny`, without the space, is a text.
+        let action = if may_deny(value, dialect) { Action::Deny } else { Action::Allow };
+        return Rule::unreadable(direction, path, action);
     };
     let (action, mut complete) = match map.get("action").filter(|_| dialect == Dialect::Sluice) {
+        None if may_deny(value, dialect) => (Action::Deny, false),
         None => (Action::Allow, true),
         Some(value) => action(value, at.field("action", value.line), report),
     };
@@ -111,14 +124,33 @@ pub(crate) fn rule(value: &Value, direction: Direction, index: usize, policy: &C
                 report.error(at, "http in a Deny rule is not supported by this version", "the rule denies all requests");
                 None
             } else {
-                Some(L7::Http(http::items(value, at, report)))
+                Some(L7::Http(http::items(value, items_left, at, report)))
             }
         }
     };
     if !complete && action == Action::Allow {
         return Rule::unreadable(direction, path, Action::Allow);
     }
-    Rule { direction, path, action, peers, ports, l7 }
+    within_pairs(Rule { direction, path, action, peers, ports, l7 }, at, report)
+}
+
+/// Whether a rule may have been meant to deny: it has another `action` than Allow, or a slip for it (`Action: Deny`,
+/// `{action:Deny}`), or it is no mapping at all.
+pub(crate) fn may_deny(value: &Value, dialect: Dialect) -> bool {
+    if dialect == Dialect::Kubernetes || value.is_null() {
+        return false;
+    }
+    let Some(map) = value.as_map() else { return true };
+    if let Some(action) = map.get("action") {
+        return action.as_str() != Some("Allow");
+    }
+    map.iter().filter(|entry| &*entry.key != "action").any(|entry| {
+        let (name, word) = match entry.key.split_once(':') {
+            Some((name, word)) => (name, Some(word)),
+            None => (&*entry.key, entry.value.as_str()),
+        };
+        is_near(name, "action") && word.map(str::trim) != Some("Allow")
+    })
 }
 
 /// The action, and whether it could be read.
@@ -169,7 +201,7 @@ fn ports(map: &Map, has_http: bool, action: Action, at: At<'_>, report: &mut Rep
         }
         read
     });
-    ports.or(every)
+    ports.map(distinct).or(every)
 }
 
 const fn protocol(port: &PortMatch) -> Protocol {

@@ -363,6 +363,36 @@ fn sluice_network_policies() {
                 "{} in; DENY ingress[0] * *",
                 &[("spec.ingress[0].port", "unknown field \"port\"")],
             ),
+            // Nobody can say that these were no denies.
+            (
+                "{ingress: ['action:Deny', [], 5, null]}",
+                "{} in; DENY ingress[0] * *; DENY ingress[1] * *; DENY ingress[2] * *; ingress[3] [] *",
+                &[
+                    ("spec.ingress[0]", "the text \"action:Deny\" where a mapping belongs"),
+                    ("spec.ingress[1]", "a list where a mapping belongs"),
+                    ("spec.ingress[2]", "the number 5 where a mapping belongs"),
+                    ("spec.ingress[3]", "null where a mapping belongs"),
+                ],
+            ),
+            (
+                "{ingress: [{Action: Deny, from: [{podSelector: {}}]}, {acton: deny}, {'action:Deny': null, ports: [{port: 80}]}]}",
+                "{} in; DENY ingress[0] [ns/{}] *; DENY ingress[1] * *; DENY ingress[2] * [TCP:80]",
+                &[
+                    ("spec.ingress[0].Action", "unknown field \"Action\""),
+                    ("spec.ingress[1].acton", "unknown field \"acton\""),
+                    ("spec.ingress[2][action:Deny]", "unknown field \"action:Deny\""),
+                ],
+            ),
+            (
+                "{ingress: [{Action: Allow}, {action: Allow, Action: Deny}, {action: null}]}",
+                "{} in; ingress[0] [] *; ingress[1] [] *; ingress[2] * *",
+                &[("spec.ingress[0].Action", "unknown field"), ("spec.ingress[1].Action", "unknown field")],
+            ),
+            (
+                "{policyTypes: [Egress], ingress: [{}, {action: Deny}]}",
+                "{} out; ingress[0] * *; DENY ingress[1] * *",
+                &[("spec.ingress", "ingress[1] denies nothing, because policyTypes leaves out this direction")],
+            ),
             ("{egress: x}", "{} in out; DENY egress * *", &[("spec.egress", "the text \"x\" where a list belongs")]),
         ],
     );
@@ -373,6 +403,48 @@ fn remarks_are_bounded() {
     let rules = vec!["{x: z}"; 5000].join(", ");
     let lowered = lowered(&network_policy(&format!("{{ingress: [{rules}]}}")));
     assert_eq!(lowered.diagnostics.len(), 101);
-    assert_eq!(lowered.diagnostics[100].message, "4900 further problems are not listed");
-    assert_eq!(policy_of(lowered).rules.len(), 5000);
+    assert_eq!(lowered.diagnostics[100].message, "1901 further problems are not listed");
+    assert_eq!(policy_of(lowered).rules.len(), 2000);
+}
+
+/// What goes beyond a bound can't be put in force: allows match nothing, denies what their other parts leave open.
+#[test]
+fn one_policy_cannot_burden_a_node_without_bound() {
+    let entries = |count: usize, entry: &dyn Fn(usize) -> String| (0..count).map(entry).collect::<Vec<_>>().join(", ");
+    let read = |rules: &str| {
+        let lowered = lowered(&sluice_policy(&format!("{{ingress: [{rules}]}}")));
+        let said = lowered.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        (policy_of(lowered), said)
+    };
+    let rule = |action: &str, peers: usize, names: usize| {
+        let peers = entries(peers, &|i| format!("{{podSelector: {{matchLabels: {{a: v{i}}}}}}}"));
+        let names = entries(names, &|i| format!("{{port: n{i}}}"));
+        format!("{{action: {action}, from: [{peers}], ports: [{names}, {{port: n0}}, {{port: 80}}]}}")
+    };
+
+    let (policy, said) = read(&rule("Allow", 50, 20));
+    assert_eq!((said.as_str(), policy.rules[0].ports.as_ref().map(Vec::len)), ("", Some(21)), "a name said twice counts once");
+    let (policy, said) = read(&rule("Allow", 143, 7));
+    assert!(said.contains("spec.ingress[0]: more than 1000 pairs of a peer and a named port: 143 times 7"), "{said}");
+    assert_eq!(policy.rules[0].peers, Some(Vec::new()), "it allows nobody");
+    let (policy, said) = read(&rule("Deny", 143, 7));
+    assert!(said.contains("143 times 7"), "{said}");
+    let left = (policy.rules[0].peers.as_ref().map(Vec::len), policy.rules[0].ports.as_ref().map(|ports| list(ports, port)));
+    assert_eq!(left, (Some(143), Some("[TCP TCP:80]".to_owned())), "it denies its peers every port of the protocol");
+
+    let with_items = |count: usize| format!("{{http: [{}]}}", entries(count, &|i| format!("{{path: /{i}}}")));
+    let (policy, said) = read(&[with_items(1000), with_items(999), with_items(3)].join(", "));
+    assert!(said.contains("spec.ingress[2].http[1]: more than 2000 http items in one policy"), "{said}");
+    let items = |rule: &sluice_policy::source::Rule| match &rule.l7 {
+        Some(L7::Http(items)) => items.len(),
+        None => 0,
+    };
+    assert_eq!(policy.rules.iter().map(items).collect::<Vec<_>>(), [1000, 999, 1]);
+
+    for (last, denies) in [("{}", false), ("{action: Deny}", true), ("{Action: Deny}", true), ("'action:Deny'", true)] {
+        let (policy, said) = read(&format!("{}, {last}", vec!["{}"; 2001].join(", ")));
+        assert!(said.contains("spec.ingress[2000]: more than 2000 rules in one policy; split the policy"), "{said}");
+        let beyond = policy.rules[2000..].iter().map(|rule| (rule.action, rule.peers.is_none())).collect::<Vec<_>>();
+        assert_eq!(beyond, if denies { vec![(Action::Deny, true)] } else { Vec::new() }, "{last}");
+    }
 }

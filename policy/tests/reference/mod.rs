@@ -306,7 +306,7 @@ fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a 
     let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
     let numbered = rules.into_iter().flatten().enumerate();
     numbered
-        .filter(|(_, rule)| read::action(rule) == action && fits(rule).unwrap_or(action == Action::Deny))
+        .filter(|(_, rule)| read::action(rule, read::is_ours(policy)) == action && fits(rule).unwrap_or(action == Action::Deny))
         .map(|(i, rule)| (rule, format!("{} {rules_field}[{i}]", title(policy))))
         .collect()
 }

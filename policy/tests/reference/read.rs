@@ -197,13 +197,34 @@ pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<bool> {
     known(value.as_object().ok_or(Unreadable)?, &[more, &[peers_field, "ports"]].concat())
 }
 
-/// A rule's action. Any other word than Allow may have been meant to deny.
-pub(crate) fn action(rule: &Value) -> Action {
-    match &rule["action"] {
-        Value::Null => Action::Allow,
-        word if word == "Allow" => Action::Allow,
-        _ => Action::Deny,
-    }
+/// A rule's action. Any other word than Allow may have been meant to deny, and so may a slip for the field's name and what is no
+/// mapping at all.
+pub(crate) fn action(rule: &Value, ours: bool) -> Action {
+    let allows = match rule {
+        _ if !ours => true,
+        Value::Null => true,
+        Value::Object(fields) => match &rule["action"] {
+            Value::Null => !fields.iter().any(|(name, word)| match name.split_once(':') {
+                // `{action:Deny}`: the word is part of the name.
+                Some((name, word)) => is_slip(name) && word.trim() != "Allow",
+                None => name != "action" && is_slip(name) && word != "Allow",
+            }),
+            word => word == "Allow",
+        },
+        _ => false,
+    };
+    if allows { Action::Allow } else { Action::Deny }
+}
+
+/// Whether one letter more, less or other makes `action` of `name`, upper and lower case being the same.
+fn is_slip(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let shorter = |word: &str| (0..word.len()).map(|i| [&word[..i], &word[i + 1..]].concat()).collect::<Vec<_>>();
+    name.is_ascii()
+        && (name == "action"
+            || shorter("action").contains(&name)
+            || shorter(&name).contains(&"action".to_owned())
+            || (0..6).any(|i| name.len() == 6 && name[..i] == "action"[..i] && name[i + 1..] == "action"[i + 1..]))
 }
 
 /// One entry of `from` or `to`: a block, or at least one selector.
