@@ -51,7 +51,11 @@
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
+//!
+//! All this holds as long as the table does. Another program on the node that flushes the ruleset takes it along; [`harm`](super::harm)
+//! notices, and the proxy writes it anew within a second and ends what began meanwhile.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nftnl::{ChainType, Hook};
@@ -187,6 +191,12 @@ pub(super) fn switch(config: &Config, edition: Edition) -> Vec<Chain> {
         chain(names::OUTPUT, output(config)),
         chain(names::FORWARD, forward(config, edition)),
     ]
+}
+
+/// How many rules each of these chains has. Only a whole replacement writes them.
+pub(super) fn rule_counts(config: &Config, edition: Edition) -> BTreeMap<String, usize> {
+    let chains = switch(config, edition).into_iter().chain(chains(config, edition));
+    chains.map(|chain| (chain.name, chain.rules.len())).collect()
 }
 
 fn prerouting(edition: Edition) -> Vec<Rule> {

@@ -82,6 +82,12 @@ impl Channel {
         self.limit_bytes = limit_bytes;
     }
 
+    /// A buffer too small for a transaction of [`limit_bytes`](Self::limit_bytes), as where somebody else set a bound later.
+    #[cfg(test)]
+    pub(super) fn set_buffer_bytes(&self, bytes: usize) {
+        setsockopt(&self.fd, sockopt::SndBuf, &bytes).expect("a smaller buffer");
+    }
+
     /// Sends `messages` as one transaction: in force when this returns, or not at all.
     pub(super) fn commit(&mut self, messages: &[u8]) -> Result<(), ChannelError> {
         if messages.is_empty() {

@@ -12,6 +12,7 @@
 //! | [`replace`], [`delta`] | the transactions: a whole new state, or what differs |
 //! | [`object`], [`expr`], [`names`], [`comment`] | the vocabulary, plain data |
 //! | [`transaction`], [`channel`], [`held`] | libnftnl, the socket, and what the kernel holds |
+//! | [`harm`] | whether somebody else has taken the rules away |
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
@@ -24,6 +25,7 @@ mod config;
 pub mod conntrack;
 mod delta;
 mod expr;
+mod harm;
 mod held;
 mod names;
 mod netlink;
@@ -45,6 +47,7 @@ use sluice_policy::table::Touched;
 
 use channel::Channel;
 use delta::Before;
+use harm::Rules;
 use held::Held;
 use names::Edition;
 use object::{Element, Family, concatenation, octets};
@@ -54,6 +57,7 @@ use transaction::Transaction;
 
 pub use channel::ChannelError;
 pub use config::{Config, ConfigError, Deny, Mark};
+pub use harm::Harm;
 
 /// How long a revoked tuple is closed: longer than its peers go on trying on it.
 const REVOKED_FOR: Duration = Duration::from_secs(60);
@@ -67,6 +71,10 @@ pub enum Error {
     Channel(#[from] ChannelError),
     #[error("ask the kernel what table inet sluice holds")]
     Held(#[source] netlink::Error),
+    #[error("table inet sluice was changed by somebody else while it was written")]
+    Meddled,
+    #[error("remains of 26 failed replacements fill table inet sluice, and can't be removed")]
+    Crowded,
     #[error("find the node's interfaces")]
     Interfaces(#[source] std::io::Error),
     #[error("remove policy routing")]
@@ -79,7 +87,7 @@ pub struct Kernel {
     config: Config,
     channel: Channel,
     names: netlink::Socket,
-    /// `None`: not known. After start, and after an error, the next change replaces everything.
+    /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
 }
 
@@ -89,6 +97,12 @@ struct Installed {
     programs: BTreeMap<ProgramId, Rendered>,
     edition: Edition,
     uplinks: BTreeSet<String>,
+    /// Those of the chains that only a whole replacement writes.
+    rules: Rules,
+    /// The ruleset's state in which `rules` were seen last.
+    seen: Option<u32>,
+    /// After an error the next change replaces everything.
+    is_certain: bool,
 }
 
 /// What a change took.
@@ -128,28 +142,53 @@ impl Kernel {
     /// former generation stays in force, and the next change replaces everything.
     pub fn apply(&mut self, table: &Table, touched: Option<&Touched>, revocations: &[Revocation]) -> Result<Applied, Error> {
         let start = Instant::now();
-        if let (Some(touched), Some(installed)) = (touched, self.installed.take())
-            && !touched.node
-        {
-            match self.change(installed, table, touched, revocations, start) {
+        if let Some(touched) = touched.filter(|touched| !touched.node) {
+            match self.change(table, touched, revocations, start) {
                 Ok(applied) => return Ok(applied),
-                Err(Small::TooLarge) => {}
+                Err(Small::Unfit) => {}
                 // Somebody else wrote into the table, or what we believe of it is wrong: write everything anew.
                 Err(Small::Failed(error)) => tracing::warn!(%error, "a change of the kernel's table failed: replacing it"),
             }
         }
-        self.installed = None;
+        if let Some(installed) = &mut self.installed {
+            installed.is_certain = false;
+        }
         self.replace(table, revocations, start)
     }
 
+    /// The table that this process put in force last.
+    pub fn in_force(&self) -> Option<&Table> {
+        self.installed.as_ref().map(|installed| &installed.table)
+    }
+
+    /// Looks whether somebody else took the rules away that every packet meets. What was found stays so until an
+    /// [`apply`](Self::apply), which then writes everything anew. Cheap where nobody changed the node's ruleset.
+    pub fn harm(&mut self) -> Result<Option<Harm>, Error> {
+        let Some(installed) = &mut self.installed else {
+            return Ok(None);
+        };
+        // Before the rules: what changes after this is found by the next look.
+        let generation = harm::generation(&mut self.names).map_err(Error::Held)?;
+        if generation.is_some() && generation == installed.seen {
+            return Ok(None);
+        }
+        let now = Rules::read(&mut self.names, installed.rules.chains()).map_err(Error::Held)?;
+        let harm = installed.rules.harm(&now);
+        match harm {
+            None => installed.seen = generation,
+            Some(_) => installed.is_certain = false,
+        }
+        Ok(harm)
+    }
+
     /// Looks again which interfaces lead away from the node; writes everything anew if they differ. An interface that appears
-    /// later than the last whole replacement and isn't an uplink by its kind is taken for a pod's until then.
+    /// later than the last whole replacement and isn't an uplink by its kind is taken for a pod's until then. After an error the
+    /// next call tries again.
     pub fn refresh_uplinks(&mut self) -> Result<Option<Applied>, Error> {
         let Some(installed) = &self.installed else {
             return Ok(None);
         };
-        let uplinks = self.uplinks(&installed.table)?;
-        if uplinks == installed.uplinks {
+        if self.uplinks(&installed.table)? == installed.uplinks {
             return Ok(None);
         }
         let table = installed.table.clone();
@@ -174,30 +213,29 @@ impl Kernel {
         uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)
     }
 
-    fn change(
-        &mut self,
-        installed: Installed,
-        table: &Table,
-        touched: &Touched,
-        revocations: &[Revocation],
-        start: Instant,
-    ) -> Result<Applied, Small> {
+    fn change(&mut self, table: &Table, touched: &Touched, revocations: &[Revocation], start: Instant) -> Result<Applied, Small> {
+        let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
+            return Err(Small::Unfit);
+        };
         let before = Before { table: &installed.table, programs: &installed.programs, edition: installed.edition };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
         revoke(&mut transaction, revocations);
         let messages = transaction.into_messages();
         if messages.len() > self.channel.limit_bytes() {
-            return Err(Small::TooLarge);
+            return Err(Small::Unfit);
         }
         self.channel.commit(&messages).map_err(Small::Failed)?;
-        let mut programs = installed.programs;
         for (id, rendered) in changed {
             match rendered {
-                Some(rendered) => drop(programs.insert(id, rendered)),
-                None => drop(programs.remove(&id)),
+                Some(rendered) => drop(installed.programs.insert(id, rendered)),
+                None => drop(installed.programs.remove(&id)),
             }
         }
-        self.installed = Some(Installed { table: table.clone(), programs, ..installed });
+        if !messages.is_empty() {
+            // One commit, one state further, unless somebody else made one too.
+            installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
+        }
+        installed.table = table.clone();
         Ok(Applied {
             whole: false,
             transactions: 1,
@@ -209,7 +247,7 @@ impl Kernel {
 
     fn replace(&mut self, table: &Table, revocations: &[Revocation], start: Instant) -> Result<Applied, Error> {
         let held = Held::read(&mut self.names).map_err(Error::Held)?;
-        let edition = Edition::unused(held.names());
+        let edition = Edition::unused(held.names()).ok_or(Error::Crowded)?;
         let uplinks = self.uplinks(table)?;
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition);
         revoke(&mut replacement.switch, revocations);
@@ -228,8 +266,14 @@ impl Kernel {
             (until_switch, channel::split(sweep, limit))
         };
         let transactions = until_switch.len() + after.len();
-        for part in until_switch {
-            self.channel.commit(part)?;
+        for (number, part) in until_switch.iter().enumerate() {
+            if let Err(error) = self.channel.commit(part) {
+                // A switch whose answer was not read may have been made; then this edition is the one in force.
+                if number > 0 && !(number + 1 == until_switch.len() && matches!(error, ChannelError::Receive(_))) {
+                    self.sweep_unfinished(edition);
+                }
+                return Err(error.into());
+            }
         }
         // The new generation is in force. What can't be swept now leads nowhere, and the next replacement tries again.
         for part in after {
@@ -238,15 +282,34 @@ impl Kernel {
                 break;
             }
         }
-        self.installed = Some(Installed { table: table.clone(), programs: replacement.programs, edition, uplinks });
+        let written = base::rule_counts(&self.config, edition);
+        let rules = Rules::read(&mut self.names, written.keys().cloned()).map_err(Error::Held)?;
+        if !rules.are_as_many(&written) {
+            return Err(Error::Meddled);
+        }
+        let programs = replacement.programs;
+        self.installed =
+            Some(Installed { table: table.clone(), programs, edition, uplinks, rules, seen: None, is_certain: true });
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
+    }
+
+    /// Removes an edition that was filled in part and never switched to. What stays is left to the next replacement that is made.
+    fn sweep_unfinished(&mut self, edition: Edition) {
+        let limit = self.channel.limit_bytes();
+        let swept = Held::read(&mut self.names).map_err(Error::Held).and_then(|held| {
+            let sweep = replace::sweep(&held, |name| edition.owns(name)).into_messages();
+            channel::split(&sweep, limit).into_iter().try_for_each(|part| Ok(self.channel.commit(part)?))
+        });
+        if let Err(error) = swept {
+            tracing::warn!(error = crate::error_chain(&error), "remains of a failed replacement stay in the kernel's table");
+        }
     }
 }
 
 /// Why a small change was not made.
 enum Small {
-    /// It doesn't fit into one transaction.
-    TooLarge,
+    /// It doesn't fit into one transaction, or what it would change is not known for certain.
+    Unfit,
     Failed(ChannelError),
 }
 

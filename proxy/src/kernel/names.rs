@@ -16,11 +16,9 @@ pub(super) struct Edition(u8);
 impl Edition {
     pub(super) const FIRST: Self = Self(0);
 
-    /// The first edition that none of `names` belongs to.
-    pub(super) fn unused<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let free = (0..26).map(Self).find(|edition| !names.clone().any(|name| edition.owns(name)));
-        // After 26 failed replacements whose remains could not be removed either, one of them is overwritten.
-        free.unwrap_or(Self::FIRST)
+    /// The first edition that none of `names` belongs to. `None`: each has remains, and one of them may be in force.
+    pub(super) fn unused<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<Self> {
+        (0..26).map(Self).find(|edition| !names.clone().any(|name| edition.owns(name)))
     }
 
     /// Whether `name` is one that this edition gives.
@@ -114,11 +112,13 @@ mod tests {
     #[test]
     fn editions_take_turns() {
         let first = ["local_v4", "egress_7", "prerouting", "revoked_v4"];
-        assert_eq!(Edition::unused([].into_iter()), Edition::FIRST);
-        let second = Edition::unused(first.into_iter());
-        assert_eq!(second.name("local_v4"), "local_v4_b");
-        assert_eq!(Edition::unused(["local_v4_b", "prerouting"].into_iter()), Edition::FIRST);
-        assert_eq!(Edition::unused(["local_v4_b", "local_v4"].into_iter()).name("x"), "x_c");
+        assert_eq!(Edition::unused([].into_iter()), Some(Edition::FIRST));
+        let unused = |names: &[&str]| Edition::unused(names.iter().copied()).map(|edition| edition.name("local_v4"));
+        assert_eq!(unused(&first).as_deref(), Some("local_v4_b"));
+        assert_eq!(unused(&["local_v4_b", "prerouting"]).as_deref(), Some("local_v4"));
+        assert_eq!(unused(&["local_v4_b", "local_v4"]).as_deref(), Some("local_v4_c"));
+        let all: Vec<String> = (0..26).map(|number| Edition(number).name("local_v4")).collect();
+        assert_eq!(Edition::unused(all.iter().map(String::as_str)), None, "no edition with remains is taken for a free one");
     }
 
     #[test]

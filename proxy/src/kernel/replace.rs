@@ -8,8 +8,9 @@
 //!    is;
 //! 3. **sweep**: what of the old edition is left.
 //!
-//! If all three fit, they are one transaction. An error before the switch leaves the old generation in force; what was filled in
-//! until then is swept by the next replacement, which asks the kernel for all names first.
+//! If all three fit, they are one transaction. An error before the switch leaves the old generation in force, and what was filled
+//! in until then is swept at once. Where that fails too, or the process ends, the next replacement sweeps it: it asks the kernel
+//! for all names first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -76,7 +77,7 @@ pub(super) fn replacement(
         switch.flush_chain(&chain.name);
         switch.add_rules(&chain.name, &chain.rules);
     }
-    Replacement { fill, switch, sweep: sweep(held, edition), programs }
+    Replacement { fill, switch, sweep: sweep(held, |name| !edition.owns(name)), programs }
 }
 
 fn fill_sets(
@@ -165,10 +166,10 @@ fn pod_cidrs(table: &Table, edition: Edition) -> BTreeMap<String, Vec<Element>> 
         .collect()
 }
 
-/// Removes all but `edition` and what is permanent: rules first, then what they used.
-fn sweep(held: &Held, edition: Edition) -> Transaction {
+/// Removes of what is not permanent all that `is_old`: rules first, then what they used. Nothing in force may lead there.
+pub(super) fn sweep(held: &Held, is_old: impl Fn(&str) -> bool) -> Transaction {
     let mut sweep = Transaction::new();
-    let old = |name: &&String| !names::is_permanent(name) && !edition.owns(name);
+    let old = |name: &&String| !names::is_permanent(name) && is_old(name);
     for chain in held.chains.iter().filter(old) {
         sweep.flush_chain(chain);
     }

@@ -35,14 +35,19 @@ fn elements(ns: &Netns) -> usize {
     listing.matches(" 11.0.").count() + listing.matches("\t11.0.").count()
 }
 
-#[test]
-fn a_state_larger_than_the_send_buffer_is_filled_in_parts_and_switched_to_at_once() {
+/// `None` where no namespace can be made.
+fn namespace(name: &str) -> Option<Netns> {
     if let Err(why) = sluice_testnet::capability() {
         assert!(!nix::unistd::geteuid().is_root(), "as root nothing may be skipped: {why}");
         println!("SKIPPED: {why}");
-        return;
+        return None;
     }
-    let ns = Netns::new("small-buffer").expect("a namespace");
+    Some(Netns::new(name).expect("a namespace"))
+}
+
+#[test]
+fn a_state_larger_than_the_send_buffer_is_filled_in_parts_and_switched_to_at_once() {
+    let Some(ns) = namespace("small-buffer") else { return };
     let table = table();
     let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
     kernel.channel.set_limit_bytes(20_000);
@@ -58,4 +63,87 @@ fn a_state_larger_than_the_send_buffer_is_filled_in_parts_and_switched_to_at_onc
     let held = ns.run(|| Held::read(&mut Held::socket().expect("a socket"))).expect("names");
     assert!(held.names().all(|name| !name.ends_with("_c")), "{held:?}");
     assert_eq!(elements(&ns), usize::try_from(PEERS).expect("a small number"));
+}
+
+/// Some messages of a replacement are too large for this buffer, but not the first ones, and none of a sweep.
+fn impede(kernel: &mut Kernel) {
+    kernel.channel.set_limit_bytes(4_000);
+    kernel.channel.set_buffer_bytes(2_500);
+}
+
+fn relieve(kernel: &mut Kernel) {
+    kernel.channel.set_buffer_bytes(100_000);
+    kernel.channel.set_limit_bytes(20_000);
+}
+
+#[test]
+fn failed_replacements_leave_nothing_behind_and_the_former_in_force() {
+    let Some(ns) = namespace("failed-fill") else { return };
+    let table = table();
+    let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+    ns.run(|| kernel.apply(&table, None, &[])).expect("in force");
+    let held = || ns.run(|| Held::read(&mut Held::socket().expect("a socket"))).expect("names");
+    let before = held();
+    impede(&mut kernel);
+    for attempt in 0..30 {
+        let refused = ns.run(|| kernel.apply(&table, None, &[])).expect_err("it doesn't fit");
+        assert!(matches!(refused, Error::Channel(ChannelError::Send { .. })), "attempt {attempt}: {refused:?}");
+        assert_eq!(held(), before, "attempt {attempt}");
+    }
+    assert_eq!(elements(&ns), usize::try_from(PEERS).expect("a small number"));
+    assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None, "the former table is whole");
+    relieve(&mut kernel);
+    ns.run(|| kernel.apply(&table, None, &[])).expect("in parts");
+}
+
+#[test]
+fn uplinks_that_could_not_be_followed_are_tried_again() {
+    let Some(ns) = namespace("failed-uplinks") else { return };
+    let table = table();
+    let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+    ns.run(|| kernel.apply(&table, None, &[])).expect("in force");
+    kernel.config.uplinks.push("eth9".to_owned());
+    impede(&mut kernel);
+    for _ in 0..2 {
+        ns.run(|| kernel.refresh_uplinks()).expect_err("it doesn't fit, again and again");
+    }
+    relieve(&mut kernel);
+    let applied = ns.run(|| kernel.refresh_uplinks()).expect("it fits");
+    assert!(applied.is_some_and(|applied| applied.whole), "{applied:?}");
+    assert_eq!(ns.run(|| kernel.refresh_uplinks()).expect("nothing to do"), None);
+}
+
+#[test]
+fn harm_by_others_is_seen_and_own_changes_are_none() {
+    let Some(ns) = namespace("harm") else { return };
+    let table = table();
+    let saved = "add table inet sluice; add chain inet sluice prerouting { type filter hook prerouting priority -90 ; }";
+    let rows: [(&[&str], Option<Harm>); 9] = [
+        (&["add table inet other"], None),
+        (&["add element inet sluice uplinks { eth7 }", "delete element inet sluice uplinks { eth7 }"], None),
+        (&["flush ruleset"], Some(Harm::Removed)),
+        (&["delete table inet sluice"], Some(Harm::Removed)),
+        (&["flush ruleset", saved], Some(Harm::Altered)),
+        (&["flush table inet sluice"], Some(Harm::Altered)),
+        (&["flush chain inet sluice forward"], Some(Harm::Altered)),
+        (&["flush chain inet sluice live"], Some(Harm::Altered)),
+        (&["insert rule inet sluice prerouting accept"], Some(Harm::Altered)),
+    ];
+    for (commands, harm) in rows {
+        // Into an empty ruleset, so that names have no mark.
+        ns.exec("nft", &["flush", "ruleset"]).expect("nft");
+        let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+        ns.run(|| kernel.apply(&table, None, &[])).expect("in force");
+        ns.run(|| kernel.apply(&table, Some(&Touched::default()), &[])).expect("nothing new");
+        assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None, "before {commands:?}");
+        for command in commands {
+            ns.exec("nft", &[command]).expect("nft takes it");
+        }
+        for _ in 0..2 {
+            assert_eq!(ns.run(|| kernel.harm()).expect("a look"), harm, "{commands:?}");
+        }
+        let applied = ns.run(|| kernel.apply(&table, Some(&Touched::default()), &[])).expect("written anew");
+        assert_eq!(applied.whole, harm.is_some(), "{commands:?}: {applied:?}");
+        assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None, "after {commands:?}");
+    }
 }

@@ -1,0 +1,132 @@
+//! Whether somebody else has taken our rules away.
+//!
+//! `nft flush ruleset` removes every table of the node, `inet sluice` too, and it is the first line of a distribution's
+//! `/etc/nftables.conf`: reloading that service opens all that was closed. So what every packet meets is looked at again and again.
+//!
+//! A look costs one message: the kernel counts the changes of its ruleset, whoever made them. Only where it has counted some is
+//! there more to read, the handles of the rules of [`base`](super::base): a whole replacement writes them, and nothing else may.
+//! The kernel gives no handle twice in a table, and none of a table twice, so equal handles are the same rules.
+//!
+//! | done by somebody else | |
+//! |---|---|
+//! | table, base chain or its rules removed or flushed | seen |
+//! | a rule put before ours, or a saved ruleset with a table `inet sluice` loaded | seen |
+//! | elements of sets, rules of one pod's chain | not seen: whoever names these means them. The next change that meets them finds out. |
+
+use std::collections::BTreeMap;
+
+use super::netlink::{Attributes, Error, Message, Socket, flags};
+use super::transaction::TABLE;
+
+const NFT_MSG_NEWTABLE: u16 = message_type(0);
+const NFT_MSG_GETTABLE: u16 = message_type(1);
+const NFT_MSG_NEWRULE: u16 = message_type(6);
+const NFT_MSG_GETRULE: u16 = message_type(7);
+const NFT_MSG_NEWGEN: u16 = message_type(15);
+const NFT_MSG_GETGEN: u16 = message_type(16);
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_HANDLE: u16 = 4;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
+const NFTA_GEN_ID: u16 = 1;
+const NFPROTO_INET: u8 = 1;
+/// `struct nfgenmsg`.
+const FIXED_BYTES: usize = 4;
+
+/// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
+const fn message_type(message: u16) -> u16 {
+    10 << 8 | message
+}
+
+/// What somebody else did to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Harm {
+    #[error("somebody else removed the kernel's table inet sluice: nothing is enforced until it is written anew")]
+    Removed,
+    #[error(
+        "somebody else changed rules of the kernel's table inet sluice: what is enforced is not known until it is written anew"
+    )]
+    Altered,
+}
+
+/// The table and the rules in some of its chains, by their handles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    table: Option<u64>,
+    chains: BTreeMap<String, Vec<u64>>,
+}
+
+impl Rules {
+    /// Asks the kernel, in the network namespace of `socket`.
+    pub(super) fn read(socket: &mut Socket, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
+        let table = socket
+            .dump(request(NFT_MSG_GETTABLE, flags::DUMP), |kind, body| {
+                let is_ours = kind == NFT_MSG_NEWTABLE && body.first() == Some(&NFPROTO_INET);
+                let name = attribute(body, NFTA_TABLE_NAME)?;
+                (is_ours && is_text(name, TABLE)).then(|| number(body, NFTA_TABLE_HANDLE)).flatten()
+            })?
+            .pop();
+        let mut read = BTreeMap::new();
+        for chain in chains {
+            let mut request = request(NFT_MSG_GETRULE, flags::DUMP);
+            request.put(NFTA_RULE_TABLE, &zero_ended(TABLE)).put(NFTA_RULE_CHAIN, &zero_ended(&chain));
+            let rules = socket.dump(request, |kind, body| {
+                let (table, of) = (attribute(body, NFTA_RULE_TABLE)?, attribute(body, NFTA_RULE_CHAIN)?);
+                let is_asked = kind == NFT_MSG_NEWRULE && is_text(table, TABLE) && is_text(of, &chain);
+                is_asked.then(|| number(body, NFTA_RULE_HANDLE)).flatten()
+            })?;
+            read.insert(chain, rules);
+        }
+        Ok(Self { table, chains: read })
+    }
+
+    /// Whether each chain has as many rules as were written.
+    pub(super) fn are_as_many(&self, written: &BTreeMap<String, usize>) -> bool {
+        let counts = self.chains.iter().map(|(chain, rules)| (chain, rules.len()));
+        self.table.is_some() && counts.eq(written.iter().map(|(chain, count)| (chain, *count)))
+    }
+
+    pub(super) fn chains(&self) -> impl Iterator<Item = String> {
+        self.chains.keys().cloned()
+    }
+
+    /// What makes `now` differ from these.
+    pub(super) fn harm(&self, now: &Self) -> Option<Harm> {
+        match now.table {
+            _ if self == now => None,
+            None => Some(Harm::Removed),
+            Some(_) => Some(Harm::Altered),
+        }
+    }
+}
+
+/// The number of the ruleset's state: another one after each change by anybody in the network namespace.
+pub(super) fn generation(socket: &mut Socket) -> Result<Option<u32>, Error> {
+    let answer = socket.answered(request(NFT_MSG_GETGEN, 0), |kind, body| {
+        let id = attribute(body, NFTA_GEN_ID).filter(|_| kind == NFT_MSG_NEWGEN)?;
+        Some(u32::from_be_bytes(*id.first_chunk()?))
+    });
+    answer
+}
+
+fn request(kind: u16, flags: u16) -> Message {
+    Message::new(kind, flags, &[NFPROTO_INET, 0, 0, 0])
+}
+
+fn zero_ended(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+fn is_text(value: &[u8], text: &str) -> bool {
+    value.strip_suffix(&[0]).unwrap_or(value) == text.as_bytes()
+}
+
+fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut attributes = Attributes(body.get(FIXED_BYTES..)?);
+    attributes.find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+fn number(body: &[u8], wanted: u16) -> Option<u64> {
+    Some(u64::from_be_bytes(*attribute(body, wanted)?.first_chunk()?))
+}
