@@ -6,23 +6,31 @@
 //!
 //! The data path gets a table first: what it newly forbids is closed there at once, and what it newly allows arrives only
 //! when the kernel lets it. Netlink blocks, so all this has a thread of its own.
+//!
+//! Others change the node too. Between tables the thread looks whether the rules are still there, and routing and uplinks as they
+//! should be, and repairs what isn't. Until that is done the state is `Failing`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
 use crate::config::{Config, Deny};
 use crate::feed::{Extent, Handover};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
-use crate::kernel::{self, Kernel, Mark};
+use crate::kernel::{self, Harm, Kernel, Mark};
 use crate::metrics::Metrics;
 
 /// How often routing and uplinks are looked at: others change them too.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is looked at whether the rules are still there: without them everything passes. One message if nobody changed
+/// anything.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Flows can begin under the former table until the new one is in force. Looking again finds them; more than this is somebody
 /// opening flows faster than they can be found, and the kernel's rules already judge those.
@@ -45,7 +53,8 @@ pub enum KernelState {
     /// No table has been put in force by this process.
     Waiting,
     InForce,
-    /// The newest table was refused. What was in force still is.
+    /// The newest table was refused, and what was in force still is; or somebody else changed the node, and it isn't repaired
+    /// yet.
     Failing(String),
 }
 
@@ -59,6 +68,20 @@ pub struct Enforcer {
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
     metrics: Metrics,
+    /// What was done to the rules, until they are whole again and the flows that began meanwhile are ended.
+    harm: Option<Harm>,
+    failures: Failures,
+}
+
+/// What is wrong now. Each is cleared by the next success of its kind.
+#[derive(Debug, Default)]
+struct Failures {
+    /// The newest table.
+    table: Option<String>,
+    /// The rules, after somebody else changed them.
+    rules: Option<String>,
+    /// The rules for uplinks that have changed.
+    uplinks: Option<String>,
 }
 
 /// The kernel's part of the configuration.
@@ -94,22 +117,33 @@ impl Enforcer {
             tracing::warn!("diverted connections may not arrive: {obstacle}");
         }
         let conntrack = Conntrack::open().map_err(|error| EnforceError::Conntrack(error.into()))?;
-        Ok(Self { kernel, conntrack, routing, label_bit, tables, state, metrics })
+        Ok(Self { kernel, conntrack, routing, label_bit, tables, state, metrics, harm: None, failures: Failures::default() })
     }
 
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) {
+        let (mut watch, mut look) = (every(WATCH), every(LOOK));
         loop {
-            match tokio::time::timeout(LOOK, handovers.recv()).await {
-                Ok(Some(handover)) => self.take_over(handover),
-                Ok(None) => return,
-                Err(_) => self.look_around(),
+            // In this order: however many tables come, none of them puts off a look that is due.
+            tokio::select! {
+                biased;
+                _ = watch.tick() => self.keep_rules(),
+                _ = look.tick() => self.look_around(),
+                handover = handovers.recv() => match handover {
+                    Some(handover) => self.take_over(handover),
+                    None => return,
+                },
             }
         }
     }
 
     fn take_over(&mut self, handover: Handover) {
-        let Handover { table, extent, generation, done } = handover;
+        let Handover { table, mut extent, generation, done } = handover;
+        // A small change would leave the flows alone that began while there were no rules.
+        self.keep_rules();
+        if self.harm.is_some() {
+            extent = Extent::Whole;
+        }
         let number = i64::try_from(generation.0).unwrap_or(i64::MAX);
         self.note_sizes(&table, number);
         self.tables.send_replace(Arc::clone(&table));
@@ -120,6 +154,9 @@ impl Enforcer {
                 let took = started.elapsed();
                 let first = *self.state.borrow() == KernelState::Waiting;
                 self.metrics.kernel_generation.set(number);
+                // After harm and failed repairs a table is written whole, with the uplinks of now.
+                self.harm = None;
+                self.failures = Failures::default();
                 self.state.send_replace(KernelState::InForce);
                 tracing::debug!(%generation, ?took, revoked, "table in force");
                 if first {
@@ -129,7 +166,8 @@ impl Enforcer {
             Err(error) => {
                 self.metrics.kernel_failures.inc();
                 tracing::error!(%generation, "the kernel refused the table, the former one stays in force: {error}");
-                self.state.send_replace(KernelState::Failing(error.clone()));
+                self.failures.table = Some(error.clone());
+                self.show_failures();
             }
         }
         let _ = done.send(result.map(|_| ()));
@@ -181,7 +219,44 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Repairs what others have changed.
+    /// Writes the rules anew if somebody else took them away, and ends the flows that began meanwhile.
+    fn keep_rules(&mut self) {
+        let error = match self.kernel.harm() {
+            Err(error) => Some(format!("look whether the kernel's table is still there: {}", crate::error_chain(&error))),
+            Ok(found) => {
+                if let (Some(harm), None) = (found, self.harm) {
+                    tracing::warn!(
+                        "{harm}. Writing it now. `nft flush ruleset` does this, and so does reloading nftables.service"
+                    );
+                }
+                self.harm = found.or(self.harm);
+                self.harm.and_then(|harm| {
+                    self.failures.rules.get_or_insert_with(|| harm.to_string());
+                    self.show_failures();
+                    self.restore().err().map(|error| format!("{harm}: {}", crate::error_chain(&error)))
+                })
+            }
+        };
+        if let Some(error) = error.as_ref().filter(|error| self.failures.rules.as_ref() != Some(error)) {
+            self.metrics.kernel_failures.inc();
+            tracing::error!("{error}");
+        }
+        if self.failures.rules != error {
+            self.failures.rules = error;
+            self.show_failures();
+        }
+    }
+
+    fn restore(&mut self) -> Result<(), EnforceError> {
+        let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
+        let started = Instant::now();
+        let ended = self.put_in_force(&table, &Extent::Whole)?;
+        self.harm = None;
+        tracing::info!(took = ?started.elapsed(), ended, "the kernel's table is written anew; flows that it forbids are ended");
+        Ok(())
+    }
+
+    /// Repairs routing, and follows the node's uplinks.
     fn look_around(&mut self) {
         let repaired = self.routing.is_installed().and_then(|installed| {
             if installed {
@@ -193,11 +268,35 @@ impl Enforcer {
         if let Err(error) = repaired {
             tracing::error!("policy routing: {}", crate::error_chain(&error));
         }
-        match self.kernel.refresh_uplinks() {
-            Ok(None) => {}
-            Ok(Some(_)) => tracing::info!("the node's uplinks have changed: the kernel's table is written anew"),
-            Err(error) => tracing::error!("look for uplinks: {}", crate::error_chain(&error)),
-        }
+        self.failures.uplinks = match self.kernel.refresh_uplinks() {
+            Ok(changed) => {
+                if changed.is_some() {
+                    tracing::info!("the node's uplinks have changed: the kernel's table is written anew");
+                }
+                None
+            }
+            Err(error) => {
+                let error = format!("follow the node's uplinks: {}", crate::error_chain(&error));
+                tracing::error!("{error}");
+                Some(error)
+            }
+        };
+        self.show_failures();
+    }
+
+    /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
+    fn show_failures(&self) {
+        let Failures { table, rules, uplinks } = &self.failures;
+        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()) {
+            Some(error) => KernelState::Failing(error.clone()),
+            None if self.kernel.in_force().is_none() => KernelState::Waiting,
+            None => KernelState::InForce,
+        };
+        self.state.send_if_modified(|shown| {
+            let is_new = *shown != state;
+            *shown = state;
+            is_new
+        });
     }
 
     fn note_sizes(&self, table: &Table, generation: i64) {
@@ -207,4 +306,11 @@ impl Enforcer {
         self.metrics.table_programs.set(size(table.program_ids().count()));
         self.metrics.table_sets.set(size(table.set_ids().count()));
     }
+}
+
+/// Ticks from one period on; a tick that is late moves those after it.
+fn every(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Tick::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
