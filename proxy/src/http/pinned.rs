@@ -88,10 +88,10 @@ impl Pinned {
                     Some((sender, _)) => sender.ready().await.is_ok(),
                     None => false,
                 };
-                if !usable {
-                    *slot = Some(self.connect_http1().await?);
-                }
-                let Some((sender, _)) = &mut *slot else { unreachable!("connected above") };
+                let (sender, _) = match &mut *slot {
+                    Some(connected) if usable => connected,
+                    slot => slot.insert(self.connect_http1().await?),
+                };
                 Ok(sender.try_send_request(request).await)
             }
             Version::Two(slot, tasks) => {
