@@ -1,7 +1,8 @@
 //! The node's table on disk, for a start without a controller.
 //!
 //! It is written after the kernel holds the table, never before, and off the hot path: the newest table wins, one write at a
-//! time, with a pause between two. A file that can't be read is passed over: the empty table that stands in for it denies, and
+//! time, with a pause between two. When a table can't be written, the file that is there is removed: the kernel holds newer
+//! rules, and a start from the old file would put older ones in their place. A file that can't be read is passed over: the empty table that stands in for it denies, and
 //! the kernel's own rules outlive the process until the first table is applied.
 
 use std::io::{self, Read, Write};
@@ -123,8 +124,34 @@ fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }
 
+/// Removes the table of `node`. `false`: there was none.
+fn remove(dir: &Path, node: &str) -> io::Result<bool> {
+    match std::fs::remove_file(path(dir, node)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Saves the newest table that the kernel holds, until `cancel`; then once more what is not yet saved.
-pub async fn keep(dir: PathBuf, node: Arc<str>, mut held: watch::Receiver<Option<Held>>, cancel: CancellationToken) {
+pub async fn keep(dir: PathBuf, node: Arc<str>, held: watch::Receiver<Option<Held>>, cancel: CancellationToken) {
+    keep_by(save, dir, node, held, cancel).await;
+}
+
+type Save = fn(&Path, &str, &Held) -> Result<(), SaveError>;
+
+/// Saves, or removes the older table that is there. `Err`: why it isn't saved, and what that means for a restart.
+fn save_or_remove(save: Save, dir: &Path, node: &str, held: &Held) -> Result<(), String> {
+    let Err(error) = save(dir, node, held) else { return Ok(()) };
+    let restart = "a restart without a controller would begin";
+    Err(match remove(dir, node) {
+        Ok(true) => format!("{error}; the older one on disk is removed, and {restart} closed"),
+        Ok(false) => format!("{error}; {restart} closed"),
+        Err(old) => format!("{error}; the older one on disk can't be removed ({old}), and {restart} with it"),
+    })
+}
+
+async fn keep_by(save: Save, dir: PathBuf, node: Arc<str>, mut held: watch::Receiver<Option<Held>>, cancel: CancellationToken) {
     let mut failing = false;
     loop {
         let ended = tokio::select! {
@@ -136,13 +163,11 @@ pub async fn keep(dir: PathBuf, node: Arc<str>, mut held: watch::Receiver<Option
         let newest = due.then(|| held.borrow_and_update().clone()).flatten();
         if let Some(newest) = newest {
             let (dir, node) = (dir.clone(), node.clone());
-            let write = move || save(&dir, &node, &newest).map_err(|error| error.to_string());
+            let write = move || save_or_remove(save, &dir, &node, &newest);
             let saved = tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
             match &saved {
                 Ok(()) if failing => tracing::info!("the table is saved again"),
-                Err(error) if !failing => {
-                    tracing::warn!("the table can't be saved: {error}; a restart without a controller would begin closed");
-                }
+                Err(error) if !failing => tracing::warn!("the table can't be saved: {error}"),
                 _ => {}
             }
             failing = saved.is_err();

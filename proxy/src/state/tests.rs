@@ -94,3 +94,37 @@ async fn the_newest_is_on_disk_soon_and_at_the_end() {
     keeper.await.expect("no panic");
     assert_eq!(saved(), Some(Generation(499)));
 }
+
+#[tokio::test]
+async fn a_table_that_cannot_be_saved_takes_the_older_one_off_the_disk() {
+    let full: Save = |dir, node, held| {
+        if held.generation == Generation(2) {
+            return Err(SaveError::Write { path: path(dir, node), source: io::ErrorKind::StorageFull.into() });
+        }
+        save(dir, node, held)
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    save(dir.path(), "n", &held("n", 1)).expect("saved");
+    save(dir.path(), "m", &held("m", 1)).expect("saved");
+    let (tables, newest) = watch::channel(None);
+    let cancel = CancellationToken::new();
+    let keeper = tokio::spawn(keep_by(full, dir.path().to_owned(), "n".into(), newest, cancel.clone()));
+    let is_there = || path(dir.path(), "n").exists();
+    for (generation, wanted) in [(2, false), (3, true)] {
+        tables.send_replace(Some(held("n", generation)));
+        let begun = std::time::Instant::now();
+        while is_there() != wanted {
+            assert!(begun.elapsed() < Duration::from_secs(20), "generation {generation}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    cancel.cancel();
+    keeper.await.expect("no panic");
+    assert_eq!(load(dir.path(), "n").expect("sound").expect("there").generation, Generation(3));
+    assert!(load(dir.path(), "m").expect("sound").is_some(), "another node's stays");
+    // Where even that fails, the words say so.
+    std::fs::remove_file(path(dir.path(), "n")).expect("remove");
+    std::fs::create_dir(path(dir.path(), "n")).expect("a folder in its place");
+    let words = save_or_remove(full, dir.path(), "n", &held("n", 2)).expect_err("full");
+    assert!(words.contains("can't be removed"), "{words}");
+}
