@@ -8,6 +8,8 @@ use sluice_policy::http::HttpRequest;
 use sluice_policy::verdict::NamedRule;
 use sluice_policy::{Decision, Reason, Table};
 
+use crate::records::shortened;
+
 /// Where the client wanted to go, before the connection was diverted here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalDst(pub SocketAddr);
@@ -92,13 +94,14 @@ pub fn who(table: &Table, ip: IpAddr) -> String {
     }
 }
 
-/// One line that says who was denied what, and by which policy and rule. It has no line break, whatever the client sent.
+/// One line that says who was denied what, and by which policy and rule. It has no line break and a bounded length, whatever
+/// the client sent.
 pub fn sentence(table: &Table, ends: &Ends, request: Option<&JudgedRequest>, ruling: &Ruling) -> String {
     let mut line = String::from("Sluice denied ");
     match request {
         Some(request) => {
             let target = if request.path.is_empty() { &request.host } else { &request.path };
-            let _ = write!(line, "{} {} ", request.method, target.escape_debug());
+            let _ = write!(line, "{} {} ", shortened(&request.method), shortened(target).escape_debug());
         }
         None => line.push_str("a connection "),
     }

@@ -3,6 +3,7 @@
 //! A record is written down by the core that made it and handed to one writer thread through a bounded queue. Traffic never
 //! waits for standard output: while the queue is full, records are left out, and the next one that fits says how many.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use sluice_policy::{Reason, Table};
 
 use crate::ident::RecordId;
 use crate::judge::Ends;
+
+const MOST_TEXT_BYTES: usize = 2048;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -59,7 +62,15 @@ impl RecordEnd {
     }
 }
 
-/// What was read of an HTTP request, and how it was answered.
+/// What a client sent, as records and answers repeat it: at most 2 KiB, with `…` in the place of what is left out.
+///
+/// A head may be many times as long, and thousands of records may wait for their reader.
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    let kept = &text[..text.floor_char_boundary(MOST_TEXT_BYTES)];
+    if kept.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(format!("{kept}…")) }
+}
+
+/// What was read of an HTTP request, and how it was answered. Texts are [`shortened`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HttpFacts {
     /// `1.0`, `1.1` or `2`.

@@ -20,7 +20,7 @@ use super::target::read_target;
 use crate::connection::Conn;
 use crate::ident::RecordId;
 use crate::judge::{self, JudgedRequest, Ruling};
-use crate::records::{HttpFacts, Record, RecordType};
+use crate::records::{HttpFacts, Record, RecordType, shortened};
 
 /// What the requests of one client connection share.
 #[derive(Debug)]
@@ -104,9 +104,9 @@ impl HttpConn {
         let ruling = judge::rule(&table, self.conn.ends(), Some(FlowRequest::Http(&http)));
         let mut record = self.record(&table, id, parts.version);
         if let Some(facts) = &mut record.http {
-            facts.method = Some(request.method.clone());
-            facts.path = Some(request.path.clone());
-            facts.host = Some(request.host.clone());
+            facts.method = Some(shortened(&request.method).into_owned());
+            facts.path = Some(shortened(&request.path).into_owned());
+            facts.host = Some(shortened(&request.host).into_owned());
         }
         let track = self.judged(record, &ruling);
         Ok(if ruling.is_allowed() {

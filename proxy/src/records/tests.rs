@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sluice_policy::Table;
 
-use super::{Record, RecordType, start};
+use super::{Record, RecordType, shortened, start};
 use crate::ident::Ids;
 use crate::judge::{ClientAddr, Ends, OriginalDst};
 
@@ -91,4 +91,20 @@ fn a_reader_that_stops_costs_records_and_no_time() {
     let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["suppressed"], dropped);
+}
+
+#[test]
+fn what_a_client_sent_is_cut_between_characters() {
+    for (text, kept) in [
+        (String::new(), 0),
+        ("a".repeat(2048), 2048),
+        ("a".repeat(2049), 2048),
+        ("é".repeat(1024), 2048),
+        (format!("a{}", "é".repeat(1024)), 2047),
+        ("日".repeat(100_000), 2046),
+    ] {
+        let short = shortened(&text);
+        let mark = if kept < text.len() { "…" } else { "" };
+        assert_eq!(*short, format!("{}{mark}", &text[..kept]), "{} bytes", text.len());
+    }
 }
