@@ -206,14 +206,10 @@ fn fit_to_file_limit(config: &mut Config) {
     };
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
-    if config.limits.connections > most {
-        tracing::info!(
-            files,
-            asked = config.limits.connections,
-            most,
-            "fewer connections than limits.connections: two files each"
-        );
-        config.limits.connections = most;
+    let asked = config.limits.connections;
+    if config.limits.hold_at_most(most) {
+        let per_pod = config.limits.connections_per_pod;
+        tracing::info!(files, asked, most, per_pod, "fewer connections than limits.connections: two files each");
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use expect_test::{Expect, expect};
 
-use super::{Args, Config, ConnectionRecords, DenialBody, Deny};
+use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits};
 
 fn refused(text: &str, expected: &Expect) {
     let error = Config::parse(text, "proxy.yaml").and_then(|config| config.check()).unwrap_err();
@@ -86,5 +86,22 @@ fn settings_go_over_the_file() {
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
         assert!(error.contains(word), "{setting}: {error}");
+    }
+}
+
+#[test]
+fn few_files_leave_one_pod_a_quarter_of_the_connections() {
+    for (connections, per_pod, most, expected) in [
+        (50_000, 2_000, 50_000, (50_000, 2_000)),
+        (50_000, 2_000, 10_000, (10_000, 2_000)),
+        (50_000, 2_000, 448, (448, 112)),
+        (50_000, 100, 448, (448, 100)),
+        (50_000, 2_000, 1, (1, 1)),
+        // Whoever asks for as many for one pod as in all gets it, as long as there are files.
+        (300, 300, 448, (300, 300)),
+    ] {
+        let mut limits = Limits { connections, connections_per_pod: per_pod, ..Limits::default() };
+        assert_eq!(limits.hold_at_most(most), expected.0 < connections);
+        assert_eq!((limits.connections, limits.connections_per_pod), expected, "{connections} {per_pod} {most}");
     }
 }
