@@ -9,32 +9,29 @@ use sluice_proxy::app::{self, Options};
 use sluice_proxy::config::{Args, Command, Config};
 use sluice_proxy::kernel::Kernel;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 /// The input can't be read.
 const BAD_INPUT: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let filter = match EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log)) {
+        Ok(filter) => filter,
+        Err(error) => return failed(&error, BAD_INPUT),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
 
-    let (file, settings) = match &args.command {
-        Some(Command::Cleanup { config, settings }) => (config, settings),
-        None => (&args.config, &args.settings),
-    };
-    let config = match Config::load(file.as_deref(), settings) {
-        Ok(config) => config,
-        Err(error) => return failed(&error.into(), BAD_INPUT),
-    };
     let result = match args.command {
-        Some(Command::Cleanup { .. }) => cleanup(),
-        None if args.print_config => print_config(&config),
-        None => enforce(args, config),
+        Some(Command::Cleanup) => cleanup(),
+        None => match Config::load(args.config.as_deref(), &args.settings) {
+            Ok(config) if args.print_config => print_config(&config),
+            Ok(config) => enforce(args, config),
+            Err(error) => return failed(&error.into(), BAD_INPUT),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

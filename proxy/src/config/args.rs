@@ -20,7 +20,7 @@ Examples:
 /// Enforces the policies of one node. Run it in the node's network namespace, with CAP_NET_ADMIN.
 ///
 /// Records of connections and requests go to standard output, one JSON object a line; the log goes to standard error
-/// (RUST_LOG sets its level). SIGTERM ends it within limits.drainSeconds, a second one at once. What the kernel enforces
+/// (--log sets its level). SIGTERM ends it within limits.drainSeconds, a second one at once. What the kernel enforces
 /// stays in force when the proxy ends; `cleanup` removes it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sluice-proxy", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
 
+    /// What is logged to standard error: error, warn, info, debug, trace, or per module.
+    #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info", global = true)]
+    pub log: String,
+
     /// Prints the configuration with all defaults, and ends.
     #[arg(long)]
     pub print_config: bool,
@@ -61,16 +65,11 @@ pub struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Removes what Sluice put into the kernel of this network namespace: nothing is enforced any more.
+    ///
+    /// It finds by itself what is Sluice's, whatever the configuration was.
     #[command(after_help = "\
 Examples:
   sluice-proxy cleanup
   ip netns exec node-1 sluice-proxy cleanup")]
-    Cleanup {
-        /// Checked, and not needed: what is Sluice's is removed, whatever the configuration was.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Replaces one value of the configuration.
-        #[arg(long = "set", value_name = "KEY=VALUE")]
-        settings: Vec<String>,
-    },
+    Cleanup,
 }

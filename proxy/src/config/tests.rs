@@ -27,6 +27,15 @@ fn the_command_line_is_sound() {
     assert!(Args::try_parse_from(["sluice-proxy"]).is_err());
     assert!(Args::try_parse_from(["sluice-proxy", "--print-config"]).is_ok());
     assert!(Args::try_parse_from(["sluice-proxy", "cleanup"]).is_ok());
+    // A broken configuration must not be in the way of a cleanup, so it doesn't take one.
+    assert!(Args::try_parse_from(["sluice-proxy", "cleanup", "--config", "broken.yaml"]).is_err());
+    let command = Args::command();
+    let log = command.get_arguments().find(|argument| argument.get_id() == "log").unwrap();
+    assert_eq!(log.get_default_values(), ["info"]);
+    for line in [&["--log", "sluice_proxy=debug,warn", "--print-config"][..], &["cleanup", "--log", "sluice_proxy=debug,warn"]] {
+        let args = Args::try_parse_from([&["sluice-proxy"], line].concat()).unwrap();
+        assert_eq!(args.log, "sluice_proxy=debug,warn", "{line:?}");
+    }
 }
 
 #[test]
