@@ -52,8 +52,9 @@
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
 //!
-//! All this holds as long as the table does. Another program on the node that flushes the ruleset takes it along; [`harm`](super::harm)
-//! notices, and the proxy writes it anew within a second and ends what began meanwhile.
+//! All this holds as long as the table does. Another program on the node that flushes the ruleset takes it along:
+//! [`harm`](super::harm) notices, and the proxy writes it anew within a second and ends what began meanwhile. Until then
+//! nothing is enforced; nor, where no proxy runs to notice it, until one is started.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

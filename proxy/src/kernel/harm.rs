@@ -1,7 +1,7 @@
 //! Whether somebody else has taken our rules away.
 //!
-//! `nft flush ruleset` removes every table of the node, `inet sluice` too, and it is the first line of a distribution's
-//! `/etc/nftables.conf`: reloading that service opens all that was closed. So what every packet meets is looked at again and again.
+//! `nft flush ruleset` removes every table of the node, `inet sluice` too, and it is what begins a distribution's
+//! `/etc/nftables.conf`: reloading that service opens all that was closed. So what every packet meets is looked at time and again.
 //!
 //! A look costs one message: the kernel counts the changes of its ruleset, whoever made them. Only where it has counted some is
 //! there more to read, the handles of the rules of [`base`](super::base): a whole replacement writes them, and nothing else may.
@@ -103,11 +103,10 @@ impl Rules {
 
 /// The number of the ruleset's state: another one after each change by anybody in the network namespace.
 pub(super) fn generation(socket: &mut Socket) -> Result<Option<u32>, Error> {
-    let answer = socket.answered(request(NFT_MSG_GETGEN, 0), |kind, body| {
+    socket.answered(request(NFT_MSG_GETGEN, 0), |kind, body| {
         let id = attribute(body, NFTA_GEN_ID).filter(|_| kind == NFT_MSG_NEWGEN)?;
         Some(u32::from_be_bytes(*id.first_chunk()?))
-    });
-    answer
+    })
 }
 
 fn request(kind: u16, flags: u16) -> Message {
