@@ -1,7 +1,7 @@
 //! Whether somebody else has taken our rules away.
 //!
-//! `nft flush ruleset` removes every table of the node, `inet sluice` too, and it is what begins a distribution's
-//! `/etc/nftables.conf`: reloading that service opens all that was closed. So what every packet meets is looked at time and again.
+//! `nft flush ruleset` removes every table of the node, `inet sluice` too, and it begins a distribution's
+//! `/etc/nftables.conf`: reloading that service opens all that was closed. What every packet meets is looked at again and again.
 //!
 //! A look costs one message: the kernel counts the changes of its ruleset, whoever made them. Only where it has counted some is
 //! there more to read, the handles of the rules of [`base`](super::base): a whole replacement writes them, and nothing else may.
