@@ -61,11 +61,11 @@ pub struct FilesConfig {
 /// Why a folder can't be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("--files {}: {source}: give a folder of manifests", folder.display())]
+    #[error("give a folder of manifests: --files {}", folder.display())]
     Folder { folder: PathBuf, source: io::Error },
     #[error("--files {}: is no folder: give the folder that holds the manifests", folder.display())]
     NotAFolder { folder: PathBuf },
-    #[error("--files {}: can't be watched: {source}", folder.display())]
+    #[error("--files {} can't be watched", folder.display())]
     Watch { folder: PathBuf, source: notify::Error },
 }
 

@@ -30,9 +30,9 @@ pub enum ListenError {
     InUse { path: PathBuf },
     #[error("--listen unix:{}: there is a file that is no socket: remove it, or choose another path", path.display())]
     NotASocket { path: PathBuf },
-    #[error("--listen unix:{}: {source}", path.display())]
+    #[error("--listen unix:{}", path.display())]
     Unix { path: PathBuf, source: io::Error },
-    #[error("--listen {address}: {source}")]
+    #[error("--listen {address}")]
     Tcp { address: String, source: io::Error },
     #[error(
         "--listen {address}: {found} is no loopback address, and the feed over TCP is neither encrypted nor authenticated yet: \

@@ -33,9 +33,9 @@ pub enum RunError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("--admin {address}: {source}")]
+    #[error("--admin {address}")]
     Admin { address: SocketAddr, source: io::Error },
-    #[error("start a thread: {0}")]
+    #[error("start a thread")]
     Thread(#[source] io::Error),
 }
 
