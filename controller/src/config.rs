@@ -18,7 +18,7 @@ Examples:
     curl http://127.0.0.1:15021/status
 
   What is in force, defaults included:
-    sluice-controller --files /etc/sluice --listen unix:/run/sluice/controller.sock --print-config
+    sluice-controller --print-config
 
 The folder is watched: a change is in force on the nodes within 100 ms. A file that can't be read is reported on standard
 error with file, line and field, and what it held before stays in force. To take objects away, delete them or their file.
@@ -27,19 +27,22 @@ The feed over TCP is neither encrypted nor authenticated yet, so only loopback a
 nobody else can reach, --insecure-listen lifts that.";
 
 /// The controller of Sluice: Kubernetes manifests in, one table per node out.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "sluice-controller", version, after_help = EXAMPLES)]
+#[serde(rename_all = "camelCase")]
 pub struct Args {
     /// Folder of manifests (*.yaml, *.yml, *.json, also in folders below), watched
-    #[arg(long, value_name = "DIR")]
-    pub files: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "print_config")]
+    pub files: Option<PathBuf>,
 
     /// Where nodes connect: unix:PATH or HOST:PORT
-    #[arg(long, value_name = "ADDRESS")]
-    pub listen: FeedAddress,
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "print_config")]
+    #[serde(serialize_with = "as_text")]
+    pub listen: Option<FeedAddress>,
 
     /// Permissions of the Unix socket, in octal. Who can connect learns every policy
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = octal)]
+    #[serde(serialize_with = "as_octal")]
     pub socket_mode: u32,
 
     /// Listen on a TCP address that is not loopback, though nothing there is encrypted or authenticated
@@ -58,19 +61,17 @@ pub struct Args {
     #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]
     pub log: String,
 
-    /// Print the configuration that these arguments lead to, as JSON, and exit
+    /// Print the configuration that these arguments lead to, as YAML, and exit
     #[arg(long)]
+    #[serde(skip)]
     pub print_config: bool,
 }
 
 /// The checked configuration.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub files: PathBuf,
-    #[serde(serialize_with = "as_text")]
     pub listen: FeedAddress,
-    #[serde(serialize_with = "as_octal")]
     pub socket_mode: u32,
     pub insecure_listen: bool,
     pub admin: Option<SocketAddr>,
@@ -78,17 +79,18 @@ pub struct Config {
     pub log: String,
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
-        Self {
-            files: args.files,
-            listen: args.listen,
-            socket_mode: args.socket_mode,
-            insecure_listen: args.insecure_listen,
-            admin: args.admin,
-            file_limit_bytes: args.file_limit_mib as usize * (1 << 20),
-            log: args.log,
-        }
+impl Args {
+    /// What to run with; `None` without a folder and an address, which only `--print-config` allows.
+    pub fn checked(self) -> Option<Config> {
+        Some(Config {
+            files: self.files?,
+            listen: self.listen?,
+            socket_mode: self.socket_mode,
+            insecure_listen: self.insecure_listen,
+            admin: self.admin,
+            file_limit_bytes: self.file_limit_mib as usize * (1 << 20),
+            log: self.log,
+        })
     }
 }
 
@@ -99,8 +101,8 @@ fn octal(text: &str) -> Result<u32, String> {
     }
 }
 
-fn as_text<S: serde::Serializer>(address: &FeedAddress, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(address)
+fn as_text<S: serde::Serializer>(address: &Option<FeedAddress>, serializer: S) -> Result<S::Ok, S::Error> {
+    address.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 fn as_octal<S: serde::Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,18 +1,17 @@
 //! `sluice-controller`: watches a folder of manifests and feeds the nodes.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use sluice_controller::{Args, Config};
+use sluice_controller::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let print = args.print_config;
-    match run(args.into(), print) {
+    match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice-controller: {error:#}");
@@ -21,13 +20,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config, print: bool) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("--log {:?}", config.log))?;
-    if print {
-        println!("{}", serde_json::to_string_pretty(&config)?);
+fn run(args: Args) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log))?;
+    if args.print_config {
+        print!("{}", serde_saphyr::to_string(&args).context("write the configuration")?);
         return Ok(());
     }
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let config = args.checked().context("--files and --listen are needed")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let cancel = CancellationToken::new();

@@ -27,7 +27,10 @@ fn start(scene: &Scene) -> Child {
         .spawn()
         .expect("it runs");
     let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-    let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("the folder is read"));
+    let ready = lines.by_ref().map_while(Result::ok).find(|line| {
+        assert!(!line.contains('\x1b'), "colours in a log that is no terminal: {line:?}");
+        line.contains("the folder is read")
+    });
     assert!(ready.is_some(), "it never got ready");
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     child
@@ -88,12 +91,13 @@ fn what_can_not_work_is_said_at_once() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("write");
     let socket = format!("unix:{path}/c.sock");
-    let rows: [(&[&str], &str); 8] = [
+    let rows: [(&[&str], &str); 9] = [
         (&["--files", "/does/not/exist", "--listen", &socket], "--files /does/not/exist: No such file or directory"),
         (&["--files", file.to_str().expect("a path"), "--listen", &socket], "is no folder"),
         (&["--files", path, "--listen", &format!("unix:{path}/file")], "a file that is no socket"),
         (&["--files", path, "--listen", "192.0.2.1:7070"], "192.0.2.1:7070 is no loopback address"),
         (&["--files", path, "--listen", "0.0.0.0:0"], "--insecure-listen"),
+        (&["--files", path, "--listen", "unix:/proc/none/c.sock"], "--listen unix:/proc/none/c.sock: No such file or directory"),
         (&["--files", path, "--listen", "nonsense"], "write unix:PATH or HOST:PORT"),
         (&["--files", path, "--listen", &socket, "--socket-mode", "999"], "octal"),
         (&["--files", path], "--listen"),
@@ -103,6 +107,7 @@ fn what_can_not_work_is_said_at_once() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(wanted), "{arguments:?}: {message}");
+        assert!(message.matches("(os error").count() <= 1, "a cause is said once: {message}");
     }
     assert!(!dir.path().join("c.sock").exists());
 }
@@ -114,9 +119,21 @@ fn it_says_what_it_is() {
     assert_eq!(help.status.code(), Some(0));
     assert!(text.contains("Examples:") && text.contains("--insecure-listen"), "{text}");
     assert_eq!(output(&["--version"]).status.code(), Some(0));
-    let config = output(&["--files", "x", "--listen", "unix:/run/c.sock", "--print-config"]);
-    let config: serde_json::Value = serde_json::from_slice(&config.stdout).expect("JSON");
-    assert_eq!(config["listen"], "unix:/run/c.sock");
-    assert_eq!(config["socketMode"], "0600");
-    assert_eq!(config["fileLimitBytes"], 256 << 20);
+}
+
+#[test]
+fn its_configuration_is_printed_as_yaml_whatever_else_is_given() {
+    let config = |arguments: &[&str]| -> serde_json::Value {
+        let printed = output(&[arguments, &["--print-config"]].concat());
+        assert_eq!(printed.status.code(), Some(0), "{}", String::from_utf8_lossy(&printed.stderr));
+        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+        assert!(!text.starts_with('{'), "{text}");
+        serde_saphyr::from_str(&text).expect("YAML")
+    };
+    let defaults = config(&[]);
+    assert_eq!((&defaults["files"], &defaults["listen"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!((&defaults["socketMode"], &defaults["fileLimitMib"]), (&"0600".into(), &256.into()));
+    let given = config(&["--files", "x", "--listen", "unix:/run/c.sock", "--socket-mode", "0660"]);
+    assert_eq!((&given["files"], &given["listen"]), (&"x".into(), &"unix:/run/c.sock".into()));
+    assert_eq!(given["socketMode"], "0660");
 }
