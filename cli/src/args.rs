@@ -1,8 +1,9 @@
 //! The command line: options, and the help that teaches them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
 
@@ -16,6 +17,20 @@ pub struct Cli {
 
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Cli {
+    /// Whether `arguments`, the program's name first, ask for the settings. Then nothing else of a command need be given:
+    /// `sluice eval --print-config`.
+    pub fn asks_for_settings(arguments: impl IntoIterator<Item = OsString>) -> bool {
+        fn undemanding(command: clap::Command) -> clap::Command {
+            command.mut_args(|arg| arg.required(false)).mut_subcommands(undemanding)
+        }
+        // What is wrong with the arguments otherwise is for the real parser to say.
+        undemanding(Self::command())
+            .try_get_matches_from(arguments)
+            .is_ok_and(|matches| matches.try_get_one::<bool>("print_config").is_ok_and(|given| given == Some(&true)))
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -51,7 +66,8 @@ pub struct Manifests {
 /// with an optional "http": {"method": "GET", "path": "/api/users", "host": "backend"}, "grpc" or "tls".
 ///
 /// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}.
-/// "l7" means that the answer hangs on a request and that the flow gives none.
+/// "l7" means that the answer hangs on a request and that the flow gives none. A flow that can't be read has the answer
+/// {"error": "FILE:LINE: what is wrong"}. Blank lines have none.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

@@ -1,4 +1,6 @@
 //! `sluice eval`: a verdict per flow, without any traffic.
+//!
+//! A flow that can't be read has an answer too, `{"error": "FILE:LINE: .."}`, so that answers stay in step with questions.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -49,9 +51,11 @@ pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<u8> {
         match answer {
             Ok(json) => writeln!(out, "{json}")?,
             Err(problem) => {
+                let problem = format!("{source}:{number}: {problem}");
+                writeln!(out, "{}", serde_json::json!({ "error": problem }))?;
                 // Answers so far come first, so that the two streams tell one story on a terminal.
                 out.flush()?;
-                complain(settings, format_args!("{source}:{number}: {problem}"));
+                complain(settings, problem);
                 unreadable = true;
             }
         }

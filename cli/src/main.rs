@@ -11,8 +11,9 @@ use sluice_cli::{demo, eval, explain, matrix, output};
 
 fn main() -> ExitCode {
     let settings = Settings::from_environment();
-    let cli = Cli::parse();
-    match run(&cli, &settings) {
+    let answered =
+        if Cli::asks_for_settings(std::env::args_os()) { print_settings(&settings) } else { run(&Cli::parse(), &settings) };
+    match answered {
         Ok(status) => ExitCode::from(status),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,10 +24,6 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
-    if cli.print_config {
-        write!(io::stdout(), "{}", serde_saphyr::to_string(settings)?)?;
-        return Ok(0);
-    }
     match &cli.command {
         None => {
             Cli::command().print_help()?;
@@ -37,6 +34,11 @@ fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
         Some(Command::Matrix(args)) => matrix::run(args, settings),
         Some(Command::Demo(args)) => demo::run(args, settings),
     }
+}
+
+fn print_settings(settings: &Settings) -> anyhow::Result<u8> {
+    write!(io::stdout(), "{}", serde_saphyr::to_string(settings)?)?;
+    Ok(0)
 }
 
 /// Whoever read our answer has seen enough (`sluice .. | head`): no error.

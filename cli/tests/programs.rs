@@ -80,6 +80,12 @@ fn flows_that_cannot_be_read_cost_only_themselves() {
     assert!(answer.contains("error: -:2: not a flow: "), "{answer}");
     assert!(answer.contains("error: -:3: there is no pod x/y in the manifests"), "{answer}");
     assert!(answer.ends_with("exit 2\n"), "{answer}");
+    let answers: Vec<serde_json::Value> = answer.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let errors: Vec<_> = answers.iter().map(|answer| answer["error"].as_str().unwrap_or_default()).collect();
+    assert_eq!(errors.len(), 4, "an answer per question: {answer}");
+    assert!(errors[0].is_empty() && errors[3].is_empty(), "{answer}");
+    assert!(errors[1].starts_with("-:2: not a flow: "), "{answer}");
+    assert_eq!(errors[2], "-:3: there is no pod x/y in the manifests");
 }
 
 #[test]
@@ -87,7 +93,9 @@ fn a_line_without_end_is_refused_in_bounded_memory() {
     let flows = format!("{}\n{FLOW}}}\n", "x".repeat(3 << 20));
     let answer = sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows);
     assert!(answer.contains("error: -:1: longer than 1048576 bytes"), "{answer}");
-    assert!(answer.starts_with("{\"verdict\":\"l7\""), "{answer}");
+    let answers: Vec<&str> = answer.lines().filter(|line| line.starts_with('{')).collect();
+    assert_eq!(answers[0], r#"{"error":"-:1: longer than 1048576 bytes"}"#);
+    assert!(answers[1].starts_with("{\"verdict\":\"l7\""), "{answer}");
 }
 
 #[test]
@@ -221,7 +229,13 @@ fn help_teaches_and_says_the_version() {
         assert!(help.contains("Examples:") && help.ends_with("exit 0\n"), "{command:?}: {help}");
     }
     assert_eq!(sluice(&["--version"], ""), format!("sluice {}\nexit 0\n", env!("CARGO_PKG_VERSION")));
-    assert!(sluice(&["--print-config"], "").contains("stateDir: "));
+    for command in [&[][..], &["eval"], &["explain", "--from", "a/b"], &["matrix"], &["demo"], &["demo", "exec"]] {
+        for arguments in [[command, &["--print-config"]].concat(), [&["--print-config"], command].concat()] {
+            let settings = sluice(&arguments, "");
+            assert!(settings.contains("stateDir: ") && settings.ends_with("exit 0\n"), "{arguments:?}: {settings}");
+        }
+    }
+    assert!(sluice(&["evil", "--print-config"], "").ends_with("exit 2\n"));
     assert!(sluice(&["explain", "-f", "x", "--from", "a", "--to", "b/c", "--port", "80"], "").ends_with("exit 2\n"));
 }
 
