@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::records::{Record, RecordSink, RecordType, RecordVerdict};
 use crate::relay::{Side, relay};
 use crate::socket::{Leg, Socket};
-use crate::upstream::Dialer;
+use crate::upstream::{DialError, Dialer, SourcePort};
 
 /// The two steps of the end of the process.
 #[derive(Clone, Debug, Default)]
@@ -210,10 +210,7 @@ async fn opaque(conn: &Arc<Conn>, socket: Socket, read: BytesMut) -> Ended {
     if let Some(cut) = conn.enter(Stage::Opaque) {
         return cut;
     }
-    let dataplane = &conn.dataplane;
-    let started = Instant::now();
-    let limit = Duration::from_secs(dataplane.limits.connect_seconds.into());
-    let server = match dataplane.dialer.connect(&conn.ends, &conn.server, limit).await {
+    let server = match conn.dial().await {
         Ok(server) => server,
         Err(error) => {
             tracing::debug!(%error, source = ?std::error::Error::source(&error), "no upstream");
@@ -221,7 +218,6 @@ async fn opaque(conn: &Arc<Conn>, socket: Socket, read: BytesMut) -> Ended {
             return Ended::Failed(Reason::UpstreamUnreachable);
         }
     };
-    dataplane.metrics.connected(started.elapsed());
     let client = Side { socket, read: read.freeze() };
     match relay(client, Side::new(server)).await {
         Ok(()) => Ended::Done,
@@ -272,6 +268,14 @@ async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ende
     }
 }
 
+/// Between pods no address is translated. On the way to any other server the pod's may have to be.
+fn source_port(table: &Table, server: OriginalDst) -> SourcePort {
+    match table.endpoint(server.0.ip().to_canonical()) {
+        Some(_) => SourcePort::Clients,
+        None => SourcePort::Another,
+    }
+}
+
 impl Conn {
     pub(crate) fn ends(&self) -> &Ends {
         &self.ends
@@ -284,6 +288,16 @@ impl Conn {
     /// The newest table.
     pub(crate) fn table(&self) -> Arc<Table> {
         Arc::clone(&self.dataplane.table.borrow())
+    }
+
+    /// Opens the leg to the server.
+    pub(crate) async fn dial(&self) -> Result<Socket, DialError> {
+        let started = Instant::now();
+        let limit = Duration::from_secs(self.limits().connect_seconds.into());
+        let port = source_port(&self.table(), self.ends.original);
+        let socket = self.dataplane.dialer.connect(&self.ends, port, &self.server, limit).await?;
+        self.dataplane.metrics.connected(started.elapsed());
+        Ok(socket)
     }
 
     pub(crate) async fn draining(&self) {

@@ -4,7 +4,6 @@
 //! request is sent again only if not a byte of it was written, because the server had closed an idle connection.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,7 +16,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::RequestBody;
 use super::http2::Tasks;
 use crate::connection::Conn;
-use crate::socket::Socket;
 use crate::upstream::DialError;
 
 /// Why a request got no response.
@@ -116,7 +114,7 @@ impl Pinned {
     }
 
     async fn connect_http1(&self) -> Result<Http1, ForwardError> {
-        let socket = self.connect().await?;
+        let socket = self.conn.dial().await?;
         let (sender, connection) = ::hyper::client::conn::http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(self.conn.limits().header_bytes as usize)
@@ -134,7 +132,7 @@ impl Pinned {
     }
 
     async fn connect_http2(&self, tasks: &Tasks) -> Result<Http2, ForwardError> {
-        let socket = self.connect().await?;
+        let socket = self.conn.dial().await?;
         let (sender, connection) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .max_header_list_size(self.conn.limits().header_bytes)
@@ -149,14 +147,5 @@ impl Pinned {
             }
         });
         Ok((sender, AbortOnDropHandle::new(task)))
-    }
-
-    async fn connect(&self) -> Result<Socket, DialError> {
-        let started = Instant::now();
-        let dataplane = &self.conn.dataplane;
-        let limit = Duration::from_secs(dataplane.limits.connect_seconds.into());
-        let socket = dataplane.dialer.connect(self.conn.ends(), &self.conn.server, limit).await?;
-        dataplane.metrics.connected(started.elapsed());
-        Ok(socket)
     }
 }
