@@ -1,7 +1,9 @@
 //! Flows with an end that is no pod, or the same pod: outside, the node itself, a pod and itself.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
-use sluice_testnet::{Net, Netns, Protocol, Service};
+use sluice_testnet::{Net, Netns, Node, Protocol, Service};
 
 use crate::client::{curl, curl_in_vain, ip};
 use crate::scene::{Scene, at};
@@ -100,6 +102,34 @@ fn requests_to_outside_and_to_the_node_are_judged() {
     scene.net.add_outside_address(ip("169.254.169.254")).unwrap();
     assert_eq!(curl_in_vain(caller.ns(), "http://169.254.169.254:8080/latest/meta-data").status, 0);
     assert!(scene.seen("/latest/meta-data").is_empty());
+}
+
+/// As most clusters do for what leaves them: the outside sees the node and can't answer a pod.
+fn masquerade(node: &Node) {
+    for (family, pods) in [("ip", "10.1.0.0/16"), ("ip6", "fd00:1::/64")] {
+        let uplink = Node::UPLINK;
+        let rules = format!(
+            "table {family} masquerading {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
+             {family} saddr {pods} oifname {uplink} masquerade; }}; }}"
+        );
+        node.ns().exec("nft", &[&rules]).unwrap();
+    }
+}
+
+#[test]
+fn requests_to_outside_are_judged_and_masqueraded() {
+    let Some(scene) = start() else { return };
+    let (node, caller) = (scene.node("node-1"), scene.pod("shop/caller"));
+    masquerade(&node);
+    for (to, of_family) in [(Net::OUTSIDE_V4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool), (Net::OUTSIDE_V6, IpAddr::is_ipv6)] {
+        let client = node.addresses().iter().find(|address| of_family(address)).unwrap().to_string();
+        let to = to.to_string();
+        let record = check_judged(&scene, caller.ns(), &to, &client, &format!("masqueraded-{to}"));
+        assert_eq!((&record["source"]["pod"], &record["direction"]), (&json!("caller"), &json!("egress")), "{record:#}");
+    }
+    // From outside nothing is masqueraded, and the pod's answers go out by the proxy.
+    let outside = Net::OUTSIDE_V4.to_string();
+    check_judged(&scene, scene.net.outside(), "10.1.0.1", &outside, "from-outside");
 }
 
 #[test]
