@@ -202,8 +202,7 @@ async fn strangers_are_refused_and_harm_nobody() {
     }
     scene.write("policy.yaml", &policy("web", "web", "client"));
     node.until("the policy, in spite of all", closed).await;
-    let status = scene.status().await;
-    assert_eq!(status["nodes"][0]["acknowledged"], status["nodes"][0]["generation"]);
+    scene.status_until("the ack", |status| status["nodes"][0]["acknowledged"] == status["nodes"][0]["generation"]).await;
     scene.stop().await;
 }
 
