@@ -102,7 +102,7 @@ pub enum ConnectionRecords {
 pub struct Limits {
     /// Open connections in all. Fewer if the process may not open two files for each.
     pub connections: usize,
-    /// Open connections from one source address. At most a quarter of all where the process may hold fewer than `connections`.
+    /// Open connections from one source address. At most half of all where the process may hold fewer than `connections`.
     pub connections_per_pod: usize,
     /// Largest head of a request: request line and header fields.
     pub header_bytes: u32,
@@ -156,14 +156,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Lowers `connections` to `most` if they are more. One pod may hold a quarter of them then, so that it doesn't take every
+    /// Lowers `connections` to `most` if they are more. One pod may hold half of them then, so that it doesn't take every
     /// place. Returns whether anything was lowered.
     pub fn hold_at_most(&mut self, most: usize) -> bool {
         if self.connections <= most {
             return false;
         }
         self.connections = most;
-        self.connections_per_pod = self.connections_per_pod.min((most / 4).max(1));
+        self.connections_per_pod = self.connections_per_pod.min((most / 2).max(1));
         true
     }
 }

@@ -99,11 +99,11 @@ fn settings_go_over_the_file() {
 }
 
 #[test]
-fn few_files_leave_one_pod_a_quarter_of_the_connections() {
+fn few_files_leave_one_pod_half_of_the_connections() {
     for (connections, per_pod, most, expected) in [
         (50_000, 2_000, 50_000, (50_000, 2_000)),
         (50_000, 2_000, 10_000, (10_000, 2_000)),
-        (50_000, 2_000, 448, (448, 112)),
+        (50_000, 2_000, 448, (448, 224)),
         (50_000, 100, 448, (448, 100)),
         (50_000, 2_000, 1, (1, 1)),
         // Whoever asks for as many for one pod as in all gets it, as long as there are files.
