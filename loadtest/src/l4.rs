@@ -17,7 +17,7 @@ use crate::statistics::Sorted;
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 const PORT: u16 = 8080;
-const TURN: Duration = Duration::from_millis(1500);
+const TURN: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

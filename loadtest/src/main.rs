@@ -19,7 +19,7 @@ struct Args {
     #[arg(value_enum, default_value = "all")]
     scenario: Scenario,
     /// Turns of each peer in `l4`.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 31)]
     turns: usize,
     /// Changes in `apply`.
     #[arg(long, default_value_t = 500)]

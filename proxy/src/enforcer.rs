@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! Handover -> publish to the data path -> conntrack: whom does it revoke? -> one transaction -> delete their entries -> done
+//!          -> conntrack once more: who slipped in between the reading and the transaction?
 //! ```
+//!
+//! Reading the conntrack table takes milliseconds, and no flow that the new rules forbid begins behind the transaction. So the
+//! generation is acknowledged before the second reading.
 //!
 //! The data path gets a table first: what it newly forbids is closed there at once, and what it newly allows arrives only
 //! when the kernel lets it. Netlink blocks, so all this has a thread of its own.
@@ -71,6 +75,14 @@ pub struct Enforcer {
     /// What was done to the rules, until they are whole again and the flows that began meanwhile are ended.
     harm: Option<Harm>,
     failures: Failures,
+}
+
+/// A table whose rules are in force.
+struct Unsettled {
+    /// Whose flows may have begun under the former rules since they were read.
+    suspects: Suspects,
+    /// How many flows were ended.
+    ended: usize,
 }
 
 /// What is wrong now. Each is cleared by the next success of its kind.
@@ -148,12 +160,17 @@ impl Enforcer {
         self.note_sizes(&table, number);
         self.tables.send_replace(Arc::clone(&table));
         let started = Instant::now();
-        let result = self.put_in_force(&table, &extent).map_err(|error| crate::error_chain(&error));
-        match &result {
+        let in_force = self.put_in_force(&table, &extent);
+        let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
+        let settled =
+            in_force.map_err(|error| ("the kernel refused the table, the former one stays in force", error)).and_then(|u| {
+                self.metrics.kernel_generation.set(number);
+                self.settle(&table, u).map_err(|error| ("flows that the table in force forbids may go on", error))
+            });
+        match settled {
             Ok(revoked) => {
                 let took = started.elapsed();
                 let first = *self.state.borrow() == KernelState::Waiting;
-                self.metrics.kernel_generation.set(number);
                 // After harm and failed repairs a table is written whole, with the uplinks of now.
                 self.harm = None;
                 self.failures = Failures::default();
@@ -163,39 +180,44 @@ impl Enforcer {
                     tracing::info!(%generation, "ready: the first table is in force");
                 }
             }
-            Err(error) => {
+            Err((what, error)) => {
+                let error = crate::error_chain(&error);
                 self.metrics.kernel_failures.inc();
-                tracing::error!(%generation, "the kernel refused the table, the former one stays in force: {error}");
-                self.failures.table = Some(error.clone());
+                tracing::error!(%generation, "{what}: {error}");
+                self.failures.table = Some(error);
                 self.show_failures();
             }
         }
-        let _ = done.send(result.map(|_| ()));
     }
 
-    /// Yields how many flows were ended.
-    fn put_in_force(&mut self, table: &Table, extent: &Extent) -> Result<usize, EnforceError> {
+    /// One transaction, and the end of the flows that it forbids, as far as they were there before it.
+    fn put_in_force(&mut self, table: &Table, extent: &Extent) -> Result<Unsettled, EnforceError> {
         let (touched, suspects) = match extent {
             Extent::Whole => (None, Suspects::All),
             Extent::Touched(touched) => (Some(touched), revoke::suspects(table, touched)),
         };
-        let mut revoked = self.revoked(table, &suspects)?;
+        let revoked = self.revoked(table, &suspects)?;
         self.kernel.apply(table, touched, &revoked.tuples)?;
-        let mut ended = 0;
+        self.forget(&revoked)?;
+        Ok(Unsettled { suspects, ended: revoked.entries.len() })
+    }
+
+    /// Ends the flows that the former rules let in meanwhile. Yields how many were ended in all.
+    fn settle(&mut self, table: &Table, unsettled: Unsettled) -> Result<usize, EnforceError> {
+        let Unsettled { suspects, mut ended } = unsettled;
+        if suspects.is_empty() {
+            return Ok(ended);
+        }
         for _ in 1..MOST_PASSES {
-            ended += revoked.entries.len();
-            self.forget(&revoked)?;
-            if suspects.is_empty() {
-                return Ok(ended);
-            }
-            revoked = self.revoked(table, &suspects)?;
+            let revoked = self.revoked(table, &suspects)?;
             if revoked.entries.is_empty() {
-                return Ok(ended);
+                break;
             }
             self.kernel.apply(table, Some(&sluice_policy::table::Touched::default()), &revoked.tuples)?;
+            self.forget(&revoked)?;
+            ended += revoked.entries.len();
         }
-        self.forget(&revoked)?;
-        Ok(ended + revoked.entries.len())
+        Ok(ended)
     }
 
     fn revoked(&mut self, table: &Table, suspects: &Suspects) -> Result<Revoked, EnforceError> {
@@ -250,7 +272,8 @@ impl Enforcer {
     fn restore(&mut self) -> Result<(), EnforceError> {
         let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
         let started = Instant::now();
-        let ended = self.put_in_force(&table, &Extent::Whole)?;
+        let unsettled = self.put_in_force(&table, &Extent::Whole)?;
+        let ended = self.settle(&table, unsettled)?;
         self.harm = None;
         tracing::info!(took = ?started.elapsed(), ended, "the kernel's table is written anew; flows that it forbids are ended");
         Ok(())
@@ -267,6 +290,9 @@ impl Enforcer {
         });
         if let Err(error) = repaired {
             tracing::error!("policy routing: {}", crate::error_chain(&error));
+        }
+        if let Err(error) = self.kernel.end_cutting() {
+            tracing::warn!("revoked flows have ended, but are still looked for: {}", crate::error_chain(&error));
         }
         self.failures.uplinks = match self.kernel.refresh_uplinks() {
             Ok(changed) => {

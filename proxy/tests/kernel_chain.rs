@@ -248,15 +248,8 @@ fn the_listing_reads_like_the_policy() {
     expect![[r#"
         chain prerouting {
         	type filter hook prerouting priority dstnat + 10; policy accept;
-        	ip option lsrr exists drop
-        	ip option ssrr exists drop
-        	exthdr rt exists drop
-        	iifname != @uplinks meta iifkind != @outside_kinds goto from_pod
-        	iifname "lo" accept
-        	ip saddr @local_v4 drop comment "a pod's address from outside"
-        	ip6 saddr @local_v6 drop comment "a pod's address from outside"
-        	jump live
-        	goto judge
+        	meta nfproto ipv4 goto arriving_v4
+        	goto arriving_v6
         }
 
         chain output {
@@ -269,12 +262,16 @@ fn the_listing_reads_like_the_policy() {
         	type filter hook forward priority -90; policy accept;
         	meta mark & 0x00001000 == 0x00001000 counter drop comment "meant for the proxy"
         	ct state established,related accept
-        	oifname != @uplinks meta oifkind != @outside_kinds goto to_pod
+        	ip daddr @local_v4 accept
+        	ip6 daddr @local_v6 accept
+        	oifname != @uplinks meta oifkind != @outside_kinds counter drop comment "to a pod that is not known yet"
         }
 
     "#]]
     .assert_eq(&listing[from..upto].replace("\n\t", "\n").replace("\tchain prer", "chain prer"));
-    for chain in ["from_pod", "live", "judge", "inspect", "divert"] {
+    let of_families =
+        ["arriving", "from_pod", "live", "judge"].iter().flat_map(|chain| [format!("{chain}_v4"), format!("{chain}_v6")]);
+    for chain in of_families.chain(["inspect", "divert"].map(str::to_owned)) {
         assert!(listing.contains(&format!("\tchain {chain} {{")), "{listing}");
     }
 }

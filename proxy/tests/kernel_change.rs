@@ -49,6 +49,10 @@ fn contents(stage: &Stage) -> BTreeSet<String> {
         if kind == "metainfo" {
             continue;
         }
+        // What packets taught is nobody's wish.
+        if body.get("name").and_then(|name| name.as_str()).is_some_and(|name| name.starts_with("inside")) {
+            body.as_object_mut().unwrap().remove("elem");
+        }
         if let Some(elements) = body.get_mut("elem").and_then(|e| e.as_array_mut()) {
             elements.sort_by_key(ToString::to_string);
         }
@@ -179,6 +183,7 @@ fn a_revoked_flow_is_cut_both_ways() {
     let b = stage.pod("production/b", &["10.0.1.2", "fd00:1::2"]);
     stage.engine.edit(edits(NAMESPACE));
     stage.apply_whole();
+    let mut flows = Vec::new();
     for family in 0..2 {
         let at = |pod: &sluice_testnet::Pod, port| SocketAddr::new(pod.addresses()[family], port);
         let client = kernel_stage::packet::listen(a.ns(), at(&a, 4000));
@@ -193,12 +198,23 @@ fn a_revoked_flow_is_cut_both_ways() {
             let touched = Default::default();
             stage.node.ns().run(|| kernel.apply(table, Some(&touched), &[revocation])).unwrap();
         }
-        server.send_to(b"2", at(&a, 4000)).unwrap();
-        client.send_to(b"3", at(&b, 4001)).unwrap();
-        assert_eq!(kernel_stage::packet::arrived(&client), None);
-        assert_eq!(kernel_stage::packet::arrived(&server), None);
+        flows.push(((client, at(&a, 4000)), (server, at(&b, 4001))));
     }
+    let assert_cut = |how: &str| {
+        for ((client, from), (server, to)) in &flows {
+            server.send_to(b"2", *from).unwrap();
+            client.send_to(b"3", *to).unwrap();
+            assert_eq!(kernel_stage::packet::arrived(client), None, "{how}");
+            assert_eq!(kernel_stage::packet::arrived(server), None, "{how}");
+        }
+    };
+    assert_cut("by a small change");
     stage.apply_whole();
+    assert_cut("after a whole replacement");
+    let ns = stage.node.ns().clone();
+    stage.kernel = ns.run(|| Kernel::open(Config::default())).unwrap();
+    stage.apply_whole();
+    assert_cut("by a successor");
     assert!(stage.listing().contains("10.0.1.1 . 4000"), "a whole replacement keeps what is revoked\n{}", stage.listing());
     stage.expect(&[(&a, "10.0.1.2", 53, Udp, true)]);
 }

@@ -3,35 +3,37 @@
 //! A pod may hold CAP_NET_RAW: it can send any frame out of its interface, and what it sends is all it can do. So every rule is
 //! asked: what could such a frame gain here?
 //!
-//! `prerouting`, priority -90, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's:
+//! `prerouting`, priority -90, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's, leads each family to
+//! chains of its own, which begin with `arriving`:
 //!
 //! | rule | attack it closes |
 //! |---|---|
 //! | IP source routes (`lsrr`, `ssrr`), IPv6 routing headers: drop | They take effect after this hook: the packet is judged as one to the first stop (or to the proxy's own socket) and goes on to another. Before everything, because an established flow's packet can carry one too. |
-//! | behind a pod's interface: `goto from_pod` | A pod's interface is any that has a kind (veth, bridge, ...), unless it is an uplink by name or of a kind that leads outside. What is unknown is a pod's: closed. |
+//! | in by an interface of `@inside`: `goto from_pod` | |
+//! | behind a pod's interface: into `@inside`, `goto from_pod` | A pod's interface is any that has a kind (veth, bridge, ...), unless it is an uplink by name or of a kind that leads outside. What is unknown is a pod's: closed. Two look-ups by name for each packet cost too much, so the number is kept. An interface that turns into an uplink stays closed until the next whole replacement, which empties the set. |
 //! | `lo`: accept | The node speaks to itself. No frame from outside comes in by `lo`. The upstream leg to a server on the node itself runs here. |
 //! | from outside with a local pod's address: drop | A neighbour of the node would be judged as that pod. |
 //!
-//! `from_pod`, the same for packets that a pod sent:
+//! `from_pod`, packets that a pod sent:
 //!
 //! | rule | attack it closes |
 //! |---|---|
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
-//! | `ip saddr . ip daddr @self`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
+//! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
 //!
 //! `live`, packets of flows that were judged before:
 //!
 //! | rule | attack it closes |
 //! |---|---|
+//! | established and not *diverted*: `goto established`, which accepts; while tuples are revoked, it drops `@revoked` first | None, and nearly all packets end here: so it comes first. What the proxy has to do with carries the label. |
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
 //! | `socket transparent 1 socket wildcard 0`: mark, accept | None: packets of the proxy's own sockets, ICMP errors about them included. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
 //! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
 //! | label *diverted*: `goto divert` | The five-tuple of a proxied connection that has ended, or of the proxy's own leg: conntrack still holds it as established, and a pod's packet would go to the server unread. |
-//! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. Before established, because the deletion comes after. |
-//! | established: accept | |
+//! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. |
 //! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
 //!
@@ -76,12 +78,16 @@ const OUTPUT_PRIORITY: i32 = -150;
 pub(super) const DENIED: &str = "denied";
 pub(super) const INSPECT: &str = "inspect";
 const DIVERT: &str = "divert";
+const ARRIVING: &str = "arriving";
+const OPTIONS: &str = "options";
+const ESTABLISHED: &str = "established";
 const LIVE: &str = "live";
 const JUDGE: &str = "judge";
+const FIRST_SEEN: &str = "first_seen";
 const FROM_POD: &str = "from_pod";
-const TO_POD: &str = "to_pod";
 
 pub(super) const UPLINKS: &str = "uplinks";
+const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
 pub(super) const LOCAL: &str = "local";
@@ -139,6 +145,7 @@ pub(super) fn revoked_set(family: Family) -> Set {
 pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
     let mut sets = vec![
         (Set::new(edition.name(UPLINKS), &[Field::Interface], SetKind::Plain), Vec::new()),
+        (Set::new(edition.name(INSIDE), &[Field::InterfaceIndex], SetKind::Learned), Vec::new()),
         (
             Set::new(edition.name(OUTSIDE_KINDS), &[Field::Interface], SetKind::Plain),
             OUTSIDE.iter().map(|kind| Element::plain(interface_key(kind))).collect(),
@@ -164,19 +171,47 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
 }
 
 /// The chains that the base chains lead to.
-pub(super) fn chains(config: &Config, edition: Edition) -> Vec<Chain> {
+pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Chain> {
     let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.name(name), rules };
-    vec![
+    let mut chains = vec![
         chain(DENIED, denied(config)),
         chain(INSPECT, inspect(config, edition)),
         chain(DIVERT, divert(config)),
-        chain(LIVE, live(config, edition)),
-        chain(JUDGE, judge(config, edition)),
-        chain(FROM_POD, from_pod(edition)),
-        chain(TO_POD, to_pod(edition)),
+        chain(OPTIONS, options()),
         // Entered by pods that are isolated in the other direction alone.
         chain(super::address::STARTED, vec![started()]),
-    ]
+    ];
+    chains.extend(established(edition, cutting));
+    for family in Family::BOTH {
+        let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.sets_of(name, family), rules };
+        chains.extend([
+            chain(ARRIVING, arriving(family, edition)),
+            chain(LIVE, live(config, family, edition)),
+            chain(JUDGE, judge(config, family, edition)),
+            chain(FIRST_SEEN, first_seen(family, edition)),
+            chain(FROM_POD, from_pod(family, edition)),
+        ]);
+    }
+    chains
+}
+
+/// What becomes of an established flow's packet: where tuples are revoked, they are looked up first.
+///
+/// The only chains of these that a small change may write. Most of the time nothing is revoked, and a look-up of five fields
+/// for every packet would cost a stream some hundredths of its rate.
+pub(super) fn established(edition: Edition, cutting: bool) -> [Chain; 2] {
+    Family::BOTH.map(|family| {
+        let mut rules = Vec::new();
+        if cutting {
+            rules.push(revoked(family));
+        }
+        rules.push(Rule::new([], &Verdict::Accept));
+        Chain { name: edition.sets_of(ESTABLISHED, family), rules }
+    })
+}
+
+fn revoked(family: Family) -> Rule {
+    Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)
 }
 
 /// TCP that doesn't begin with a bare SYN: see [`program`](super::program).
@@ -194,72 +229,96 @@ pub(super) fn switch(config: &Config, edition: Edition) -> Vec<Chain> {
     ]
 }
 
-/// How many rules each of these chains has. Only a whole replacement writes them.
+/// How many rules each chain has that only a whole replacement writes.
 pub(super) fn rule_counts(config: &Config, edition: Edition) -> BTreeMap<String, usize> {
-    let chains = switch(config, edition).into_iter().chain(chains(config, edition));
-    chains.map(|chain| (chain.name, chain.rules.len())).collect()
+    let chains = switch(config, edition).into_iter().chain(chains(config, edition, false));
+    let passing = Family::BOTH.map(|family| edition.sets_of(ESTABLISHED, family));
+    chains.filter(|chain| !passing.contains(&chain.name)).map(|chain| (chain.name, chain.rules.len())).collect()
 }
 
 fn prerouting(edition: Edition) -> Vec<Rule> {
-    let mut rules = vec![
-        Rule::new([expr::ip_option(LOOSE_SOURCE_ROUTE)], &Verdict::Drop),
-        Rule::new([expr::ip_option(STRICT_SOURCE_ROUTE)], &Verdict::Drop),
-        Rule::new([expr::routing_header()], &Verdict::Drop),
-        Rule::new([neither(Side::In, edition)], &Verdict::Goto(edition.name(FROM_POD))),
+    let to = |family| Verdict::Goto(edition.sets_of(ARRIVING, family));
+    vec![Rule::new([expr::family(Family::V4)], &to(Family::V4)), Rule::new([], &to(Family::V6))]
+}
+
+fn arriving(family: Family, edition: Edition) -> Vec<Rule> {
+    let chain = |name: &str| edition.sets_of(name, family);
+    let options = match family {
+        Family::V4 => Rule::new([expr::has_options()], &Verdict::Jump(edition.name(OPTIONS))),
+        Family::V6 => Rule::new([expr::routing_header()], &Verdict::Drop),
+    };
+    vec![
+        options,
+        Rule::new([expr::interface_in(&edition.name(INSIDE))], &Verdict::Goto(chain(FROM_POD))),
+        Rule::new([neither(Side::In, edition)], &Verdict::Goto(chain(FIRST_SEEN))),
         Rule::new([expr::from_loopback()], &Verdict::Accept),
-    ];
-    rules.extend(Family::BOTH.map(|family| {
-        let local = edition.sets_of(LOCAL, family);
-        Rule::new([expr::address_in(family, Address::Source, &local, false)], &Verdict::Drop)
-            .because("a pod's address from outside")
-    }));
-    rules.extend([Rule::new([], &Verdict::Jump(edition.name(LIVE))), Rule::new([], &Verdict::Goto(edition.name(JUDGE)))]);
-    rules
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), false)], &Verdict::Drop)
+            .because("a pod's address from outside"),
+        Rule::new([], &Verdict::Jump(chain(LIVE))),
+        Rule::new([], &Verdict::Goto(chain(JUDGE))),
+    ]
+}
+
+/// What may be done with an IPv4 packet that has options.
+fn options() -> Vec<Rule> {
+    [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &Verdict::Drop)).into()
 }
 
 fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
     expr::interface_is_neither(side, &edition.name(UPLINKS), &edition.name(OUTSIDE_KINDS))
 }
 
-fn from_pod(edition: Edition) -> Vec<Rule> {
-    let on_link = edition.name(ON_LINK);
-    let mut rules = vec![
-        Rule::new(
+fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
+    let chain = |name: &str| edition.sets_of(name, family);
+    let mut rules = Vec::new();
+    if family == Family::V6 {
+        rules.push(Rule::new(
             [
                 expr::address_is(Address::Source, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-                expr::icmpv6_type_in(&on_link),
+                expr::icmpv6_type_in(&edition.name(ON_LINK)),
                 expr::destination_begins(Family::V6, &[0xff, 0x02]),
             ],
             &Verdict::Accept,
-        ),
+        ));
+    }
+    rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
-        Rule::new([], &Verdict::Jump(edition.name(LIVE))),
-    ];
-    rules.extend(Family::BOTH.map(|family| {
-        let itself = edition.sets_of(ITSELF, family);
-        Rule::new([expr::both_addresses_in(family, &itself)], &Verdict::Accept).because("a pod to itself")
-    }));
-    rules.extend(Family::BOTH.map(|family| {
-        let local = edition.sets_of(LOCAL, family);
-        Rule::new([expr::address_in(family, Address::Source, &local, true), vec![expr::counter()]], &Verdict::Drop)
-            .because("a pod that is not known yet")
-    }));
-    rules.push(Rule::new([], &Verdict::Goto(edition.name(JUDGE))));
+        Rule::new([], &Verdict::Jump(chain(LIVE))),
+        Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true), vec![expr::counter()]], &Verdict::Drop)
+            .because("a pod that is not known yet"),
+        Rule::new([], &Verdict::Goto(chain(JUDGE))),
+    ]);
     rules
 }
 
-fn live(config: &Config, edition: Edition) -> Vec<Rule> {
-    let on_link = edition.name(ON_LINK);
-    let mut rules = vec![
-        Rule::new(
-            [
-                expr::family(Family::V4),
-                expr::destination_begins(Family::V4, &[Ipv4Addr::LOCALHOST.octets()[0]]),
-                expr::not_state(expr::ESTABLISHED | expr::RELATED),
-            ],
-            &Verdict::Drop,
-        )
-        .because("the node's loopback from outside"),
+/// Behind a pod's interface that `inside` doesn't hold yet. A full set must change nothing, so learning has a rule of its own.
+fn first_seen(family: Family, edition: Edition) -> Vec<Rule> {
+    vec![
+        Rule::acting([expr::learn_interface(&edition.name(INSIDE))]),
+        Rule::new([], &Verdict::Goto(edition.sets_of(FROM_POD, family))),
+    ]
+}
+
+fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
+    let mut rules = vec![Rule::new(
+        [expr::state(expr::ESTABLISHED), expr::lacks_label(config.label_bit)],
+        &Verdict::Goto(edition.sets_of(ESTABLISHED, family)),
+    )];
+    if family == Family::V4 {
+        rules.push(
+            Rule::new(
+                [
+                    expr::family(Family::V4),
+                    expr::destination_begins(Family::V4, &[Ipv4Addr::LOCALHOST.octets()[0]]),
+                    expr::not_state(expr::ESTABLISHED | expr::RELATED),
+                ],
+                &Verdict::Drop,
+            )
+            .because("the node's loopback from outside"),
+        );
+    }
+    rules.extend([
         Rule::new(
             [expr::socket_transparent(true), expr::socket_not_wildcard(), expr::set_mark(config.mark.value, config.mark.mask)],
             &Verdict::Accept,
@@ -276,47 +335,47 @@ fn live(config: &Config, edition: Edition) -> Vec<Rule> {
         )
         .because("the proxy's connections that begin"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
-    ];
-    rules.extend(Family::BOTH.map(|family| Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)));
-    rules.push(Rule::new([expr::state(expr::ESTABLISHED)], &Verdict::Accept));
-    rules.extend(
-        [expr::ICMP, expr::ICMPV6].map(|icmp| Rule::new([expr::state(expr::RELATED), expr::protocol(icmp)], &Verdict::Accept)),
-    );
-    let reach = [
-        expr::destination_is_link_local(),
-        expr::destination_begins(Family::V6, &[0xff, 0x02]),
-        expr::destination_is_local(true),
-    ];
-    rules.extend(
-        reach.map(|destination| {
-            Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
-        }),
-    );
+        revoked(family),
+    ]);
+    match family {
+        Family::V4 => rules.push(Rule::new([expr::state(expr::RELATED), expr::protocol(expr::ICMP)], &Verdict::Accept)),
+        Family::V6 => {
+            rules.push(Rule::new([expr::state(expr::RELATED), expr::protocol(expr::ICMPV6)], &Verdict::Accept));
+            let reach = [
+                expr::destination_is_link_local(),
+                expr::destination_begins(Family::V6, &[0xff, 0x02]),
+                expr::destination_is_local(true),
+            ];
+            let on_link = edition.name(ON_LINK);
+            rules.extend(reach.map(|destination| {
+                Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
+            }));
+        }
+    }
     rules
 }
 
-fn judge(config: &Config, edition: Edition) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for (direction, address) in [(Direction::Egress, Address::Source), (Direction::Ingress, Address::Destination)] {
-        rules.extend(Family::BOTH.map(|family| {
-            let map = edition.dispatch(direction, family);
-            Rule { words: expr::address_verdict(family, address, &map), comment: None }
-        }));
-    }
-    rules.extend(Family::BOTH.map(|family| {
-        let (cidrs, local) = (edition.sets_of(POD_CIDRS, family), edition.sets_of(LOCAL, family));
+fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = [(Direction::Egress, Address::Source), (Direction::Ingress, Address::Destination)]
+        .map(|(direction, address)| Rule {
+            words: expr::address_verdict(family, address, &edition.dispatch(direction, family)),
+            comment: None,
+        })
+        .into();
+    let (cidrs, local) = (edition.sets_of(POD_CIDRS, family), edition.sets_of(LOCAL, family));
+    rules.extend([
         Rule::new(
             [
-                expr::address_in(family, Address::Destination, &cidrs, false),
-                expr::address_also_in(family, Address::Destination, &local, true),
+                expr::address_in(family, Address::Destination, &local, true),
+                expr::address_also_in(family, Address::Destination, &cidrs, false),
                 expr::destination_is_local(false),
                 vec![expr::counter()],
             ],
             &Verdict::Drop,
         )
-        .because("to a pod that is not known yet")
-    }));
-    rules.push(Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))));
+        .because("to a pod that is not known yet"),
+        Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
+    ]);
     rules
 }
 
@@ -374,21 +433,17 @@ fn output(config: &Config) -> Vec<Rule> {
 }
 
 fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
-    vec![
+    let mut rules = vec![
         Rule::new([expr::has_mark(config.mark.value, config.mark.mask), vec![expr::counter()]], &Verdict::Drop)
             .because("meant for the proxy"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
-        Rule::new([neither(Side::Out, edition)], &Verdict::Goto(edition.name(TO_POD))),
-    ]
-}
-
-fn to_pod(edition: Edition) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Family::BOTH
-        .map(|family| {
-            let local = edition.sets_of(LOCAL, family);
-            Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)
-        })
-        .into();
-    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a pod that is not known yet"));
+    ];
+    rules.extend(Family::BOTH.map(|family| {
+        let local = edition.sets_of(LOCAL, family);
+        Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)
+    }));
+    rules.push(
+        Rule::new([neither(Side::Out, edition), vec![expr::counter()]], &Verdict::Drop).because("to a pod that is not known yet"),
+    );
     rules
 }

@@ -39,6 +39,7 @@ const REGISTER: u32 = 1;
 const SECOND: u32 = 2;
 
 const META_MARK: u32 = 3;
+const META_IIF: u32 = 4;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
@@ -337,6 +338,11 @@ pub(super) fn has_label(bit: u8) -> Vec<Expr> {
     vec![ct(CT_LABELS), bitwise(&label_bits(bit), &[0; 16]), compare(DIFFERENT, &[0; 16])]
 }
 
+/// The bit is not set; a flow without labels has none.
+pub(super) fn lacks_label(bit: u8) -> Vec<Expr> {
+    vec![ct(CT_LABELS), bitwise(&label_bits(bit), &[0; 16]), compare(EQUAL, &[0; 16])]
+}
+
 /// `ct label set 111`: adds this bit, the others stay.
 pub(super) fn set_label(bit: u8) -> Vec<Expr> {
     let set = expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))]);
@@ -423,12 +429,19 @@ pub(super) fn ip_option(kind: u8) -> Vec<Expr> {
 
 /// `exthdr rt exists`
 pub(super) fn routing_header() -> Vec<Expr> {
-    const IPV6_HEADER: u32 = 0;
-    const ROUTING: u8 = 43;
     let mut words = family(Family::V6);
     words.extend(extension(IPV6_HEADER, ROUTING));
     words
 }
+
+/// `@nh,0,8 != 0x45`, in a chain of IPv4: its header is longer than 20 bytes.
+pub(super) fn has_options() -> Vec<Expr> {
+    vec![payload(NETWORK, 0, 1, REGISTER), compare(DIFFERENT, &[VERSION_4_WITHOUT_OPTIONS])]
+}
+
+const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
+const IPV6_HEADER: u32 = 0;
+const ROUTING: u8 = 43;
 
 fn extension(operation: u32, kind: u8) -> Vec<Expr> {
     const PRESENT: u32 = 1;
@@ -463,6 +476,25 @@ pub(super) fn interface_is_neither(side: Side, names: &str, kinds: &str) -> Vec<
         Side::Out => (META_OIFNAME, META_OIFKIND),
     };
     vec![meta(name), lookup(names, true), meta(kind), lookup(kinds, true)]
+}
+
+/// `meta iif @set`
+pub(super) fn interface_in(set: &str) -> Vec<Expr> {
+    vec![meta(META_IIF), lookup(set, false)]
+}
+
+/// `add @set { meta iif }`. Ends the rule's evaluation where the set is full.
+pub(super) fn learn_interface(set: &str) -> Vec<Expr> {
+    const ADD: u32 = 0;
+    let add = expr(
+        "dynset",
+        [
+            (sys::NFTNL_EXPR_DYNSET_SREG_KEY, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_DYNSET_OP, Value::U32(ADD)),
+            (sys::NFTNL_EXPR_DYNSET_SET_NAME, Value::Text(set.to_owned())),
+        ],
+    );
+    vec![meta(META_IIF), add]
 }
 
 /// `iifname "lo"`

@@ -2,7 +2,9 @@
 
 use nix::sys::socket::SockProtocol;
 
+use super::names;
 use super::netlink::{Attributes, Error, Message, Socket, flags};
+use super::object::Family;
 use super::transaction::TABLE;
 
 const NFT_MSG_NEWTABLE: u16 = message_type(0);
@@ -11,6 +13,7 @@ const NFT_MSG_GETCHAIN: u16 = message_type(4);
 const NFT_MSG_NEWCHAIN: u16 = message_type(3);
 const NFT_MSG_GETSET: u16 = message_type(10);
 const NFT_MSG_NEWSET: u16 = message_type(9);
+const NFT_MSG_GETSETELEM: u16 = message_type(13);
 const NFPROTO_INET: u8 = 1;
 /// `struct nfgenmsg`.
 const FIXED_BYTES: usize = 4;
@@ -27,16 +30,22 @@ pub(super) struct Held {
     pub(super) chains: Vec<String>,
     /// Sets and maps.
     pub(super) sets: Vec<String>,
+    /// There are revoked tuples.
+    pub(super) revoked: bool,
 }
 
 impl Held {
     /// Asks the kernel, in the network namespace of `socket`.
     pub(super) fn read(socket: &mut Socket) -> Result<Self, Error> {
         // Attributes of `linux/netfilter/nf_tables.h`: NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and _NAME, NFTA_SET_TABLE and _NAME.
-        let tables = names(socket, NFT_MSG_GETTABLE, NFT_MSG_NEWTABLE, 1, 1)?;
-        let chains = names(socket, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, 1, 3)?;
-        let sets = names(socket, NFT_MSG_GETSET, NFT_MSG_NEWSET, 1, 2)?;
-        Ok(Self { table: !tables.is_empty(), chains, sets })
+        let tables = listed(socket, NFT_MSG_GETTABLE, NFT_MSG_NEWTABLE, 1, 1)?;
+        let chains = listed(socket, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, 1, 3)?;
+        let sets = listed(socket, NFT_MSG_GETSET, NFT_MSG_NEWSET, 1, 2)?;
+        let mut revoked = false;
+        for set in Family::BOTH.map(names::revoked) {
+            revoked = revoked || (sets.contains(&set) && has_elements(socket, &set)?);
+        }
+        Ok(Self { table: !tables.is_empty(), chains, sets, revoked })
     }
 
     /// A socket for [`Held::read`] in the calling thread's network namespace.
@@ -49,7 +58,18 @@ impl Held {
     }
 }
 
-fn names(socket: &mut Socket, get: u16, new: u16, table: u16, name: u16) -> Result<Vec<String>, Error> {
+fn has_elements(socket: &mut Socket, set: &str) -> Result<bool, Error> {
+    // NFTA_SET_ELEM_LIST_TABLE, _SET and _ELEMENTS.
+    let mut request = Message::new(NFT_MSG_GETSETELEM, flags::DUMP, &[NFPROTO_INET, 0, 0, 0]);
+    request.put(1, format!("{TABLE}\0").as_bytes()).put(2, format!("{set}\0").as_bytes());
+    let lists = socket.dump(request, |_, body| {
+        let mut attributes = Attributes(body.get(FIXED_BYTES..)?);
+        attributes.find_map(|(kind, value)| (kind == 3 && !value.is_empty()).then_some(()))
+    })?;
+    Ok(!lists.is_empty())
+}
+
+fn listed(socket: &mut Socket, get: u16, new: u16, table: u16, name: u16) -> Result<Vec<String>, Error> {
     let request = Message::new(get, flags::DUMP, &[NFPROTO_INET, 0, 0, 0]);
     socket.dump(request, |kind, body| {
         let attributes = Attributes(body.get(FIXED_BYTES..)?);

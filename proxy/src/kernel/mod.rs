@@ -99,6 +99,8 @@ struct Installed {
     uplinks: BTreeSet<String>,
     /// Those of the chains that only a whole replacement writes.
     rules: Rules,
+    /// Until when there may be revoked tuples, so that established flows' packets are looked up among them.
+    cutting_until: Option<Instant>,
     /// The ruleset's state in which `rules` were seen last.
     seen: Option<u32>,
     /// After an error the next change replaces everything.
@@ -195,6 +197,22 @@ impl Kernel {
         self.apply(&table, None, &[]).map(Some)
     }
 
+    /// Once no tuple is revoked any more, established flows' packets aren't looked up among them. To be called now and then.
+    pub fn end_cutting(&mut self) -> Result<(), Error> {
+        let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
+            return Ok(());
+        };
+        if installed.cutting_until.is_none_or(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new();
+        write_established(&mut transaction, installed.edition, false);
+        self.channel.commit(&transaction.into_messages())?;
+        installed.cutting_until = None;
+        installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
+        Ok(())
+    }
+
     /// Removes what Sluice put into the kernel: table, rules and routes. Nothing there is no error.
     pub fn cleanup() -> Result<Removed, Error> {
         let mut channel = Channel::open()?;
@@ -220,11 +238,17 @@ impl Kernel {
         let before = Before { table: &installed.table, programs: &installed.programs, edition: installed.edition };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
         revoke(&mut transaction, revocations);
+        if !revocations.is_empty() && installed.cutting_until.is_none() {
+            write_established(&mut transaction, installed.edition, true);
+        }
         let messages = transaction.into_messages();
         if messages.len() > self.channel.limit_bytes() {
             return Err(Small::Unfit);
         }
         self.channel.commit(&messages).map_err(Small::Failed)?;
+        if !revocations.is_empty() {
+            installed.cutting_until = Some(cutting_until());
+        }
         for (id, rendered) in changed {
             match rendered {
                 Some(rendered) => drop(installed.programs.insert(id, rendered)),
@@ -249,7 +273,9 @@ impl Kernel {
         let held = Held::read(&mut self.names).map_err(Error::Held)?;
         let edition = Edition::unused(held.names()).ok_or(Error::Crowded)?;
         let uplinks = self.uplinks(table)?;
-        let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition);
+        // Those of a former process too.
+        let cutting_until = (held.revoked || !revocations.is_empty()).then(cutting_until);
+        let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting_until.is_some());
         revoke(&mut replacement.switch, revocations);
         let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
         let limit = self.channel.limit_bytes();
@@ -288,8 +314,9 @@ impl Kernel {
             return Err(Error::Meddled);
         }
         let programs = replacement.programs;
+        let table = table.clone();
         self.installed =
-            Some(Installed { table: table.clone(), programs, edition, uplinks, rules, seen: None, is_certain: true });
+            Some(Installed { table, programs, edition, uplinks, rules, cutting_until, seen: None, is_certain: true });
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
     }
 
@@ -311,6 +338,18 @@ enum Small {
     /// It doesn't fit into one transaction, or what it would change is not known for certain.
     Unfit,
     Failed(ChannelError),
+}
+
+/// When the last of the tuples that are revoked now has vanished.
+fn cutting_until() -> Instant {
+    Instant::now() + REVOKED_FOR + Duration::from_secs(1)
+}
+
+fn write_established(transaction: &mut Transaction, edition: Edition, cutting: bool) {
+    for chain in base::established(edition, cutting) {
+        transaction.flush_chain(&chain.name);
+        transaction.add_rules(&chain.name, &chain.rules);
+    }
 }
 
 /// Closes the tuples, both ways round.

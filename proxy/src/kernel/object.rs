@@ -122,7 +122,10 @@ pub(super) enum Field {
     Protocol,
     Port,
     Icmpv6Type,
+    /// An interface by its name.
     Interface,
+    /// An interface by its number, which no other gets as long as the namespace lives.
+    InterfaceIndex,
 }
 
 impl Field {
@@ -132,6 +135,7 @@ impl Field {
             Self::Address(Family::V6) => 8,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::InterfaceIndex => 20,
             Self::Icmpv6Type => 29,
             Self::Interface => 41,
         }
@@ -142,6 +146,7 @@ impl Field {
             Self::Address(family) => family.address_bytes(),
             Self::Protocol | Self::Icmpv6Type => 1,
             Self::Port => 2,
+            Self::InterfaceIndex => 4,
             Self::Interface => 16,
         }
     }
@@ -163,6 +168,8 @@ pub(super) enum SetKind {
     Interval,
     /// Elements vanish by themselves.
     Timed,
+    /// Rules add elements.
+    Learned,
     /// Key to verdict.
     Verdicts,
 }
@@ -193,7 +200,7 @@ impl Set {
         const COMMENT: u8 = 7;
         const HOST: u32 = 1;
         const NETWORK: u32 = 2;
-        let order = if self.key == [Field::Interface] { HOST } else { NETWORK };
+        let order = if matches!(self.key[..], [Field::Interface | Field::InterfaceIndex]) { HOST } else { NETWORK };
         let mut notes = Vec::new();
         let mut note = |kind: u8, value: &[u8]| {
             let length = u8::try_from(value.len()).expect("notes are short");

@@ -36,13 +36,14 @@ pub(super) struct Replacement {
     pub(super) programs: BTreeMap<ProgramId, Rendered>,
 }
 
-/// What leads from `held`, whatever it is, to `table`.
+/// What leads from `held`, whatever it is, to `table`. `cutting`: there are revoked tuples, or there may be.
 pub(super) fn replacement(
     config: &Config,
     table: &Table,
     uplinks: &BTreeSet<String>,
     held: &Held,
     edition: Edition,
+    cutting: bool,
 ) -> Replacement {
     let programs: BTreeMap<ProgramId, Rendered> =
         table.program_ids().filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition)))).collect();
@@ -56,7 +57,7 @@ pub(super) fn replacement(
     }
     let contents = elements_by_place(table, &programs, edition);
     fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);
-    let chains = base::chains(config, edition);
+    let chains = base::chains(config, edition, cutting);
     let program_chains = || programs.values().flat_map(|rendered| &rendered.chains);
     for chain in chains.iter().chain(program_chains()) {
         fill.add_chain(&chain.name, None);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use sluice_policy::Protocol;
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, SetId};
 use sluice_policy::source::PodRef;
 use sluice_testnet::Netns;
@@ -126,7 +127,7 @@ fn harm_by_others_is_seen_and_own_changes_are_none() {
         (&["flush ruleset", saved], Some(Harm::Altered)),
         (&["flush table inet sluice"], Some(Harm::Altered)),
         (&["flush chain inet sluice forward"], Some(Harm::Altered)),
-        (&["flush chain inet sluice live"], Some(Harm::Altered)),
+        (&["flush chain inet sluice live_v4"], Some(Harm::Altered)),
         (&["insert rule inet sluice prerouting accept"], Some(Harm::Altered)),
     ];
     for (commands, harm) in rows {
@@ -146,4 +147,28 @@ fn harm_by_others_is_seen_and_own_changes_are_none() {
         assert_eq!(applied.whole, harm.is_some(), "{commands:?}: {applied:?}");
         assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None, "after {commands:?}");
     }
+}
+
+#[test]
+fn revoked_tuples_are_looked_for_as_long_as_there_are_any() {
+    let Some(ns) = namespace("cutting") else { return };
+    let table = table();
+    let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+    ns.run(|| kernel.apply(&table, None, &[])).expect("in force");
+    let looks = || {
+        let chain = ns.exec("nft", &["list", "chain", "inet", "sluice", "established_v4"]).expect("nft reads it");
+        assert!(chain.contains("accept"), "{chain}");
+        chain.contains("@revoked_v4")
+    };
+    assert!(!looks());
+    let (source, destination) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1]));
+    let revocation = Revocation { protocol: Protocol::Tcp, source: (source, 1), destination: (destination, 2) };
+    ns.run(|| kernel.apply(&table, Some(&Touched::default()), &[revocation])).expect("in force");
+    assert!(looks());
+    ns.run(|| kernel.end_cutting()).expect("nothing to do yet");
+    assert!(looks());
+    kernel.installed.as_mut().expect("in force").cutting_until = Some(Instant::now());
+    ns.run(|| kernel.end_cutting()).expect("the end");
+    assert!(!looks());
+    assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
 }

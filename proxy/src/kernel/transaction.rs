@@ -212,17 +212,24 @@ impl SetObject {
         const INTERVAL: u32 = 4;
         const MAP: u32 = 8;
         const TIMEOUT: u32 = 16;
+        const EVALUATED: u32 = 32;
+        // As nft sets it where rules add elements: without a size nothing can be added.
+        const MOST_LEARNED: u32 = 65_535;
         let object = Self::named(&set.name);
         let flags = match set.kind {
             SetKind::Plain => 0,
             SetKind::Interval => INTERVAL,
             SetKind::Timed => TIMEOUT,
+            SetKind::Learned => EVALUATED,
             SetKind::Verdicts => MAP,
         };
         object.put(sys::NFTNL_SET_FLAGS, flags);
         object.put(sys::NFTNL_SET_KEY_TYPE, set.key_type());
         object.put(sys::NFTNL_SET_KEY_LEN, set.key_bytes());
         object.put(sys::NFTNL_SET_ID, id);
+        if set.kind == SetKind::Learned {
+            object.put(sys::NFTNL_SET_DESC_SIZE, MOST_LEARNED);
+        }
         if set.kind == SetKind::Verdicts {
             object.put(sys::NFTNL_SET_DATA_TYPE, NFT_DATA_VERDICT);
         }
