@@ -30,6 +30,7 @@ use crate::connection::{Dataplane, Drain};
 use crate::enforcer::{Enforcer, KernelState};
 use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
 use crate::intercept::{self, Listeners};
+use crate::kernel::Left;
 use crate::metrics::Metrics;
 use crate::records;
 use crate::state;
@@ -75,7 +76,7 @@ async fn live(options: Options) -> Result<()> {
     let workers = start_workers(&config, &dataplane)?;
     drop(dataplane);
     let (handovers, to_apply) = mpsc::channel(1);
-    let enforcer = start_enforcer(&config, tables, kernel_state, metrics.clone(), to_apply).await?;
+    let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), to_apply).await?;
 
     let state = Admin { registry, metrics, records: sink, kernel, draining: drain.begun.clone() };
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
@@ -84,7 +85,7 @@ async fn live(options: Options) -> Result<()> {
     let (held_in, held) = watch::channel::<Option<Held>>(None);
     let name: Arc<str> = node.as_str().into();
     let keeper = tokio::spawn(state::keep(state_dir.clone(), Arc::clone(&name), held, cancel.clone()));
-    let restored = state::load_or_none(&state_dir, &node);
+    let restored = state::unless_older(state::load_or_none(&state_dir, &node), left);
     let feed_config = FeedConfig { controller: controller.clone(), node: name, timing: Timing::default() };
     let feed = tokio::spawn(feed::run(feed_config, restored, handovers, held_in, feed_metrics, cancel.clone()));
     tracing::info!(node, %controller, %admin, port = config.port, "sluice-proxy started");
@@ -161,21 +162,24 @@ async fn start_enforcer(
     state: watch::Sender<KernelState>,
     metrics: Metrics,
     handovers: mpsc::Receiver<feed::Handover>,
-) -> Result<Worker> {
+) -> Result<(Worker, Left)> {
     let (opened, is_open) = oneshot::channel();
     let config = config.clone();
-    let worker = start_thread("kernel".into(), move |runtime| match Enforcer::open(&config, tables, state, metrics) {
-        Ok(enforcer) => {
-            let _ = opened.send(Ok(()));
-            runtime.block_on(enforcer.run(handovers));
+    let worker = start_thread("kernel".into(), move |runtime| {
+        let opening = Enforcer::open(&config, tables, state, metrics);
+        match opening.and_then(|mut enforcer| Ok((enforcer.left()?, enforcer))) {
+            Ok((left, enforcer)) => {
+                let _ = opened.send(Ok(left));
+                runtime.block_on(enforcer.run(handovers));
+            }
+            Err(error) => drop(opened.send(Err(error))),
         }
-        Err(error) => drop(opened.send(Err(error))),
     })?;
-    is_open
+    let left = is_open
         .await
         .context("the kernel's thread ended at once")?
         .context("open the kernel's side (needs CAP_NET_ADMIN in this network namespace)")?;
-    Ok(worker)
+    Ok((worker, left))
 }
 
 fn start_thread(name: String, work: impl FnOnce(&Runtime) + Send + 'static) -> Result<Worker> {

@@ -26,7 +26,7 @@ use crate::feed::{Extent, Handover};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
-use crate::kernel::{self, Harm, Kernel, Mark};
+use crate::kernel::{self, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
 
 /// How often routing and uplinks are looked at: others change them too.
@@ -132,6 +132,11 @@ impl Enforcer {
         Ok(Self { kernel, conntrack, routing, label_bit, tables, state, metrics, harm: None, failures: Failures::default() })
     }
 
+    /// What a former process left in the kernel.
+    pub fn left(&mut self) -> Result<Left, EnforceError> {
+        Ok(self.kernel.left()?)
+    }
+
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) {
         let (mut watch, mut look) = (every(WATCH), every(LOOK));
@@ -150,7 +155,7 @@ impl Enforcer {
     }
 
     fn take_over(&mut self, handover: Handover) {
-        let Handover { table, mut extent, generation, done } = handover;
+        let Handover { table, mut extent, epoch, generation, done } = handover;
         // A small change would leave the flows alone that began while there were no rules.
         self.keep_rules();
         if self.harm.is_some() {
@@ -160,6 +165,7 @@ impl Enforcer {
         self.note_sizes(&table, number);
         self.tables.send_replace(Arc::clone(&table));
         let started = Instant::now();
+        self.kernel.set_stand(Stand { epoch, generation: generation.0 });
         let in_force = self.put_in_force(&table, &extent);
         let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
         let settled =

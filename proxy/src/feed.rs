@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Handover {
     pub table: Arc<Table>,
     pub extent: Extent,
+    /// The controller's run that counts the generations.
+    pub epoch: u64,
     pub generation: Generation,
     /// The applier says here once the kernel holds the table, or why it can't. Dropping it means that it can't.
     pub done: oneshot::Sender<Result<(), String>>,

@@ -2,8 +2,9 @@
 //!
 //! It is written after the kernel holds the table, never before, and off the hot path: the newest table wins, one write at a
 //! time, with a pause between two. When a table can't be written, the file that is there is removed: the kernel holds newer
-//! rules, and a start from the old file would put older ones in their place. A file that can't be read is passed over: the empty table that stands in for it denies, and
-//! the kernel's own rules outlive the process until the first table is applied.
+//! rules, and a start from the old file would put older ones in their place. So would a start within the pause: the kernel's
+//! table says which of the controller's tables it is of, and a file of another one is passed over. So is one that can't be read:
+//! the empty table that stands in for it denies, and the kernel's own rules outlive the process until the first table is applied.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -20,8 +21,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::Held;
+use crate::kernel::{Left, Stand};
 
-/// Between two writes. A node whose controller and disk both vanish within this time starts from a table so much older.
+/// Between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Before another attempt, while the disk refuses.
@@ -96,6 +98,24 @@ pub fn load_or_none(dir: &Path, node: &str) -> Option<Held> {
         tracing::warn!("saved table ignored: {error}{cause}; until the controller answers, the kernel's rules stay as they are");
         None
     })
+}
+
+/// `saved`, unless the rules that a former process left in the kernel are of another table: the file is always written after
+/// them, so they are newer. Then the kernel's rules stay as they are, and nothing passes that must be read.
+pub fn unless_older(saved: Option<Held>, left: Left) -> Option<Held> {
+    let saved = saved?;
+    let stand = Stand { epoch: saved.epoch, generation: saved.generation.0 };
+    match left {
+        Left::Rules(found) if found != Some(stand) => {
+            tracing::warn!(
+                saved = stand.generation,
+                kernel = found.map(|found| found.generation),
+                "the saved table is older than the kernel's rules, which stay as they are; L7 is closed until the controller answers"
+            );
+            None
+        }
+        _ => Some(saved),
+    }
 }
 
 /// `None`: larger than any table can be.

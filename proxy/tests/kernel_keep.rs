@@ -55,7 +55,7 @@ impl Running {
 
     fn hand_over(&self, table: &Table, extent: Extent) {
         let (done, is_done) = oneshot::channel();
-        let handover = Handover { table: Arc::new(table.clone()), extent, generation: Generation(1), done };
+        let handover = Handover { table: Arc::new(table.clone()), extent, epoch: 1, generation: Generation(1), done };
         self.handovers.as_ref().unwrap().blocking_send(handover).unwrap();
         is_done.blocking_recv().unwrap().unwrap();
     }

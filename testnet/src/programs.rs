@@ -83,7 +83,7 @@ impl Programs {
 
     /// Starts the proxy of a node again, after [`Programs::kill_proxy`]. See [`Programs::wait_ready`].
     pub fn start_proxy(&mut self, node: &str) -> Result<(), Error> {
-        let state = self.folder.join(format!("state-{node}"));
+        let state = self.state_folder(node);
         fs::create_dir_all(&state).map_err(|error| self.failed("creating the state folder", &error.to_string()))?;
         let socket = format!("unix:{}", self.socket().display());
         let running = self.proxies.get_mut(node).ok_or_else(|| Error::Unknown { kind: "node", name: node.to_owned() })?;
@@ -91,6 +91,11 @@ impl Programs {
         command.args(["--controller", &socket, "--node", node, "--state-dir"]).arg(state).args(&running.arguments);
         running.child = Some(running.ns.spawn(command)?);
         Ok(())
+    }
+
+    /// Where the proxy of `node` keeps its table.
+    pub fn state_folder(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("state-{node}"))
     }
 
     /// SIGKILL.

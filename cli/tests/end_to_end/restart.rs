@@ -30,12 +30,15 @@ spec:
 "#;
 
 /// The same, with `plain` closed to everyone.
-const PLAIN_CLOSED: &str = "
+fn plain_closed() -> String {
+    let closed = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { name: plain, namespace: shop }
 spec: { podSelector: { matchLabels: { app: plain } }, ingress: [] }
 ";
+    POLICIES.split("---").next().expect("a first policy").to_owned() + "---" + closed
+}
 
 const PODS: [(&str, &str, &[&str]); 4] = [
     ("shop/frontend", "node-1", &["10.1.0.1"]),
@@ -136,7 +139,7 @@ fn a_killed_controller_changes_nothing_until_it_is_back() {
     let mut plain_flow = Pair::connect(frontend.ns(), scene.pod("shop/plain").ns(), "10.1.0.3:9500");
 
     scene.programs.kill_controller();
-    let closing = POLICIES.split("---").next().unwrap().to_owned() + "---" + PLAIN_CLOSED;
+    let closing = plain_closed();
     scene.save("policies.yaml", &closing);
     std::thread::sleep(SHORT);
     assert_l4_in_force(&scene, "without a controller");
@@ -165,4 +168,32 @@ fn a_proxy_without_a_controller_begins_with_the_table_it_had() {
     assert_eq!(curl(frontend.ns(), "http://10.1.0.2:8080/api/x", &[]).status, 200);
     assert_eq!(curl(frontend.ns(), "http://10.1.0.2:8080/admin", &[]).status, 403);
     assert_l4_in_force(&scene, "from the saved table");
+}
+
+/// The table on disk may be a moment older than the kernel's rules, and a proxy may die in that moment.
+#[test]
+fn a_saved_table_older_than_the_rules_takes_nothing_back() {
+    let Some(mut scene) = start() else { return };
+    scene.settle();
+    let saved = scene.programs.state_folder("node-1").join("table-node-1");
+    assert!(wait_until(LONG, || saved.exists()), "the table is saved");
+    std::thread::sleep(Duration::from_secs(3));
+    let older = std::fs::read(&saved).unwrap();
+    scene.policies(&plain_closed());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_ne!(std::fs::read(&saved).unwrap(), older);
+    scene.programs.kill_controller();
+    scene.programs.kill_proxy("node-1");
+    std::fs::write(&saved, older).unwrap();
+    scene.programs.start_proxy("node-1").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    for pod in ["shop/frontend", "shop/stranger"] {
+        assert!(!passes(&scene, pod, Protocol::Tcp, SHORT), "{pod}: what the newest policy denied stays denied");
+    }
+    let frontend = scene.pod("shop/frontend");
+    assert_eq!(crate::client::curl_in_vain(frontend.ns(), "http://10.1.0.2:8080/api/x").status, 0, "what must be read is closed");
+    scene.programs.start_controller().unwrap();
+    scene.programs.wait_ready("node-1", LONG).unwrap();
+    assert_eq!(curl(frontend.ns(), "http://10.1.0.2:8080/api/x", &[]).status, 200);
+    assert!(!passes(&scene, "shop/frontend", Protocol::Tcp, SHORT), "and denied it is by the controller's table");
 }

@@ -111,7 +111,7 @@ pub(super) async fn run(
                 let Ok(permit) = permit else { return };
                 let (Some(extent), Some(stand)) = (intake.due.take(), intake.stand) else { continue };
                 let (done, result) = oneshot::channel();
-                permit.send(Handover { table: intake.table.clone(), extent, generation: stand.1, done });
+                permit.send(Handover { table: intake.table.clone(), extent, epoch: stand.0, generation: stand.1, done });
                 applying = Some(Applying { table: intake.table.clone(), stand, result });
             }
             (applied, result) = finished(&mut applying) => {

@@ -141,6 +141,12 @@ pub(super) fn revoked_set(family: Family) -> Set {
     Set::new(names::revoked(family), &[Field::Protocol, address, Field::Port, address, Field::Port], SetKind::Timed)
 }
 
+/// The set of the one element that [`held::stand`](super::held::stand) reads.
+pub(super) fn stand_set() -> Set {
+    let comment = Some("epoch and generation of the controller's table".to_owned());
+    Set { comment, ..Set::new(names::STAND, &[Field::Number; 4], SetKind::Plain) }
+}
+
 /// The sets that the rules below look into, and what is in them for good.
 pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
     let mut sets = vec![

@@ -1,7 +1,9 @@
 //! What the kernel's table holds by name: asked after a restart, and after an error, when nothing is known any more.
 
+use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use super::Stand;
 use super::names;
 use super::netlink::{Attributes, Error, Message, Socket, flags};
 use super::object::Family;
@@ -43,7 +45,7 @@ impl Held {
         let sets = listed(socket, NFT_MSG_GETSET, NFT_MSG_NEWSET, 1, 2)?;
         let mut revoked = false;
         for set in Family::BOTH.map(names::revoked) {
-            revoked = revoked || (sets.contains(&set) && has_elements(socket, &set)?);
+            revoked = revoked || (sets.contains(&set) && !elements(socket, &set, |_| Some(()))?.is_empty());
         }
         Ok(Self { table: !tables.is_empty(), chains, sets, revoked })
     }
@@ -58,15 +60,32 @@ impl Held {
     }
 }
 
-fn has_elements(socket: &mut Socket, set: &str) -> Result<bool, Error> {
+/// Which of the controller's tables the rules are of; `None` if that was never said.
+pub(super) fn stand(socket: &mut Socket) -> Result<Option<Stand>, Error> {
+    let lists = elements(socket, names::STAND, |list| {
+        // NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE.
+        let key = [1, 1, 1]
+            .into_iter()
+            .try_fold(list, |within, wanted| Attributes(within).find_map(|(kind, value)| (kind == wanted).then_some(value)))?;
+        Stand::from_key(key)
+    });
+    match lists {
+        Ok(stands) => Ok(stands.into_iter().next()),
+        // There is no such set.
+        Err(Error::Refused(Errno::ENOENT)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What `read` makes of each list of elements that is not empty.
+fn elements<T>(socket: &mut Socket, set: &str, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
     // NFTA_SET_ELEM_LIST_TABLE, _SET and _ELEMENTS.
     let mut request = Message::new(NFT_MSG_GETSETELEM, flags::DUMP, &[NFPROTO_INET, 0, 0, 0]);
     request.put(1, format!("{TABLE}\0").as_bytes()).put(2, format!("{set}\0").as_bytes());
-    let lists = socket.dump(request, |_, body| {
+    socket.dump(request, |_, body| {
         let mut attributes = Attributes(body.get(FIXED_BYTES..)?);
-        attributes.find_map(|(kind, value)| (kind == 3 && !value.is_empty()).then_some(()))
-    })?;
-    Ok(!lists.is_empty())
+        attributes.find_map(|(kind, value)| (kind == 3 && !value.is_empty()).then_some(value)).and_then(&read)
+    })
 }
 
 fn listed(socket: &mut Socket, get: u16, new: u16, table: u16, name: u16) -> Result<Vec<String>, Error> {

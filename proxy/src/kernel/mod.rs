@@ -87,6 +87,8 @@ pub struct Kernel {
     config: Config,
     channel: Channel,
     names: netlink::Socket,
+    /// What the next change writes beside the rules, so that a successor can tell an older table from this one.
+    stand: Option<Stand>,
     /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
 }
@@ -99,12 +101,42 @@ struct Installed {
     uplinks: BTreeSet<String>,
     /// Those of the chains that only a whole replacement writes.
     rules: Rules,
+    stand: Option<Stand>,
     /// Until when there may be revoked tuples, so that established flows' packets are looked up among them.
     cutting_until: Option<Instant>,
     /// The ruleset's state in which `rules` were seen last.
     seen: Option<u32>,
     /// After an error the next change replaces everything.
     is_certain: bool,
+}
+
+/// One of the controller's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// The controller's run, which counts the generations.
+    pub epoch: u64,
+    pub generation: u64,
+}
+
+impl Stand {
+    fn key(self) -> Vec<u8> {
+        let words = [self.epoch >> 32, self.epoch & 0xffff_ffff, self.generation >> 32, self.generation & 0xffff_ffff];
+        words.iter().flat_map(|word| u32::try_from(*word).expect("half of 64 bits").to_ne_bytes()).collect()
+    }
+
+    fn from_key(key: &[u8]) -> Option<Self> {
+        let word = |at| netlink::u32_at(key, at).map(u64::from);
+        let number = |at| Some(word(at)? << 32 | word(at + 4)?);
+        Some(Self { epoch: number(0)?, generation: number(8)? })
+    }
+}
+
+/// What a former process left in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    /// Rules, and of which of the controller's tables.
+    Rules(Option<Stand>),
 }
 
 /// What a change took.
@@ -134,7 +166,20 @@ impl Kernel {
         let channel = Channel::open()?;
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
-        Ok(Self { config, channel, names, installed: None })
+        Ok(Self { config, channel, names, stand: None, installed: None })
+    }
+
+    /// What was there before this process put anything in force.
+    pub fn left(&mut self) -> Result<Left, Error> {
+        if !Held::read(&mut self.names).map_err(Error::Held)?.table {
+            return Ok(Left::Nothing);
+        }
+        held::stand(&mut self.names).map(Left::Rules).map_err(Error::Held)
+    }
+
+    /// Which of the controller's tables the next changes put in force.
+    pub fn set_stand(&mut self, stand: Stand) {
+        self.stand = Some(stand);
     }
 
     /// Puts `table` in force, in one atomic change. `touched` is what differs from the table that was applied last; `None` writes
@@ -241,6 +286,9 @@ impl Kernel {
         if !revocations.is_empty() && installed.cutting_until.is_none() {
             write_established(&mut transaction, installed.edition, true);
         }
+        if installed.stand != self.stand {
+            write_stand(&mut transaction, self.stand);
+        }
         let messages = transaction.into_messages();
         if messages.len() > self.channel.limit_bytes() {
             return Err(Small::Unfit);
@@ -255,6 +303,7 @@ impl Kernel {
                 None => drop(installed.programs.remove(&id)),
             }
         }
+        installed.stand = self.stand;
         if !messages.is_empty() {
             // One commit, one state further, unless somebody else made one too.
             installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
@@ -277,6 +326,7 @@ impl Kernel {
         let cutting_until = (held.revoked || !revocations.is_empty()).then(cutting_until);
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting_until.is_some());
         revoke(&mut replacement.switch, revocations);
+        write_stand(&mut replacement.switch, self.stand);
         let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
         let limit = self.channel.limit_bytes();
         let bytes = lists.iter().map(Vec::len).sum();
@@ -314,9 +364,9 @@ impl Kernel {
             return Err(Error::Meddled);
         }
         let programs = replacement.programs;
-        let table = table.clone();
+        let (table, stand) = (table.clone(), self.stand);
         self.installed =
-            Some(Installed { table, programs, edition, uplinks, rules, cutting_until, seen: None, is_certain: true });
+            Some(Installed { table, programs, edition, uplinks, rules, stand, cutting_until, seen: None, is_certain: true });
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
     }
 
@@ -349,6 +399,13 @@ fn write_established(transaction: &mut Transaction, edition: Edition, cutting: b
     for chain in base::established(edition, cutting) {
         transaction.flush_chain(&chain.name);
         transaction.add_rules(&chain.name, &chain.rules);
+    }
+}
+
+fn write_stand(transaction: &mut Transaction, stand: Option<Stand>) {
+    transaction.flush_set(names::STAND);
+    if let Some(stand) = stand {
+        transaction.add_elements(names::STAND, &[Element::plain(stand.key())]);
     }
 }
 

@@ -93,6 +93,8 @@ pub(super) fn protocol_word(protocol: Protocol) -> String {
 pub(super) const PREROUTING: &str = "prerouting";
 pub(super) const OUTPUT: &str = "output";
 pub(super) const FORWARD: &str = "forward";
+/// The set whose one element says which of the controller's tables is in force.
+pub(super) const STAND: &str = "stand";
 /// The sets of revoked tuples outlive whole replacements.
 pub(super) const REVOKED: &str = "revoked";
 
@@ -102,7 +104,7 @@ pub(super) fn revoked(family: Family) -> String {
 
 /// Names that every edition shares.
 pub(super) fn is_permanent(name: &str) -> bool {
-    [PREROUTING, OUTPUT, FORWARD].contains(&name) || Family::BOTH.iter().any(|f| name == revoked(*f))
+    [PREROUTING, OUTPUT, FORWARD, STAND].contains(&name) || Family::BOTH.iter().any(|f| name == revoked(*f))
 }
 
 #[cfg(test)]

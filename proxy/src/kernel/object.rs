@@ -126,6 +126,8 @@ pub(super) enum Field {
     Interface,
     /// An interface by its number, which no other gets as long as the namespace lives.
     InterfaceIndex,
+    /// A number of 32 bits; nft has no type for plain ones that may stand in a key of several fields.
+    Number,
 }
 
 impl Field {
@@ -135,6 +137,7 @@ impl Field {
             Self::Address(Family::V6) => 8,
             Self::Protocol => 12,
             Self::Port => 13,
+            Self::Number => 19,
             Self::InterfaceIndex => 20,
             Self::Icmpv6Type => 29,
             Self::Interface => 41,
@@ -146,7 +149,7 @@ impl Field {
             Self::Address(family) => family.address_bytes(),
             Self::Protocol | Self::Icmpv6Type => 1,
             Self::Port => 2,
-            Self::InterfaceIndex => 4,
+            Self::InterfaceIndex | Self::Number => 4,
             Self::Interface => 16,
         }
     }

@@ -55,6 +55,7 @@ pub(super) fn replacement(
     for family in Family::BOTH {
         fill.add_set(&base::revoked_set(family));
     }
+    fill.add_set(&base::stand_set());
     let contents = elements_by_place(table, &programs, edition);
     fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);
     let chains = base::chains(config, edition, cutting);

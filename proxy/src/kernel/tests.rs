@@ -172,3 +172,27 @@ fn revoked_tuples_are_looked_for_as_long_as_there_are_any() {
     assert!(!looks());
     assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
 }
+
+#[test]
+fn a_successor_learns_which_table_the_rules_are_of() {
+    let Some(ns) = namespace("stand") else { return };
+    let table = table();
+    let left = || ns.run(|| Kernel::open(Config::default()).and_then(|mut kernel| kernel.left())).expect("nftables");
+    let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+    assert_eq!(left(), Left::Nothing);
+    ns.run(|| kernel.apply(&table, None, &[])).expect("in force");
+    assert_eq!(left(), Left::Rules(None));
+    let stand = |generation| Stand { epoch: u64::MAX - 1, generation };
+    // By a whole replacement, by a change that changes nothing else, and by one more than 32 bits further.
+    for (generation, touched) in [(1, None), (2, Some(Touched::default())), (1 << 40, Some(Touched::default()))] {
+        kernel.set_stand(stand(generation));
+        ns.run(|| kernel.apply(&table, touched.as_ref(), &[])).expect("in force");
+        assert_eq!(left(), Left::Rules(Some(stand(generation))));
+        assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
+    }
+    // What was never put in force is not said to be.
+    kernel.set_stand(stand(9));
+    impede(&mut kernel);
+    ns.run(|| kernel.apply(&table, None, &[])).expect_err("it doesn't fit");
+    assert_eq!(left(), Left::Rules(Some(stand(1 << 40))));
+}

@@ -135,6 +135,11 @@ impl Transaction {
         self.elements(set, elements, MsgType::Del);
     }
 
+    /// Deletes all elements.
+    pub(super) fn flush_set(&mut self, set: &str) {
+        write(&mut self.messages, &mut self.scratch, &Elements(SetObject::named(set)), MsgType::Del);
+    }
+
     fn elements(&mut self, set: &str, elements: &[Element], kind: MsgType) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let mut object = SetObject::named(set);
