@@ -199,9 +199,12 @@ impl Files {
                     let mut next = Some(wake);
                     let limit = Instant::now() + SETTLE_LIMIT;
                     while let Some(wake) = next {
+                        // What was read last need not wait for more: its burst has had its time before the reading.
+                        let is_event = matches!(wake, Wake::Event(_));
                         edits.extend(self.note(wake));
                         let now = Instant::now();
-                        next = if now < limit { wakes.recv_timeout(SETTLE.min(limit - now)).ok() } else { None };
+                        let wait = if is_event || self.reader.is_busy() { SETTLE } else { Duration::ZERO };
+                        next = if now < limit { wakes.recv_timeout(wait.min(limit - now)).ok() } else { None };
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -255,7 +258,13 @@ impl Files {
                             let at = if path.exists() { now } else { now + GONE };
                             self.due.insert(path.into(), at);
                         }
-                        // New, or known by another name: one folder may be reached in two ways.
+                        // New. Looking through a folder of thousands of files for one of them would take milliseconds.
+                        Ask::Read(path) if path.parent() == Some(&self.root) && path.is_file() => {
+                            let file: Arc<Path> = path.into();
+                            self.known.entry(file.clone()).or_default();
+                            self.due.insert(file, now);
+                        }
+                        // New, or known by another name: a folder below the root may be reached in two ways.
                         Ask::Read(path) => {
                             self.due.remove(&*path);
                             self.look_at = now;
