@@ -26,10 +26,12 @@ const POLICIES: u32 = 200;
 /// Pods of the node.
 const LOCAL: u8 = 20;
 
-/// Prints quantiles of the time that a new pod elsewhere takes to be allowed here.
+/// Prints quantiles of the time that pods elsewhere, which policies here name, take to reach the kernel: first as they appear,
+/// then as they change their labels.
 pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
     println!(
-        "apply: a node of {LOCAL} pods and {POLICIES} policies that name {PEERS} pods elsewhere; {changes} new pods, one at a time"
+        "apply: a node of {LOCAL} pods and {POLICIES} policies that name {PEERS} pods elsewhere; {changes} new pods, one at a time, then \
+         their labels"
     );
     let folder = tempfile::tempdir()?;
     let files = folder.path().join("manifests");
@@ -55,20 +57,22 @@ pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
     println!("{:>16}   {:.2} s from start to ready", "whole", begin.elapsed().as_secs_f64());
 
     let announcements = Announcements::listen(node.ns())?;
-    let mut milliseconds = Vec::with_capacity(changes);
-    for number in (PEERS + 1..).take(changes) {
-        let (written, place) = (folder.path().join("new.yaml"), files.join(format!("pod-{number}.yaml")));
-        fs::write(&written, peer(number))?;
-        announcements.forget_past()?;
-        let begin = Instant::now();
-        fs::rename(&written, &place)?;
-        announcements.wait().context("a new pod never reached the kernel")?;
-        milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
-        std::thread::sleep(Duration::from_millis(20));
+    for (what, shift) in [("new, ms", 0), ("changed, ms", 1)] {
+        let mut milliseconds = Vec::with_capacity(changes);
+        for number in (PEERS + 1..).take(changes) {
+            let (written, place) = (folder.path().join("new.yaml"), files.join(format!("pod-{number}.yaml")));
+            fs::write(&written, peer_of(number, number + shift))?;
+            announcements.forget_past()?;
+            let begin = Instant::now();
+            fs::rename(&written, &place)?;
+            announcements.wait().context("a pod's change never reached the kernel")?;
+            milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sorted = Sorted::new(milliseconds);
+        let [half, most, nearly] = [0.5, 0.9, 0.99].map(|share| sorted.quantile(share));
+        println!("{what:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}", sorted.most());
     }
-    let sorted = Sorted::new(milliseconds);
-    let [half, most, nearly] = [0.5, 0.9, 0.99].map(|share| sorted.quantile(share));
-    println!("{:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}", "ms", sorted.most());
     drop(programs);
     Ok(())
 }
@@ -113,5 +117,10 @@ fn peer_ip(number: u32) -> IpAddr {
 }
 
 fn peer(number: u32) -> String {
-    manifests::pod("bench", &format!("peer-{number}"), &format!("client-{}", number % POLICIES), "node-2", peer_ip(number))
+    peer_of(number, number)
+}
+
+/// One of the pods that the policy `policy` names.
+fn peer_of(number: u32, policy: u32) -> String {
+    manifests::pod("bench", &format!("peer-{number}"), &format!("client-{}", policy % POLICIES), "node-2", peer_ip(number))
 }
