@@ -8,27 +8,7 @@ use sluice_testnet::{Net, Netns, Port, Probe, Protocol, wait_until};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Pair, Talk, curl, ip};
-use crate::scene::{LONG, SHORT, Scene, pod_file, pod_manifest};
-
-const POLICIES: &str = r#"
-apiVersion: sluice.dev/v1alpha1
-kind: SluiceNetworkPolicy
-metadata: { name: backend, namespace: shop }
-spec:
-  podSelector: { matchLabels: { app: backend } }
-  ingress:
-  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
-    ports: [ { protocol: TCP, port: 8080 } ]
-    http: [ { method: GET, path: "/api/.*" } ]
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { name: plain, namespace: shop }
-spec:
-  podSelector: { matchLabels: { app: plain } }
-  ingress:
-  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
-"#;
+use crate::scene::{LONG, READ_AND_PLAIN, SHORT, Scene, pod_file, pod_manifest};
 
 const PODS: [(&str, &str, &[&str]); 4] = [
     ("shop/frontend", "node-1", &["10.1.0.1", "fd00:1::1"]),
@@ -40,7 +20,7 @@ const PODS: [(&str, &str, &[&str]); 4] = [
 const BACKEND: &str = "10.1.0.2:8080";
 
 fn start() -> Option<Scene> {
-    Scene::start(&["node-1"], &PODS, POLICIES, &[])
+    Scene::start(&["node-1"], &PODS, READ_AND_PLAIN, &[])
 }
 
 /// Nobody answers at this address, at most with a reset.

@@ -6,28 +6,7 @@ use std::time::Duration;
 use sluice_testnet::{Netns, Port, Probe, Protocol, wait_until};
 
 use crate::client::{Pair, Talk, curl, ip};
-use crate::scene::{LONG, SHORT, Scene};
-
-/// `backend`: requests of `frontend` below `/api/`. `plain`: connections of `frontend`. `stranger`: neither.
-const POLICIES: &str = r#"
-apiVersion: sluice.dev/v1alpha1
-kind: SluiceNetworkPolicy
-metadata: { name: backend, namespace: shop }
-spec:
-  podSelector: { matchLabels: { app: backend } }
-  ingress:
-  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
-    ports: [ { protocol: TCP, port: 8080 } ]
-    http: [ { method: GET, path: "/api/.*" } ]
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { name: plain, namespace: shop }
-spec:
-  podSelector: { matchLabels: { app: plain } }
-  ingress:
-  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
-"#;
+use crate::scene::{LONG, READ_AND_PLAIN, SHORT, Scene};
 
 /// The same, with `plain` closed to everyone.
 fn plain_closed() -> String {
@@ -37,7 +16,7 @@ kind: NetworkPolicy
 metadata: { name: plain, namespace: shop }
 spec: { podSelector: { matchLabels: { app: plain } }, ingress: [] }
 ";
-    POLICIES.split("---").next().expect("a first policy").to_owned() + "---" + closed
+    READ_AND_PLAIN.split("---").next().expect("a first policy").to_owned() + "---" + closed
 }
 
 const PODS: [(&str, &str, &[&str]); 4] = [
@@ -50,7 +29,7 @@ const PODS: [(&str, &str, &[&str]); 4] = [
 const BACKEND: &str = "10.1.0.2:8080";
 
 fn start() -> Option<Scene> {
-    let scene = Scene::start(&["node-1"], &PODS, POLICIES, &[])?;
+    let scene = Scene::start(&["node-1"], &PODS, READ_AND_PLAIN, &[])?;
     scene.net.serve_pod(&scene.pod("shop/plain"), &[Port::tcp(9000), Port::udp(9000)]).unwrap();
     Some(scene)
 }
@@ -177,11 +156,9 @@ fn a_saved_table_older_than_the_rules_takes_nothing_back() {
     scene.settle();
     let saved = scene.programs.state_folder("node-1").join("table-node-1");
     assert!(wait_until(LONG, || saved.exists()), "the table is saved");
-    std::thread::sleep(Duration::from_secs(3));
     let older = std::fs::read(&saved).unwrap();
     scene.policies(&plain_closed());
-    std::thread::sleep(Duration::from_secs(3));
-    assert_ne!(std::fs::read(&saved).unwrap(), older);
+    assert!(wait_until(LONG, || std::fs::read(&saved).is_ok_and(|now| now != older)), "the newer one is saved");
     scene.programs.kill_controller();
     scene.programs.kill_proxy("node-1");
     std::fs::write(&saved, older).unwrap();

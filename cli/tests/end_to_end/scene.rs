@@ -158,6 +158,27 @@ impl Scene {
     }
 }
 
+/// `backend`: requests of `frontend` below `/api/`. `plain`: connections of `frontend`. `stranger`: neither.
+pub(crate) const READ_AND_PLAIN: &str = r#"
+apiVersion: sluice.dev/v1alpha1
+kind: SluiceNetworkPolicy
+metadata: { name: backend, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: backend } }
+  ingress:
+  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
+    ports: [ { protocol: TCP, port: 8080 } ]
+    http: [ { method: GET, path: "/api/.*" } ]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: plain, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: plain } }
+  ingress:
+  - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
+"#;
+
 /// The file that holds a pod's manifest.
 pub(crate) fn pod_file(pod: &str) -> String {
     format!("pod-{}.yaml", pod.replace('/', "-"))
