@@ -124,8 +124,10 @@ impl Table {
         };
         let program = self.compiled(id).expect("an applied table has the programs of its identities").clone();
         let sets: Vec<SetId> = peer.map(|peer| self.sets_of(peer.identity).to_vec()).unwrap_or_default();
-        let candidates = program.lines_for(&sets).into_iter().map(|line| Candidate::new(&program, line)).collect();
-        Plan::Program { candidates, sets, program }
+        let candidates: Box<[Candidate]> =
+            program.lines_for(&sets).into_iter().map(|line| Candidate::new(&program, line)).collect();
+        let plain = candidates.iter().copied().filter(|candidate| !candidate.inspects).collect();
+        Plan::Program { candidates, plain, sets, program }
     }
 
     fn steps(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Vec<Step> {
@@ -176,6 +178,8 @@ enum Plan {
         program: Arc<Compiled>,
         /// The lines that can match the peer's pod; those for blocks, which hang on its address, are not among them.
         candidates: Box<[Candidate]>,
+        /// Those of them that need no request.
+        plain: Box<[Candidate]>,
         /// The sets of the peer's pod, sorted.
         sets: Vec<SetId>,
     },
@@ -223,14 +227,14 @@ impl Candidate {
 
 /// One half of one flow, by its plan: the first line that matches decides.
 fn half(plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
-    let (program, candidates) = match plan {
+    let (program, candidates, plain) = match plan {
         Plan::Fixed(half) => return *half,
-        Plan::Program { program, candidates, .. } => (program, candidates),
+        Plan::Program { program, candidates, plain, .. } => (program, candidates, plain),
     };
     let judged = Judged::new(program, flow, ends);
     let mut from = 0;
     loop {
-        let Some((number, item)) = judged.first(from, candidates) else {
+        let Some((number, item)) = judged.first(from, candidates, plain) else {
             return default_half(program, flow);
         };
         let line = &program.lines.lines[number];
@@ -316,31 +320,38 @@ impl<'a> Judged<'a> {
         Self { program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
     }
 
+    /// The lines that the request matches, ascending, and the item of each that does; none without an HTTP request.
+    fn hits(&self) -> &[Hit] {
+        let Some(Request::Http(request)) = self.flow.request else { return &[] };
+        self.hits.get_or_init(|| self.program.http().hits(request))
+    }
+
     /// The item of an inspecting line that the request matches.
     fn item(&self, line: usize) -> Option<u16> {
-        let Some(Request::Http(request)) = self.flow.request else { return None };
-        let hits = self.hits.get_or_init(|| self.program.http().hits(request));
+        let hits = self.hits();
         let place = hits.binary_search_by_key(&line, |hit| hit.line as usize).ok()?;
         Some(hits[place].item)
     }
 
-    /// The first line from `from` on that matches, and its L7 item that did.
-    fn first(&self, from: usize, candidates: &[Candidate]) -> Option<(usize, Option<u16>)> {
-        let mut best: Option<(usize, Option<u16>)> = None;
-        for candidate in candidates {
-            let number = candidate.line as usize;
-            if number < from || !candidate.may_match(self.flow) {
-                continue;
+    /// The first line from `from` on that matches, and its L7 item that did. `plain` are those of `candidates` that need no
+    /// request.
+    fn first(&self, from: usize, candidates: &[Candidate], plain: &[Candidate]) -> Option<(usize, Option<u16>)> {
+        let mut best = match self.flow.request {
+            // Of a hundred lines that read requests, few match this one: they are found by it, not tried in turn.
+            Some(Request::Http(_)) => {
+                let plain = self.first_of(from, plain.iter());
+                let matched = self.hits().iter().filter_map(|hit| {
+                    let place = candidates.binary_search_by_key(&hit.line, |candidate| candidate.line).ok()?;
+                    candidates.get(place)
+                });
+                let read = self.first_of(from, matched);
+                match (plain, read) {
+                    (Some(plain), Some(read)) => Some(if plain.0 < read.0 { plain } else { read }),
+                    (plain, read) => plain.or(read),
+                }
             }
-            // Most of many lines that read requests don't match this one: they need not be looked at further.
-            if candidate.inspects && matches!(self.flow.request, Some(Request::Http(_))) && self.item(number).is_none() {
-                continue;
-            }
-            if let Ok(item) = self.rest_matches(number, &self.program.lines.lines[number]) {
-                best = Some((number, item));
-                break;
-            }
-        }
+            _ => self.first_of(from, candidates.iter()),
+        };
         self.program.blocks().lines(self.peer_address(), |number| {
             let number = number as usize;
             if number < from || best.is_some_and(|(best, _)| number >= best) {
@@ -351,6 +362,14 @@ impl<'a> Judged<'a> {
             }
         });
         best
+    }
+
+    fn first_of<'c>(&self, from: usize, candidates: impl Iterator<Item = &'c Candidate>) -> Option<(usize, Option<u16>)> {
+        candidates.filter(|candidate| candidate.line as usize >= from && candidate.may_match(self.flow)).find_map(|candidate| {
+            let number = candidate.line as usize;
+            let item = self.rest_matches(number, &self.program.lines.lines[number]).ok()?;
+            Some((number, item))
+        })
     }
 
     fn peer_address(&self) -> IpAddr {

@@ -248,3 +248,76 @@ fn answers_of_a_server_on_the_node_come_back_to_the_proxy() {
         drop(client);
     }
 }
+
+/// `conntrack -F`, a table under pressure, or a pod that ends the tracking of a flow and not the flow.
+fn forget_all(ns: &Netns) {
+    ns.run(|| {
+        let mut conntrack = Conntrack::open().unwrap();
+        for entry in conntrack.dump().unwrap() {
+            conntrack.delete(&entry).unwrap();
+        }
+    });
+}
+
+fn say(from: &mut TcpStream, to: &mut TcpStream, word: &[u8; 4], when: &str) {
+    from.write_all(word).unwrap();
+    let mut heard = [0; 4];
+    to.read_exact(&mut heard).unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert_eq!(&heard, word, "{when}");
+}
+
+#[test]
+fn a_flow_whose_tracking_begins_anew_stays_the_proxys() {
+    if !possible() {
+        return;
+    }
+    let Scene { stage, frontend, backend, .. } = scene();
+    let ns = stage.node.ns();
+    for family in 0..2 {
+        let from = SocketAddr::new(frontend.addresses()[family], 0);
+        let to = SocketAddr::new(backend.addresses()[family], 8080);
+        let listener = proxy(ns, to.ip());
+        let mut client = connect(frontend.ns(), from, to, false).unwrap();
+        let mut taken = accept(&listener).unwrap();
+        let tuple = client.local_addr().unwrap();
+        // Taken up again by the client's packet, and answered by the proxy: the next one is that of an established flow.
+        forget_all(ns);
+        say(&mut client, &mut taken, b"one ", "behind the deletion");
+        say(&mut taken, &mut client, b"two ", "the answer");
+        say(&mut client, &mut taken, b"more", "once established");
+        assert!(labelled(ns, tuple), "{}", stage.listing());
+        drop((client, taken, listener));
+        assert!(connect(frontend.ns(), tuple, to, false).is_err(), "the tuple leads to the server");
+    }
+}
+
+#[test]
+fn an_upstream_leg_whose_tracking_begins_anew_stays_the_proxys() {
+    if !possible() {
+        return;
+    }
+    let Scene { stage, frontend, backend, .. } = scene();
+    let ns = stage.node.ns();
+    for family in 0..2 {
+        let from = SocketAddr::new(frontend.addresses()[family], 0);
+        let to = SocketAddr::new(backend.addresses()[family], 10250);
+        let server = backend.ns().tcp_listen(to).unwrap();
+        // Anew by the proxy's packet, then by the server's.
+        for by_server in [false, true] {
+            let mut upstream = connect(ns, from, to, true).unwrap();
+            let (mut served, _) = server.accept().unwrap();
+            served.set_read_timeout(Some(WAIT)).unwrap();
+            forget_all(ns);
+            if !by_server {
+                say(&mut upstream, &mut served, b"one ", "behind the deletion");
+            }
+            for word in [b"two ", b"more"] {
+                say(&mut served, &mut upstream, word, "the answer");
+                say(&mut upstream, &mut served, word, "the next request");
+            }
+            let entries = ns.run(|| Conntrack::open().unwrap().dump().unwrap());
+            let label = Config::default().label_bit;
+            assert!(!entries.is_empty() && entries.iter().all(|e| e.has_label(label)), "by the server {by_server}: {entries:?}");
+        }
+    }
+}

@@ -30,7 +30,7 @@
 //! |---|---|
 //! | established and not *diverted*: `goto established`, which accepts; while tuples are revoked, it drops `@revoked` first | None, and nearly all packets end here: so it comes first. What the proxy has to do with carries the label. |
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
-//! | `socket transparent 1 socket wildcard 0`: mark, accept | None: packets of the proxy's own sockets, ICMP errors about them included. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
+//! | `socket transparent 1 socket wildcard 0`: `goto own_socket`, which labels what begins, marks and accepts | Packets of the proxy's own sockets, ICMP errors about them included. A pod can end the tracking of a live proxied flow (forged FIN and RST, or by waiting) and have it begin anew: without the label it would be established and no longer the proxy's. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
 //! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
 //! | label *diverted*: `goto divert` | The five-tuple of a proxied connection that has ended, or of the proxy's own leg: conntrack still holds it as established, and a pod's packet would go to the server unread. |
 //! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. |
@@ -80,6 +80,7 @@ pub(super) const INSPECT: &str = "inspect";
 const DIVERT: &str = "divert";
 const ARRIVING: &str = "arriving";
 const OPTIONS: &str = "options";
+const OWN_SOCKET: &str = "own_socket";
 const ESTABLISHED: &str = "established";
 const LIVE: &str = "live";
 const JUDGE: &str = "judge";
@@ -183,6 +184,7 @@ pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Ch
         chain(DENIED, denied(config)),
         chain(INSPECT, inspect(config, edition)),
         chain(DIVERT, divert(config)),
+        chain(OWN_SOCKET, own_socket(config)),
         chain(OPTIONS, options()),
         // Entered by pods that are isolated in the other direction alone.
         chain(super::address::STARTED, vec![started()]),
@@ -325,11 +327,8 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         );
     }
     rules.extend([
-        Rule::new(
-            [expr::socket_transparent(true), expr::socket_not_wildcard(), expr::set_mark(config.mark.value, config.mark.mask)],
-            &Verdict::Accept,
-        )
-        .because("the proxy's own connections"),
+        Rule::new([expr::socket_transparent(true), expr::socket_not_wildcard()], &Verdict::Goto(edition.name(OWN_SOCKET)))
+            .because("the proxy's own connections"),
         Rule::new(
             [
                 expr::state(expr::INVALID),
@@ -401,6 +400,16 @@ fn inspect(config: &Config, edition: Edition) -> Vec<Rule> {
         Rule::acting([expr::set_label(config.label_bit)]),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Return),
         Rule::new([vec![expr::counter()]], &Verdict::Drop).because("can't be labelled"),
+    ]
+}
+
+fn own_socket(config: &Config) -> Vec<Rule> {
+    let begins = || expr::state(expr::NEW | expr::RELATED);
+    vec![
+        Rule::acting([begins(), expr::set_label(config.label_bit)]),
+        Rule::new([begins(), expr::lacks_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop)
+            .because("can't be labelled"),
+        Rule::new([expr::set_mark(config.mark.value, config.mark.mask)], &Verdict::Accept),
     ]
 }
 
