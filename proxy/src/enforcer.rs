@@ -75,6 +75,10 @@ pub struct Enforcer {
     /// What was done to the rules, until they are whole again and the flows that began meanwhile are ended.
     harm: Option<Harm>,
     failures: Failures,
+    /// Whose flows are still to be looked at, because that failed.
+    unsettled: Option<Suspects>,
+    /// No table has been put in force yet.
+    is_first: bool,
 }
 
 /// A table whose rules are in force.
@@ -94,6 +98,8 @@ struct Failures {
     rules: Option<String>,
     /// The rules for uplinks that have changed.
     uplinks: Option<String>,
+    /// Looking for flows that the table in force forbids.
+    flows: Option<String>,
 }
 
 /// The kernel's part of the configuration.
@@ -129,7 +135,19 @@ impl Enforcer {
             tracing::warn!("diverted connections may not arrive: {obstacle}");
         }
         let conntrack = Conntrack::open().map_err(|error| EnforceError::Conntrack(error.into()))?;
-        Ok(Self { kernel, conntrack, routing, label_bit, tables, state, metrics, harm: None, failures: Failures::default() })
+        Ok(Self {
+            kernel,
+            conntrack,
+            routing,
+            label_bit,
+            tables,
+            state,
+            metrics,
+            harm: None,
+            failures: Failures::default(),
+            unsettled: None,
+            is_first: true,
+        })
     }
 
     /// What a former process left in the kernel.
@@ -168,31 +186,27 @@ impl Enforcer {
         self.kernel.set_stand(Stand { epoch, generation: generation.0 });
         let in_force = self.put_in_force(&table, &extent);
         let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
-        let settled =
-            in_force.map_err(|error| ("the kernel refused the table, the former one stays in force", error)).and_then(|u| {
-                self.metrics.kernel_generation.set(number);
-                self.settle(&table, u).map_err(|error| ("flows that the table in force forbids may go on", error))
-            });
-        match settled {
-            Ok(revoked) => {
-                let took = started.elapsed();
-                let first = *self.state.borrow() == KernelState::Waiting;
-                // After harm and failed repairs a table is written whole, with the uplinks of now.
-                self.harm = None;
-                self.failures = Failures::default();
-                self.state.send_replace(KernelState::InForce);
-                tracing::debug!(%generation, ?took, revoked, "table in force");
-                if first {
-                    tracing::info!(%generation, "ready: the first table is in force");
-                }
-            }
-            Err((what, error)) => {
+        let unsettled = match in_force {
+            Ok(unsettled) => unsettled,
+            Err(error) => {
                 let error = crate::error_chain(&error);
                 self.metrics.kernel_failures.inc();
-                tracing::error!(%generation, "{what}: {error}");
+                tracing::error!(%generation, "the kernel refused the table, the former one stays in force: {error}");
                 self.failures.table = Some(error);
                 self.show_failures();
+                return;
             }
+        };
+        self.metrics.kernel_generation.set(number);
+        // After harm and failed repairs a table is written whole, with the uplinks of now.
+        self.harm = None;
+        self.failures = Failures::default();
+        let settled = self.settle(&table, unsettled);
+        self.note_flows(settled.as_ref().err());
+        let took = started.elapsed();
+        tracing::debug!(%generation, ?took, ended = settled.unwrap_or_default(), "table in force");
+        if std::mem::take(&mut self.is_first) {
+            tracing::info!(%generation, "ready: the first table is in force");
         }
     }
 
@@ -208,14 +222,27 @@ impl Enforcer {
         Ok(Unsettled { suspects, ended: revoked.entries.len() })
     }
 
-    /// Ends the flows that the former rules let in meanwhile. Yields how many were ended in all.
+    /// Ends the flows that the former rules let in meanwhile. Yields how many were ended in all. What fails is tried again with
+    /// the next table, or the next look around.
     fn settle(&mut self, table: &Table, unsettled: Unsettled) -> Result<usize, EnforceError> {
-        let Unsettled { suspects, mut ended } = unsettled;
+        let Unsettled { mut suspects, ended } = unsettled;
+        if self.unsettled.take().is_some() {
+            suspects = Suspects::All;
+        }
+        let settled = self.end_suspects(table, &suspects);
+        if settled.is_err() {
+            self.unsettled = Some(suspects);
+        }
+        settled.map(|late| ended + late)
+    }
+
+    fn end_suspects(&mut self, table: &Table, suspects: &Suspects) -> Result<usize, EnforceError> {
+        let mut ended = 0;
         if suspects.is_empty() {
             return Ok(ended);
         }
         for _ in 1..MOST_PASSES {
-            let revoked = self.revoked(table, &suspects)?;
+            let revoked = self.revoked(table, suspects)?;
             if revoked.entries.is_empty() {
                 break;
             }
@@ -241,10 +268,13 @@ impl Enforcer {
     }
 
     fn forget(&mut self, revoked: &Revoked) -> Result<(), EnforceError> {
+        let mut result = Ok(());
         for entry in &revoked.entries {
-            self.conntrack.delete(entry).map_err(|error| EnforceError::Conntrack(error.into()))?;
+            if let Err(error) = self.conntrack.delete(entry) {
+                result = Err(EnforceError::Conntrack(error.into()));
+            }
         }
-        Ok(())
+        result
     }
 
     /// Writes the rules anew if somebody else took them away, and ends the flows that began meanwhile.
@@ -278,6 +308,7 @@ impl Enforcer {
     fn restore(&mut self) -> Result<(), EnforceError> {
         let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
         let started = Instant::now();
+        self.kernel.keep_stand();
         let unsettled = self.put_in_force(&table, &Extent::Whole)?;
         let ended = self.settle(&table, unsettled)?;
         self.harm = None;
@@ -296,6 +327,10 @@ impl Enforcer {
         });
         if let Err(error) = repaired {
             tracing::error!("policy routing: {}", crate::error_chain(&error));
+        }
+        if let (Some(suspects), Some(table)) = (self.unsettled.clone(), self.kernel.in_force().cloned()) {
+            let settled = self.settle(&table, Unsettled { suspects, ended: 0 });
+            self.note_flows(settled.as_ref().err());
         }
         if let Err(error) = self.kernel.end_cutting() {
             tracing::warn!("revoked flows have ended, but are still looked for: {}", crate::error_chain(&error));
@@ -316,10 +351,21 @@ impl Enforcer {
         self.show_failures();
     }
 
+    /// What was found when flows that began under former rules were looked for.
+    fn note_flows(&mut self, error: Option<&EnforceError>) {
+        self.failures.flows = error.map(|error| {
+            let error = format!("flows that the table in force forbids may go on: {}", crate::error_chain(error));
+            self.metrics.kernel_failures.inc();
+            tracing::error!("{error}");
+            error
+        });
+        self.show_failures();
+    }
+
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
     fn show_failures(&self) {
-        let Failures { table, rules, uplinks } = &self.failures;
-        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()) {
+        let Failures { table, rules, uplinks, flows } = &self.failures;
+        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()).or(flows.as_ref()) {
             Some(error) => KernelState::Failing(error.clone()),
             None if self.kernel.in_force().is_none() => KernelState::Waiting,
             None => KernelState::InForce,

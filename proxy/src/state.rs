@@ -106,11 +106,12 @@ pub fn unless_older(saved: Option<Held>, left: Left) -> Option<Held> {
     let saved = saved?;
     let stand = Stand { epoch: saved.epoch, generation: saved.generation.0 };
     match left {
-        Left::Rules(found) if found != Some(stand) => {
+        Left::Rules(found) if !found.is_some_and(|found| found.is_no_newer_than(stand)) => {
             tracing::warn!(
                 saved = stand.generation,
                 kernel = found.map(|found| found.generation),
-                "the saved table is older than the kernel's rules, which stay as they are; L7 is closed until the controller answers"
+                "the saved table is not known to be as new as the kernel's rules, which stay as they are; L7 is closed until the \
+                 controller answers"
             );
             None
         }

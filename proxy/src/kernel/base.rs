@@ -237,11 +237,10 @@ pub(super) fn switch(config: &Config, edition: Edition) -> Vec<Chain> {
     ]
 }
 
-/// How many rules each chain has that only a whole replacement writes.
-pub(super) fn rule_counts(config: &Config, edition: Edition) -> BTreeMap<String, usize> {
-    let chains = switch(config, edition).into_iter().chain(chains(config, edition, false));
-    let passing = Family::BOTH.map(|family| edition.sets_of(ESTABLISHED, family));
-    chains.filter(|chain| !passing.contains(&chain.name)).map(|chain| (chain.name, chain.rules.len())).collect()
+/// How many rules each of these chains has.
+pub(super) fn rule_counts(config: &Config, edition: Edition, cutting: bool) -> BTreeMap<String, usize> {
+    let chains = switch(config, edition).into_iter().chain(chains(config, edition, cutting));
+    chains.map(|chain| (chain.name, chain.rules.len())).collect()
 }
 
 fn prerouting(edition: Edition) -> Vec<Rule> {

@@ -4,7 +4,8 @@
 //! `/etc/nftables.conf`: reloading that service opens all that was closed. What every packet meets is looked at again and again.
 //!
 //! A look costs one message: the kernel counts the changes of its ruleset, whoever made them. Only where it has counted some is
-//! there more to read, the handles of the rules of [`base`](super::base): a whole replacement writes them, and nothing else may.
+//! there more to read, the handles of the rules of [`base`](super::base): a whole replacement writes them, and nothing else may, but for those of
+//! established flows, which are read anew after they were written.
 //! The kernel gives no handle twice in a table, and none of a table twice, so equal handles are the same rules.
 //!
 //! | done by somebody else | |
@@ -85,6 +86,16 @@ impl Rules {
     pub(super) fn are_as_many(&self, written: &BTreeMap<String, usize>) -> bool {
         let counts = self.chains.iter().map(|(chain, rules)| (chain, rules.len()));
         self.table.is_some() && counts.eq(written.iter().map(|(chain, count)| (chain, *count)))
+    }
+
+    /// No table, or no rules in these chains.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_none() || self.chains.values().all(Vec::is_empty)
+    }
+
+    /// Some of the chains as they are now.
+    pub(super) fn update(&mut self, some: Self) {
+        self.chains.extend(some.chains);
     }
 
     pub(super) fn chains(&self) -> impl Iterator<Item = String> {

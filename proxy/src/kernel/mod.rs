@@ -119,6 +119,11 @@ pub struct Stand {
 }
 
 impl Stand {
+    /// Of one run of the controller, and no later.
+    pub fn is_no_newer_than(self, other: Self) -> bool {
+        self.epoch == other.epoch && self.generation <= other.generation
+    }
+
     fn key(self) -> Vec<u8> {
         let words = [self.epoch >> 32, self.epoch & 0xffff_ffff, self.generation >> 32, self.generation & 0xffff_ffff];
         words.iter().flat_map(|word| u32::try_from(*word).expect("half of 64 bits").to_ne_bytes()).collect()
@@ -137,6 +142,16 @@ pub enum Left {
     Nothing,
     /// Rules, and of which of the controller's tables.
     Rules(Option<Stand>),
+}
+
+impl Installed {
+    /// After the chains of established flows were written anew.
+    fn reread_established(&mut self, names: &mut netlink::Socket) -> Result<(), netlink::Error> {
+        let chains = base::established(self.edition, false).map(|chain| chain.name);
+        let reread = Rules::read(names, chains).inspect_err(|_| self.is_certain = false)?;
+        self.rules.update(reread);
+        Ok(())
+    }
 }
 
 /// What a change took.
@@ -169,9 +184,11 @@ impl Kernel {
         Ok(Self { config, channel, names, stand: None, installed: None })
     }
 
-    /// What was there before this process put anything in force.
+    /// What was there before this process put anything in force. A table without rules, which a replacement that was never
+    /// finished leaves, is nothing.
     pub fn left(&mut self) -> Result<Left, Error> {
-        if !Held::read(&mut self.names).map_err(Error::Held)?.table {
+        let rules = Rules::read(&mut self.names, [names::PREROUTING.to_owned()]).map_err(Error::Held)?;
+        if rules.is_empty() {
             return Ok(Left::Nothing);
         }
         held::stand(&mut self.names).map(Left::Rules).map_err(Error::Held)
@@ -180,6 +197,13 @@ impl Kernel {
     /// Which of the controller's tables the next changes put in force.
     pub fn set_stand(&mut self, stand: Stand) {
         self.stand = Some(stand);
+    }
+
+    /// The next change puts what is in force there once more.
+    pub fn keep_stand(&mut self) {
+        if let Some(installed) = &self.installed {
+            self.stand = installed.stand;
+        }
     }
 
     /// Puts `table` in force, in one atomic change. `touched` is what differs from the table that was applied last; `None` writes
@@ -239,6 +263,7 @@ impl Kernel {
             return Ok(None);
         }
         let table = installed.table.clone();
+        self.keep_stand();
         self.apply(&table, None, &[]).map(Some)
     }
 
@@ -254,6 +279,7 @@ impl Kernel {
         write_established(&mut transaction, installed.edition, false);
         self.channel.commit(&transaction.into_messages())?;
         installed.cutting_until = None;
+        installed.reread_established(&mut self.names).map_err(Error::Held)?;
         installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
         Ok(())
     }
@@ -283,7 +309,8 @@ impl Kernel {
         let before = Before { table: &installed.table, programs: &installed.programs, edition: installed.edition };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
         revoke(&mut transaction, revocations);
-        if !revocations.is_empty() && installed.cutting_until.is_none() {
+        let begins_cutting = !revocations.is_empty() && installed.cutting_until.is_none();
+        if begins_cutting {
             write_established(&mut transaction, installed.edition, true);
         }
         if installed.stand != self.stand {
@@ -293,9 +320,12 @@ impl Kernel {
         if messages.len() > self.channel.limit_bytes() {
             return Err(Small::Unfit);
         }
-        self.channel.commit(&messages).map_err(Small::Failed)?;
+        self.channel.commit(&messages).map_err(|error| Small::Failed(error.into()))?;
         if !revocations.is_empty() {
             installed.cutting_until = Some(cutting_until());
+        }
+        if begins_cutting {
+            installed.reread_established(&mut self.names).map_err(|error| Small::Failed(Error::Held(error)))?;
         }
         for (id, rendered) in changed {
             match rendered {
@@ -305,8 +335,8 @@ impl Kernel {
         }
         installed.stand = self.stand;
         if !messages.is_empty() {
-            // One commit, one state further, unless somebody else made one too.
-            installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
+            // One commit, one state further, unless somebody else made one too. Tuples that are revoked already are no change.
+            installed.seen = installed.seen.filter(|_| revocations.is_empty()).map(|seen| seen.wrapping_add(1));
         }
         installed.table = table.clone();
         Ok(Applied {
@@ -323,8 +353,8 @@ impl Kernel {
         let edition = Edition::unused(held.names()).ok_or(Error::Crowded)?;
         let uplinks = self.uplinks(table)?;
         // Those of a former process too.
-        let cutting_until = (held.revoked || !revocations.is_empty()).then(cutting_until);
-        let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting_until.is_some());
+        let cutting = held.revoked || !revocations.is_empty();
+        let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting);
         revoke(&mut replacement.switch, revocations);
         write_stand(&mut replacement.switch, self.stand);
         let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
@@ -358,13 +388,13 @@ impl Kernel {
                 break;
             }
         }
-        let written = base::rule_counts(&self.config, edition);
+        let written = base::rule_counts(&self.config, edition, cutting);
         let rules = Rules::read(&mut self.names, written.keys().cloned()).map_err(Error::Held)?;
         if !rules.are_as_many(&written) {
             return Err(Error::Meddled);
         }
         let programs = replacement.programs;
-        let (table, stand) = (table.clone(), self.stand);
+        let (table, stand, cutting_until) = (table.clone(), self.stand, cutting.then(cutting_until));
         self.installed =
             Some(Installed { table, programs, edition, uplinks, rules, stand, cutting_until, seen: None, is_certain: true });
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
@@ -387,7 +417,7 @@ impl Kernel {
 enum Small {
     /// It doesn't fit into one transaction, or what it would change is not known for certain.
     Unfit,
-    Failed(ChannelError),
+    Failed(Error),
 }
 
 /// When the last of the tuples that are revoked now has vanished.

@@ -124,7 +124,7 @@ pub(super) enum Field {
     Icmpv6Type,
     /// An interface by its name.
     Interface,
-    /// An interface by its number, which no other gets as long as the namespace lives.
+    /// An interface by its number, which no other gets by itself as long as the namespace lives.
     InterfaceIndex,
     /// A number of 32 bits; nft has no type for plain ones that may stand in a key of several fields.
     Number,

@@ -165,12 +165,15 @@ fn revoked_tuples_are_looked_for_as_long_as_there_are_any() {
     let revocation = Revocation { protocol: Protocol::Tcp, source: (source, 1), destination: (destination, 2) };
     ns.run(|| kernel.apply(&table, Some(&Touched::default()), &[revocation])).expect("in force");
     assert!(looks());
+    assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
     ns.run(|| kernel.end_cutting()).expect("nothing to do yet");
     assert!(looks());
     kernel.installed.as_mut().expect("in force").cutting_until = Some(Instant::now());
     ns.run(|| kernel.end_cutting()).expect("the end");
     assert!(!looks());
     assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
+    ns.exec("nft", &["insert rule inet sluice established_v4 accept"]).expect("nft");
+    assert_eq!(ns.run(|| kernel.harm()).expect("a look"), Some(Harm::Altered));
 }
 
 #[test]
@@ -195,4 +198,11 @@ fn a_successor_learns_which_table_the_rules_are_of() {
     impede(&mut kernel);
     ns.run(|| kernel.apply(&table, None, &[])).expect_err("it doesn't fit");
     assert_eq!(left(), Left::Rules(Some(stand(1 << 40))));
+    relieve(&mut kernel);
+    kernel.config.uplinks.push("eth9".to_owned());
+    assert!(ns.run(|| kernel.refresh_uplinks()).expect("it fits").is_some());
+    assert_eq!(left(), Left::Rules(Some(stand(1 << 40))), "what is in force was written once more");
+    // As a replacement leaves it that was never finished.
+    ns.exec("nft", &["flush table inet sluice"]).expect("nft");
+    assert_eq!(left(), Left::Nothing);
 }

@@ -132,8 +132,14 @@ async fn a_table_that_cannot_be_saved_takes_the_older_one_off_the_disk() {
 #[test]
 fn a_table_older_than_the_kernels_rules_is_passed_over() {
     let stand = |epoch, generation| Left::Rules(Some(Stand { epoch, generation }));
-    let rows =
-        [(Left::Nothing, true), (stand(7, 5), true), (stand(7, 6), false), (stand(8, 1), false), (Left::Rules(None), false)];
+    let rows = [
+        (Left::Nothing, true),
+        (stand(7, 5), true),
+        (stand(7, 4), true),
+        (stand(7, 6), false),
+        (stand(8, 1), false),
+        (Left::Rules(None), false),
+    ];
     for (left, is_used) in rows {
         assert_eq!(unless_older(Some(held("n", 5)), left).is_some(), is_used, "{left:?}");
         assert!(unless_older(None, left).is_none());
