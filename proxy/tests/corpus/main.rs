@@ -8,14 +8,28 @@
 //! | test | cases |
 //! |---|---|
 //! | `edge_and_a_tenth` | all of `edge` and of this project's own, in both layouts; of each other family a tenth, drawn by a seed that is printed |
+//! | `random_worlds_hold_in_the_kernel` | random small worlds, drawn by the same seed: what the naive reference says of each connection |
+//! | `many_random_worlds` (ignored: minutes) | many more |
 //! | `all` (ignored: minutes) | every case, in both layouts |
 //!
-//! `SLUICE_SEED=NUMBER` draws the same tenth again. Cases with a ClusterNetworkPolicy are a later version's.
+//! `SLUICE_SEED=NUMBER` draws the same tenth, and the same worlds, again. Cases with a ClusterNetworkPolicy are a later version's.
 
 mod judge;
 mod listener;
+mod random;
 mod select;
 mod stage;
+
+// What the engine is judged by, judges the kernel too.
+#[path = "../../../policy/tests/engine/mod.rs"]
+#[expect(dead_code, reason = "the kernel asks for a part of it")]
+mod engine;
+#[path = "../../../policy/tests/reference/mod.rs"]
+#[expect(dead_code, reason = "the kernel asks for a part of it")]
+mod reference;
+#[path = "../../../policy/tests/worlds/mod.rs"]
+#[expect(dead_code, reason = "the kernel asks for a part of it")]
+mod worlds;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +48,23 @@ fn edge_and_a_tenth() {
     let seed = Seed::drawn();
     println!("SLUICE_SEED={seed} draws this tenth again");
     run(&select::edge_and_a_tenth(seed));
+}
+
+#[test]
+fn random_worlds_hold_in_the_kernel() {
+    random_worlds(16);
+}
+
+#[test]
+#[ignore = "takes minutes: `make test-long`"]
+fn many_random_worlds() {
+    random_worlds(160);
+}
+
+fn random_worlds(count: usize) {
+    let seed = Seed::drawn();
+    println!("SLUICE_SEED={seed} draws these worlds again");
+    run(&random::jobs(seed, count));
 }
 
 #[test]

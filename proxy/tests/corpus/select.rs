@@ -23,7 +23,7 @@ pub(crate) struct Job {
 
 /// What decides about the tenth.
 #[derive(Clone, Copy)]
-pub(crate) struct Seed(u64);
+pub(crate) struct Seed(pub(crate) u64);
 
 impl std::fmt::Display for Seed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
