@@ -2,7 +2,7 @@
 //!
 //! A node is told of its own pods, the programs that judge them, the policies in those programs, the sets which those policies
 //! name, and the endpoints in those sets (of an egress rule that opens a port by name towards everyone or a block: all that have
-//! such a port). Each of these is counted by how often the step before refers to it; what is referred to for the first time is
+//! such a port, and of each in the node's own address ranges, where an address that nobody has is closed). Each of these is counted by how often the step before refers to it; what is referred to for the first time is
 //! sent, and what nothing refers to any more is dropped.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,6 +10,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::flow::{Direction, Protocol};
@@ -34,6 +35,8 @@ pub struct View {
     peers: Counts<IdentityId>,
     /// Ports by name that egress rules open towards everyone or a block: whose they are, no set says.
     names: Counts<(Protocol, Arc<str>)>,
+    /// Where the node takes each address for one of its pods, unless it is told of another's.
+    ranges: Vec<IpNet>,
     /// What lost a reference in this round; looked at when all new references are counted, so that nothing is dropped and sent
     /// again.
     released: VecDeque<Released>,
@@ -100,6 +103,7 @@ impl View {
             sets: Counts(FxHashMap::default()),
             peers: Counts(FxHashMap::default()),
             names: Counts(FxHashMap::default()),
+            ranges: Vec::new(),
             released: VecDeque::new(),
             due: BTreeSet::new(),
         }
@@ -111,7 +115,11 @@ impl View {
         self.begun = true;
         let mut changes = Vec::new();
         match &self.scope {
-            Scope::Node(name) => changes.push(Change::PutNode(world.node_facts(name))),
+            Scope::Node(name) => {
+                let facts = world.node_facts(name);
+                self.ranges.clone_from(&facts.pod_cidrs);
+                changes.push(Change::PutNode(facts));
+            }
             Scope::Everything => {
                 for name in world.nodes() {
                     changes.push(Change::PutNode(self.facts_of_everything(world, &name)));
@@ -133,7 +141,15 @@ impl View {
         let mut changes = Vec::new();
         for name in &effects.nodes {
             match &self.scope {
-                Scope::Node(own) if own == name => changes.push(Change::PutNode(world.node_facts(name))),
+                Scope::Node(own) if own == name => {
+                    let facts = world.node_facts(name);
+                    let before = std::mem::replace(&mut self.ranges, facts.pod_cidrs.clone());
+                    if before != self.ranges {
+                        let in_range = |ip: &IpAddr| before.iter().chain(&self.ranges).any(|net| net.contains(ip));
+                        self.due.extend(world.addresses().filter(in_range));
+                    }
+                    changes.push(Change::PutNode(facts));
+                }
                 Scope::Node(_) => {}
                 Scope::Everything => changes.push(Change::PutNode(self.facts_of_everything(world, name))),
             }
@@ -284,7 +300,10 @@ impl View {
         };
         let wanted = world.endpoint(ip, node).filter(|endpoint| {
             let named = |port: &NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
-            endpoint.local || self.peers.contains(&endpoint.identity) || endpoint.ports.iter().any(named)
+            endpoint.local
+                || self.peers.contains(&endpoint.identity)
+                || endpoint.ports.iter().any(named)
+                || self.ranges.iter().any(|net| net.contains(&ip))
         });
         let told = self.endpoints.get(&ip).cloned();
         if told.as_deref() == wanted.as_ref() {

@@ -20,6 +20,8 @@ pub(super) const STARTED: &str = "started";
 pub(super) enum Place {
     /// The addresses of this node's pods.
     Local(Family),
+    /// The addresses of other nodes' pods in this node's ranges.
+    Elsewhere(Family),
     /// Pairs of addresses of one pod.
     Itself(Family),
     Pods(SetId, Family),
@@ -31,6 +33,7 @@ impl Place {
     pub(super) fn name(&self, edition: Edition) -> String {
         match self {
             Self::Local(family) => edition.sets_of(base::LOCAL, *family),
+            Self::Elsewhere(family) => edition.sets_of(base::ELSEWHERE, *family),
             Self::Itself(family) => edition.sets_of(base::ITSELF, *family),
             Self::Pods(set, family) => edition.pods(*set, *family),
             Self::NamedPort(protocol, port, family) => edition.named_port(*protocol, port, *family),
@@ -96,6 +99,9 @@ pub(super) fn elements(
         if !endpoint.conflict {
             visit(Place::Itself(family), concatenation([key.as_slice(), &key]), Says::Present);
         }
+    }
+    if !endpoint.local && table.node().pod_cidrs.iter().any(|net| net.contains(&ip)) {
+        visit(Place::Elsewhere(family), key.clone(), Says::Present);
     }
     for direction in Direction::BOTH {
         if let Some(says) = judged_by(table, endpoint, direction) {

@@ -38,7 +38,8 @@
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
 //!
 //! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
-//! address; a destination in the node's pod CIDRs that is nobody's: drop; what either end wants inspected: `goto divert`. All
+//! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
+//! `podCIDRs`): drop; what either end wants inspected: `goto divert`. All
 //! else is allowed.
 //!
 //! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
@@ -92,6 +93,7 @@ const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
 pub(super) const LOCAL: &str = "local";
+pub(super) const ELSEWHERE: &str = "elsewhere";
 pub(super) const ITSELF: &str = "itself";
 pub(super) const POD_CIDRS: &str = "pod_cidrs";
 
@@ -166,6 +168,7 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
         let address = Field::Address(family);
         sets.extend([
             (Set::new(edition.sets_of(LOCAL, family), &[address], SetKind::Plain), Vec::new()),
+            (Set::new(edition.sets_of(ELSEWHERE, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
         ]);
@@ -366,12 +369,13 @@ fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
             comment: None,
         })
         .into();
-    let (cidrs, local) = (edition.sets_of(POD_CIDRS, family), edition.sets_of(LOCAL, family));
+    let [cidrs, local, elsewhere] = [POD_CIDRS, LOCAL, ELSEWHERE].map(|set| edition.sets_of(set, family));
     rules.extend([
         Rule::new(
             [
                 expr::address_in(family, Address::Destination, &local, true),
                 expr::address_also_in(family, Address::Destination, &cidrs, false),
+                expr::address_also_in(family, Address::Destination, &elsewhere, true),
                 expr::destination_is_local(false),
                 vec![expr::counter()],
             ],

@@ -39,11 +39,6 @@ pub(crate) fn jobs(seed: Seed, count: usize) -> Vec<Job> {
 fn case(name: String, mut cluster: Cluster, mut edits: Vec<Edit>) -> Case {
     // The nodes of a network are there as long as it is.
     edits.retain(|edit| edit.object()["kind"] != "Node");
-    // These worlds put a node's pods anywhere. A node with a range takes each address in it for a pod of its own, unknown until
-    // the table says otherwise; the reference sees all nodes' pods at once.
-    for object in cluster.objects.iter_mut().filter(|object| object["kind"] == "Node") {
-        object["spec"]["podCIDRs"] = Value::Array(Vec::new());
-    }
     let state = |edits: &[Edit], cluster: &Cluster| State {
         edits: edits.iter().map(crate::engine::lower).collect(),
         probes: probes(cluster),
