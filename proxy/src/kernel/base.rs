@@ -39,8 +39,7 @@
 //!
 //! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
 //! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
-//! `podCIDRs`): drop; what either end wants inspected: `goto divert`. All
-//! else is allowed.
+//! `podCIDRs`): drop; what either end wants inspected: `goto divert`. All else is allowed.
 //!
 //! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
 //! pass by `established`: drop.
