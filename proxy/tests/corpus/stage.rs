@@ -9,6 +9,7 @@ use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, P
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
 use sluice_policy::{Table, View, World};
+use sluice_proxy::kernel::conntrack::Conntrack;
 use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
 use sluice_proxy::kernel::{Config, Kernel};
 use sluice_testnet::{Net, Netns, Node, Port};
@@ -148,8 +149,11 @@ impl Stage {
     }
 
     fn vacate(&mut self, pod: &PodRef) -> Result<(), Broken> {
-        if self.pods.remove(pod).is_some_and(|placed| !placed.ips.is_empty()) {
-            self.net.remove_pod(&pod.to_string())?;
+        let Some(placed) = self.pods.remove(pod).filter(|placed| !placed.ips.is_empty()) else { return Ok(()) };
+        self.net.remove_pod(&pod.to_string())?;
+        // Its successor's first ports are its own again, and its flows are what the proxy would end.
+        for enforced in &self.enforced {
+            enforced.forget(&placed.ips)?;
         }
         Ok(())
     }
@@ -222,6 +226,19 @@ impl Enforced {
         self.node.ns().run(|| kernel.apply(&table, Some(&touched), &[]))?;
         self.table = table;
         Ok(())
+    }
+
+    /// Ends the tracking of the flows that begin or end at `ips`.
+    fn forget(&self, ips: &[IpAddr]) -> Result<(), Broken> {
+        self.node.ns().run(|| {
+            let mut conntrack = Conntrack::open()?;
+            for entry in conntrack.dump()? {
+                if ips.contains(&entry.original.source) || ips.contains(&entry.reply.source) {
+                    conntrack.delete(&entry)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// What nft says of the node's rules.
