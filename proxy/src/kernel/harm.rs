@@ -16,29 +16,16 @@
 
 use std::collections::BTreeMap;
 
-use super::netlink::{Attributes, Error, Message, Socket, flags};
+use super::inquiry::{self, attribute, is_text};
+use super::netlink::{Error, Socket};
 use super::transaction::TABLE;
 
-const NFT_MSG_NEWTABLE: u16 = message_type(0);
-const NFT_MSG_GETTABLE: u16 = message_type(1);
-const NFT_MSG_NEWRULE: u16 = message_type(6);
-const NFT_MSG_GETRULE: u16 = message_type(7);
-const NFT_MSG_NEWGEN: u16 = message_type(15);
-const NFT_MSG_GETGEN: u16 = message_type(16);
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_HANDLE: u16 = 4;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_GEN_ID: u16 = 1;
-const NFPROTO_INET: u8 = 1;
-/// `struct nfgenmsg`.
-const FIXED_BYTES: usize = 4;
-
-/// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
-const fn message_type(message: u16) -> u16 {
-    10 << 8 | message
-}
 
 /// What somebody else did to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,19 +49,18 @@ impl Rules {
     /// Asks the kernel, in the network namespace of `socket`.
     pub(super) fn read(socket: &mut Socket, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
         let table = socket
-            .dump(request(NFT_MSG_GETTABLE, flags::DUMP), |kind, body| {
-                let is_ours = kind == NFT_MSG_NEWTABLE && body.first() == Some(&NFPROTO_INET);
+            .dump(inquiry::dump(inquiry::GET_TABLE), |kind, body| {
+                let is_ours = kind == inquiry::NEW_TABLE && inquiry::is_inet(body);
                 let name = attribute(body, NFTA_TABLE_NAME)?;
                 (is_ours && is_text(name, TABLE)).then(|| number(body, NFTA_TABLE_HANDLE)).flatten()
             })?
             .pop();
         let mut read = BTreeMap::new();
         for chain in chains {
-            let mut request = request(NFT_MSG_GETRULE, flags::DUMP);
-            request.put(NFTA_RULE_TABLE, &zero_ended(TABLE)).put(NFTA_RULE_CHAIN, &zero_ended(&chain));
+            let request = inquiry::dump_of(inquiry::GET_RULE, NFTA_RULE_TABLE, NFTA_RULE_CHAIN, Some(&chain));
             let rules = socket.dump(request, |kind, body| {
                 let (table, of) = (attribute(body, NFTA_RULE_TABLE)?, attribute(body, NFTA_RULE_CHAIN)?);
-                let is_asked = kind == NFT_MSG_NEWRULE && is_text(table, TABLE) && is_text(of, &chain);
+                let is_asked = kind == inquiry::NEW_RULE && is_text(table, TABLE) && is_text(of, &chain);
                 is_asked.then(|| number(body, NFTA_RULE_HANDLE)).flatten()
             })?;
             read.insert(chain, rules);
@@ -114,29 +100,12 @@ impl Rules {
 
 /// The number of the ruleset's state: another one after each change by anybody in the network namespace.
 pub(super) fn generation(socket: &mut Socket) -> Result<Option<u32>, Error> {
-    socket.answered(request(NFT_MSG_GETGEN, 0), |kind, body| {
-        let id = attribute(body, NFTA_GEN_ID).filter(|_| kind == NFT_MSG_NEWGEN)?;
+    socket.answered(inquiry::request(inquiry::GET_GENERATION), |kind, body| {
+        let id = attribute(body, NFTA_GEN_ID).filter(|_| kind == inquiry::NEW_GENERATION)?;
         Some(u32::from_be_bytes(*id.first_chunk()?))
     })
 }
 
-fn request(kind: u16, flags: u16) -> Message {
-    Message::new(kind, flags, &[NFPROTO_INET, 0, 0, 0])
-}
-
-fn zero_ended(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
-}
-
-fn is_text(value: &[u8], text: &str) -> bool {
-    value.strip_suffix(&[0]).unwrap_or(value) == text.as_bytes()
-}
-
-fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut attributes = Attributes(body.get(FIXED_BYTES..)?);
-    attributes.find_map(|(kind, value)| (kind == wanted).then_some(value))
-}
-
 fn number(body: &[u8], wanted: u16) -> Option<u64> {
-    Some(u64::from_be_bytes(*attribute(body, wanted)?.first_chunk()?))
+    inquiry::number(attribute(body, wanted)?)
 }
