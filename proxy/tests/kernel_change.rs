@@ -26,6 +26,18 @@ fn policy(name: &str, app: &str, spec: &str) -> String {
     )
 }
 
+/// A policy `many-N` for each of `ports`, from the pods `b` and the pods `c`.
+fn many(ports: &[&str]) -> String {
+    let spec = |port: &str| {
+        format!(
+            "ingress: [{{from: [{{podSelector: {{matchLabels: {{app: b}}}}}}, {{podSelector: {{matchLabels: {{app: c}}}}}}], \
+             ports: [{{port: {port}}}]}}]"
+        )
+    };
+    let policies = ports.iter().enumerate().map(|(number, port)| policy(&format!("many-{number}"), "a", &spec(port)));
+    policies.collect::<Vec<_>>().join("---\n")
+}
+
 fn drop_pod(name: &str) -> Edit {
     Edit::Remove(Key::Pod(PodRef { namespace: "production".into(), name: name.into() }))
 }
@@ -74,10 +86,21 @@ fn contents(stage: &Stage) -> BTreeSet<String> {
 
 #[test]
 fn small_changes_lead_where_a_whole_replacement_leads() {
-    if !possible() {
-        return;
+    if possible() {
+        small_changes(&Config::default());
     }
-    let mut stage = Stage::new(Config::default());
+}
+
+#[test]
+fn small_changes_of_bundles_lead_there_too() {
+    if possible() {
+        small_changes(&Config { in_series: 0, ..Config::default() });
+        small_changes(&Config { in_series: 1, ..Config::default() });
+    }
+}
+
+fn small_changes(config: &Config) {
+    let mut stage = Stage::new(config.clone());
     stage.engine.edit(edits(NAMESPACE));
     stage.apply_whole();
     let pod = |name: &str, app: &str, ips: &[&str]| edits(&pod_yaml("node-1", "production", name, app, ips));
@@ -104,10 +127,17 @@ fn small_changes_lead_where_a_whole_replacement_leads() {
         ("and given up", vec![drop_pod("thief")]),
         ("other labels", pod("b2", "c", &["10.0.1.2"])),
         ("other address", pod("a", "a", &["10.0.1.7"])),
+        ("many policies", edits(&many(&["7", "8", "8000, endPort: 8100"]))),
+        ("one of them less", vec![drop_policy("many-1")]),
+        ("other ranges", edits(&many(&["7", "8", "8000, endPort: 8200", "web"]))),
+        ("a peer that two of them name", away("c", "b", &["10.0.2.2"])),
+        ("without ports", edits(&policy("many-2", "a", "ingress: [{from: [{podSelector: {matchLabels: {app: b}}}]}]"))),
+        ("none of them", (0..4).map(|number| drop_policy(&format!("many-{number}"))).chain([drop_pod("c")]).collect()),
         ("second policy", edits(&policy("a2", "a", "ingress: [{from: [{namespaceSelector: {}}]}]"))),
         ("no policy", vec![drop_policy("a"), drop_policy("a2")]),
         ("nobody", vec![drop_pod("a"), drop_pod("b"), drop_pod("b2"), drop_policy("b")]),
     ];
+    let mut bundles = false;
     for (what, edits) in steps {
         let applied = stage.change_by(edits);
         assert!(!applied.whole && applied.transactions == 1, "{what}: {applied:?}");
@@ -116,8 +146,10 @@ fn small_changes_lead_where_a_whole_replacement_leads() {
         assert!(applied.whole);
         let whole = contents(&stage);
         let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>().join("\n");
+        bundles |= small.iter().any(|line| line.contains("_pairs0_v4"));
         assert_eq!(small, whole, "{what}\nsmall only:\n{}\nwhole only:\n{}", only(&small, &whole), only(&whole, &small));
     }
+    assert_eq!(bundles, config.in_series < 16, "many lines are bundled, few are not");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! One function says it for one address of one [`Table`], so that a whole replacement (all addresses) and a small change (the
 //! touched ones, before and after) cannot differ.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sluice_policy::snapshot::{Endpoint, SetId};
 use sluice_policy::{Direction, Protocol, Table};
 
 use super::base;
+use super::bundle::{self, BundleId, Pair};
 use super::names::Edition;
 use super::object::{Element, Family, Key, Verdict, concatenation, octets};
 
@@ -26,6 +28,7 @@ pub(super) enum Place {
     Itself(Family),
     Pods(SetId, Family),
     NamedPort(Protocol, String, Family),
+    Bundle(BundleId, Family),
     Dispatch(Direction, Family),
 }
 
@@ -37,6 +40,7 @@ impl Place {
             Self::Itself(family) => edition.sets_of(base::ITSELF, *family),
             Self::Pods(set, family) => edition.pods(*set, *family),
             Self::NamedPort(protocol, port, family) => edition.named_port(*protocol, port, *family),
+            Self::Bundle(id, family) => edition.bundle(*id, *family),
             Self::Dispatch(direction, family) => edition.dispatch(*direction, *family),
         }
     }
@@ -73,13 +77,16 @@ impl Says {
 
 /// Every element that `ip` has by being an endpoint of `table`.
 ///
-/// `named` are the ports whose sets exist.
-pub(super) fn elements(
+/// `named` are the ports whose sets exist, and `bundles` of a selector's set those that it is part of.
+pub(super) fn elements<'b, I>(
     table: &Table,
     ip: IpAddr,
     named: impl Fn(Protocol, &str) -> bool,
+    bundles: impl Fn(SetId) -> I,
     mut visit: impl FnMut(Place, Key, Says),
-) {
+) where
+    I: Iterator<Item = (BundleId, &'b BTreeSet<Pair>)>,
+{
     let Some(endpoint) = table.endpoint(ip) else {
         return;
     };
@@ -92,6 +99,9 @@ pub(super) fn elements(
     if !endpoint.conflict {
         for set in table.sets_of(endpoint.identity) {
             visit(Place::Pods(*set, family), key.clone(), Says::Present);
+            for (id, pairs) in bundles(*set) {
+                bundle::keys(id, &key, pairs).into_iter().for_each(|key| visit(Place::Bundle(id, family), key, Says::Present));
+            }
         }
     }
     if endpoint.local {

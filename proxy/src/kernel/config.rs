@@ -16,6 +16,9 @@ pub struct Config {
     pub deny: Deny,
     /// The conntrack label of flows that go through the proxy: a bit, 0 to 127.
     pub label_bit: u8,
+    /// Up to so many rules of policies that do the same are tried one after the other, which reads like the policies and costs
+    /// little; more are looked up together.
+    pub in_series: usize,
 }
 
 /// The bits of the packet mark that are ours. Bits outside `mask` are never touched, and no rule accepts a packet for its mark.
@@ -55,6 +58,7 @@ impl Default for Config {
             uplinks: Vec::new(),
             deny: Deny::default(),
             label_bit: 111,
+            in_series: 16,
         }
     }
 }

@@ -12,6 +12,7 @@ use sluice_policy::table::Touched;
 use sluice_policy::{Protocol, Table};
 
 use super::address::{self, Place, Says};
+use super::bundle::{self, Bundle, BundleId, Index, Pair};
 use super::names::Edition;
 use super::object::{Element, Family, Key};
 use super::program::{self, Auxiliary, Rendered};
@@ -22,7 +23,9 @@ use super::transaction::Transaction;
 pub(super) struct Before<'a> {
     pub(super) table: &'a Table,
     pub(super) programs: &'a BTreeMap<ProgramId, Rendered>,
+    pub(super) bundles: &'a Index,
     pub(super) edition: Edition,
+    pub(super) in_series: usize,
 }
 
 /// Programs as they are after the change, where they differ; `None`: gone.
@@ -34,7 +37,7 @@ pub(super) fn delta(before: &Before<'_>, table: &Table, touched: &Touched) -> (T
     let changed: Changed = touched
         .programs
         .iter()
-        .map(|id| (*id, table.lines(*id).map(|lines| program::render(table, *id, lines, edition))))
+        .map(|id| (*id, table.lines(*id).map(|lines| program::render(table, *id, lines, edition, before.in_series))))
         .filter(|(id, rendered)| before.programs.get(id) != rendered.as_ref())
         .collect();
     let after = |id: &ProgramId| match changed.get(id) {
@@ -73,7 +76,8 @@ pub(super) fn delta(before: &Before<'_>, table: &Table, touched: &Touched) -> (T
     }
     let named_before = named_ports(before.programs.values());
     let named_after = named_ports(ids.iter().filter_map(|id| after(id)));
-    let elements = Elements { before, table, named_before, named_after, had: &had, has: &has, touched };
+    let bundles = Bundles::new(before, &changed);
+    let elements = Elements { before, table, named_before, named_after, bundles, had: &had, has: &has, touched };
     elements.write(&mut transaction);
     for name in names_before.difference(&names_after) {
         transaction.delete_chain(name);
@@ -114,11 +118,51 @@ struct Turn {
     after: Option<Says>,
 }
 
+/// The bundles of programs, before and after.
+struct Bundles<'a> {
+    before: &'a Index,
+    /// Programs whose bundles may differ, and what they have after.
+    changed: BTreeSet<ProgramId>,
+    after: Index,
+    /// Sets whose part in a bundle differs.
+    sets: BTreeSet<SetId>,
+    gone: BTreeSet<BundleId>,
+    new: BTreeSet<BundleId>,
+}
+
+impl<'a> Bundles<'a> {
+    fn new(before: &Before<'a>, changed: &Changed) -> Self {
+        let mut bundles = Self {
+            before: before.bundles,
+            changed: changed.keys().copied().collect(),
+            after: Index::of(changed.values().flatten().flat_map(|rendered| &rendered.bundles)),
+            sets: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            new: BTreeSet::new(),
+        };
+        for (id, after) in changed {
+            let old: &[Bundle] = before.programs.get(id).map_or(&[], |rendered| &rendered.bundles);
+            let new: &[Bundle] = after.as_ref().map_or(&[], |rendered| &rendered.bundles);
+            bundles.sets.extend(bundle::changed_sets(old, new));
+            let ids = |list: &[Bundle]| list.iter().map(|bundle| bundle.id).collect::<BTreeSet<_>>();
+            bundles.gone.extend(ids(old).difference(&ids(new)));
+            bundles.new.extend(ids(new).difference(&ids(old)));
+        }
+        bundles
+    }
+
+    fn after(&self, set: SetId) -> impl Iterator<Item = (BundleId, &BTreeSet<Pair>)> {
+        let kept = self.before.of_set(set).filter(|(id, _)| !self.changed.contains(&id.program));
+        kept.chain(self.after.of_set(set))
+    }
+}
+
 struct Elements<'a> {
     before: &'a Before<'a>,
     table: &'a Table,
     named_before: BTreeSet<(Protocol, &'a str)>,
     named_after: BTreeSet<(Protocol, &'a str)>,
+    bundles: Bundles<'a>,
     /// Which of the touched sets exist before and after.
     had: &'a BTreeSet<SetId>,
     has: &'a BTreeSet<SetId>,
@@ -133,6 +177,7 @@ impl Elements<'_> {
                 self.before.table,
                 ip,
                 |p, n| self.named_before.contains(&(p, n)),
+                |set| self.bundles.before.of_set(set),
                 |place, key, says| {
                     turns.entry(place).or_default().entry(key).or_default().before = Some(says);
                 },
@@ -141,6 +186,7 @@ impl Elements<'_> {
                 self.table,
                 ip,
                 |p, n| self.named_after.contains(&(p, n)),
+                |set| self.bundles.after(set),
                 |place, key, says| {
                     turns.entry(place).or_default().entry(key).or_default().after = Some(says);
                 },
@@ -157,8 +203,8 @@ impl Elements<'_> {
                 new.extend(turn.after.map(|says| says.element(key, &place, edition)));
             }
             // A set that vanishes takes its elements along, and one that isn't there yet has none.
-            let was = self.exists(&place, self.had, &self.named_before);
-            let is = self.exists(&place, self.has, &self.named_after);
+            let was = self.exists(&place, self.had, &self.named_before, &self.bundles.new);
+            let is = self.exists(&place, self.has, &self.named_after, &self.bundles.gone);
             if was && is {
                 transaction.delete_elements(&name, &gone);
             }
@@ -168,10 +214,18 @@ impl Elements<'_> {
         }
     }
 
-    fn exists(&self, place: &Place, sets: &BTreeSet<SetId>, named: &BTreeSet<(Protocol, &str)>) -> bool {
+    /// `missing`: the bundles that are not there on this side of the change.
+    fn exists(
+        &self,
+        place: &Place,
+        sets: &BTreeSet<SetId>,
+        named: &BTreeSet<(Protocol, &str)>,
+        missing: &BTreeSet<BundleId>,
+    ) -> bool {
         match place {
             Place::Pods(set, _) => !self.touched.sets.contains(set) || sets.contains(set),
             Place::NamedPort(protocol, port, _) => named.contains(&(*protocol, port.as_str())),
+            Place::Bundle(id, _) => !missing.contains(id),
             _ => true,
         }
     }
@@ -191,6 +245,10 @@ impl Elements<'_> {
                 addresses.extend(self.before.table.addresses_of(*identity));
                 addresses.extend(self.table.addresses_of(*identity));
             }
+        }
+        for set in &self.bundles.sets {
+            addresses.extend(self.before.table.addresses(*set));
+            addresses.extend(self.table.addresses(*set));
         }
         // A port that gets its first rule, or loses its last one, is found at endpoints that nobody touched.
         for (protocol, port) in self.named_before.symmetric_difference(&self.named_after) {

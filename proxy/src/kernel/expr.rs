@@ -289,6 +289,26 @@ pub(super) fn destination_and_port_in(of: Family, protocol_number: u8, set: &str
     words
 }
 
+/// `ip saddr . meta l4proto . th dport @set`
+pub(super) fn address_protocol_and_port_in(of: Family, address: Address, set: &str) -> Vec<Expr> {
+    let words_before = of.address_bytes() / 4;
+    let load_protocol = expr(
+        "meta",
+        [
+            (sys::NFTNL_EXPR_META_KEY, Value::U32(META_L4PROTO)),
+            (sys::NFTNL_EXPR_META_DREG, Value::U32(word_register(words_before))),
+        ],
+    );
+    let mut words = family(of);
+    words.extend([
+        address_at(of, address, REGISTER),
+        load_protocol,
+        payload(TRANSPORT, 2, 2, word_register(words_before + 1)),
+        lookup(set, false),
+    ]);
+    words
+}
+
 /// `icmpv6 type @set`
 pub(super) fn icmpv6_type_in(set: &str) -> Vec<Expr> {
     let mut words = protocol(ICMPV6);

@@ -8,10 +8,11 @@
 //! |---|---|
 //! | [`base`] | the chains that every packet meets, and the attack that each rule closes |
 //! | [`program`] | the rules of one kind of pod in one direction |
+//! | [`bundle`] | many of them as few look-ups |
 //! | [`address`] | what the sets and maps hold of one address |
 //! | [`replace`], [`delta`] | the transactions: a whole new state, or what differs |
 //! | [`object`], [`expr`], [`names`], [`comment`] | the vocabulary, plain data |
-//! | [`transaction`], [`channel`], [`held`] | libnftnl, the socket, and what the kernel holds |
+//! | [`transaction`], [`channel`], [`inquiry`], [`held`] | libnftnl, the sockets, and what the kernel holds |
 //! | [`harm`] | whether somebody else has taken the rules away |
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
@@ -19,6 +20,7 @@
 
 mod address;
 mod base;
+mod bundle;
 mod channel;
 mod comment;
 mod config;
@@ -27,6 +29,7 @@ mod delta;
 mod expr;
 mod harm;
 mod held;
+mod inquiry;
 mod names;
 mod netlink;
 mod object;
@@ -45,6 +48,7 @@ use sluice_policy::Table;
 use sluice_policy::snapshot::ProgramId;
 use sluice_policy::table::Touched;
 
+use bundle::Index;
 use channel::Channel;
 use delta::Before;
 use harm::Rules;
@@ -97,6 +101,7 @@ pub struct Kernel {
 struct Installed {
     table: Table,
     programs: BTreeMap<ProgramId, Rendered>,
+    bundles: Index,
     edition: Edition,
     uplinks: BTreeSet<String>,
     /// Those of the chains that only a whole replacement writes.
@@ -306,7 +311,13 @@ impl Kernel {
         let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
             return Err(Small::Unfit);
         };
-        let before = Before { table: &installed.table, programs: &installed.programs, edition: installed.edition };
+        let before = Before {
+            table: &installed.table,
+            programs: &installed.programs,
+            bundles: &installed.bundles,
+            edition: installed.edition,
+            in_series: self.config.in_series,
+        };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
         revoke(&mut transaction, revocations);
         let begins_cutting = !revocations.is_empty() && installed.cutting_until.is_none();
@@ -328,9 +339,12 @@ impl Kernel {
             installed.reread_established(&mut self.names).map_err(|error| Small::Failed(Error::Held(error)))?;
         }
         for (id, rendered) in changed {
-            match rendered {
-                Some(rendered) => drop(installed.programs.insert(id, rendered)),
-                None => drop(installed.programs.remove(&id)),
+            if let Some(former) = installed.programs.remove(&id) {
+                former.bundles.iter().for_each(|bundle| installed.bundles.remove(bundle));
+            }
+            if let Some(rendered) = rendered {
+                rendered.bundles.iter().for_each(|bundle| installed.bundles.insert(bundle));
+                installed.programs.insert(id, rendered);
             }
         }
         installed.stand = self.stand;
@@ -393,10 +407,20 @@ impl Kernel {
         if !rules.are_as_many(&written) {
             return Err(Error::Meddled);
         }
-        let programs = replacement.programs;
+        let (programs, bundles) = (replacement.programs, replacement.bundles);
         let (table, stand, cutting_until) = (table.clone(), self.stand, cutting.then(cutting_until));
-        self.installed =
-            Some(Installed { table, programs, edition, uplinks, rules, stand, cutting_until, seen: None, is_certain: true });
+        self.installed = Some(Installed {
+            table,
+            programs,
+            bundles,
+            edition,
+            uplinks,
+            rules,
+            stand,
+            cutting_until,
+            seen: None,
+            is_certain: true,
+        });
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
     }
 

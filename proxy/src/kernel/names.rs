@@ -7,6 +7,7 @@
 use sluice_policy::snapshot::{ProgramId, SetId};
 use sluice_policy::{Direction, Protocol};
 
+use super::bundle::BundleId;
 use super::object::Family;
 
 /// Which of the states that lie side by side in the table during a switch.
@@ -56,6 +57,12 @@ impl Edition {
             0 => self.name(&format!("{direction}_{program}")),
             _ => self.name(&format!("{direction}_{program}_tier{}", part + 1)),
         }
+    }
+
+    /// The set of a bundle.
+    pub(super) fn bundle(self, id: BundleId, family: Family) -> String {
+        let BundleId { direction, program, kind, number } = id;
+        self.sets_of(&format!("{direction}_{program}_{}{number}", kind.as_str()), family)
     }
 
     /// Which chain judges a pod in this direction.

@@ -1,4 +1,5 @@
-//! A program as chains: its lines in their order, one rule for each combination of peers' set, ports and family.
+//! A program as chains: its lines in their order, one rule for each combination of peers' set, ports and family. Where many lines
+//! with one action stand together, [`bundle`](super::bundle) makes few rules of them.
 //!
 //! | line | rule's last word |
 //! |---|---|
@@ -14,15 +15,17 @@
 //! SYN/ACK or an ACK that nobody asked for would begin a flow whose other direction is then "a reply". So TCP of an isolated pod
 //! begins with a bare SYN, in whichever direction the pod is isolated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sluice_policy::snapshot::{Peer, ProgramId};
+use sluice_policy::snapshot::{Peer, ProgramId, SetId};
 use sluice_policy::source::{PortMatch, Tier};
 use sluice_policy::table::{Line, LineAction, Lines};
+use sluice_policy::verdict::RuleId;
 use sluice_policy::{Decision, Direction, Protocol, Table};
 
+use super::bundle::{self, Bundle, BundleId, BundleKind, Group};
 use super::expr::{self, Address, Expr};
 use super::names::Edition;
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, octets, ranges};
@@ -33,6 +36,21 @@ pub(super) struct Rendered {
     /// The first one is where the program begins.
     pub(super) chains: Vec<Chain>,
     pub(super) sets: BTreeMap<String, Auxiliary>,
+    /// What the sets of bundles hold.
+    pub(super) bundles: Vec<Bundle>,
+    /// Rules that count, in the order of chains and rules.
+    pub(super) counted: Vec<Counted>,
+}
+
+/// What a rule counts.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Counted {
+    /// Which of the program's chains, and which of its rules.
+    pub(super) chain: usize,
+    pub(super) rule: usize,
+    pub(super) action: LineAction,
+    /// One of these matched. None: the program isolates, and none matched.
+    pub(super) rules: Vec<RuleId>,
 }
 
 /// A set that a rule needs and no selector gives. Named by its contents, so equal ones are shared and none is ever changed, but
@@ -41,7 +59,13 @@ pub(super) struct Rendered {
 pub(super) enum Auxiliary {
     Ports(Vec<(u16, u16)>),
     Addresses(Family, Vec<(IpAddr, IpAddr)>),
-    NamedPort { protocol: Protocol, port: String, family: Family },
+    NamedPort {
+        protocol: Protocol,
+        port: String,
+        family: Family,
+    },
+    /// Goes by its program's name, and its elements come and go.
+    Bundle(BundleId, Family),
 }
 
 impl Auxiliary {
@@ -50,35 +74,40 @@ impl Auxiliary {
             Self::Ports(_) => Set::new(name, &[Field::Port], SetKind::Interval),
             Self::Addresses(family, _) => Set::new(name, &[Field::Address(*family)], SetKind::Interval),
             Self::NamedPort { family, .. } => Set::new(name, &[Field::Address(*family), Field::Port], SetKind::Plain),
+            Self::Bundle(id, family) => id.kind.set(name, *family),
         }
     }
 
-    /// What the set holds for good. A named port's elements come from the endpoints.
+    /// What the set holds for good. A named port's and a bundle's elements come from the endpoints.
     pub(super) fn elements(&self) -> Vec<Element> {
         match self {
             Self::Ports(list) => {
                 ranges(list.iter().map(|(first, last)| (first.to_be_bytes().to_vec(), last.to_be_bytes().to_vec())))
             }
             Self::Addresses(_, list) => ranges(list.iter().map(|(first, last)| (octets(*first), octets(*last)))),
-            Self::NamedPort { .. } => Vec::new(),
+            Self::NamedPort { .. } | Self::Bundle(..) => Vec::new(),
         }
     }
 }
 
-/// `program` of `table` in `edition`.
-pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: Edition) -> Rendered {
+/// `program` of `table` in `edition`. More than `in_series` lines of one action become a bundle.
+pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: Edition, in_series: usize) -> Rendered {
     let mut writer = Writer { table, edition, direction: lines.direction, program, rendered: Rendered::default() };
     writer.begin_part();
     writer.push(Rule::new([expr::state(expr::NEW | expr::INVALID), expr::not_a_bare_syn()], &Verdict::Drop));
     let passes = lines.lines.iter().any(|line| line.action == LineAction::Pass);
     let mut previous: Option<Tier> = None;
-    for line in &lines.lines {
-        let new_tier = previous.is_some_and(|tier| std::mem::discriminant(&tier) != std::mem::discriminant(&line.tier));
-        if passes && new_tier {
+    for run in lines.lines.chunk_by(|a, b| a.action == b.action && same_tier(a.tier, b.tier)) {
+        let tier = run[0].tier;
+        if passes && previous.is_some_and(|previous| !same_tier(previous, tier)) {
             writer.next_part();
         }
-        previous = Some(line.tier);
-        writer.line(line);
+        previous = Some(tier);
+        if run.len() > in_series {
+            writer.bundle(run);
+        } else {
+            run.iter().for_each(|line| writer.line(line));
+        }
     }
     // A Pass in the last tier that has lines still needs somewhere to go: past all of them, to the default.
     if passes && lines.lines.last().is_some_and(|line| line.action == LineAction::Pass || is_admin(line.tier)) {
@@ -86,6 +115,11 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
     }
     writer.end(lines);
     writer.rendered
+}
+
+/// Whatever the priority.
+fn same_tier(a: Tier, b: Tier) -> bool {
+    std::mem::discriminant(&a) == std::mem::discriminant(&b)
 }
 
 fn is_admin(tier: Tier) -> bool {
@@ -130,6 +164,7 @@ impl Writer<'_> {
             (Some(one), 0) => format!("isolated by {one}"),
             (Some(one), others) => format!("isolated by {one} and {others} more"),
         };
+        self.count(LineAction::Deny, &[]);
         self.push(Rule::new([vec![expr::counter()]], &self.denied()).because(comment));
     }
 
@@ -137,26 +172,89 @@ impl Writer<'_> {
         Verdict::Goto(self.edition.name(super::base::DENIED))
     }
 
+    /// Notes what the next rule counts.
+    fn count(&mut self, action: LineAction, rules: &[RuleId]) {
+        let chain = self.rendered.chains.len() - 1;
+        let rule = self.rendered.chains[chain].rules.len();
+        self.rendered.counted.push(Counted { chain, rule, action, rules: rules.to_vec() });
+    }
+
     fn line(&mut self, line: &Line) {
-        let verdict = match line.action {
+        let peers = self.peers(line.peers.as_deref());
+        let ports = self.ports(line.ports.as_deref());
+        self.rules(&[line.rule], line.action, &peers, &ports);
+    }
+
+    /// A rule for each way in which a line can match.
+    fn rules(&mut self, rules: &[RuleId], action: LineAction, peers: &[Alternative], ports: &[Alternative]) {
+        let verdict = match action {
             LineAction::Allow => Verdict::Return,
             LineAction::Deny => self.denied(),
             LineAction::Inspect => Verdict::Goto(self.edition.name(super::base::INSPECT)),
             LineAction::Pass => Verdict::Goto(self.following_part()),
         };
-        let comment = self.table.named(line.rule).map(|rule| rule.to_string()).unwrap_or_default();
-        let peers = self.peers(line.peers.as_deref());
-        let ports = self.ports(line.ports.as_deref());
-        for peer in &peers {
+        let comment = self.named(rules);
+        for peer in peers {
             for port in ports.iter().filter(|port| agree(peer.family, port.family)) {
-                let mut parts = vec![peer.words.clone(), port.words.clone()];
-                // A denial is counted where it happens; an allow costs nothing more.
-                if line.action == LineAction::Deny {
-                    parts.push(vec![expr::counter()]);
-                }
+                let parts = [peer.words.clone(), port.words.clone(), vec![expr::counter()]];
+                self.count(action, rules);
                 self.push(Rule::new(parts, &verdict).because(comment.clone()));
             }
         }
+    }
+
+    fn named(&self, rules: &[RuleId]) -> String {
+        let Some(name) = rules.first().and_then(|rule| self.table.named(*rule)) else { return String::new() };
+        match rules.len() {
+            1 => name.to_string(),
+            many => format!("{many} rules, {name} among them"),
+        }
+    }
+
+    /// Lines of one action, and few rules.
+    fn bundle(&mut self, lines: &[Line]) {
+        let action = lines[0].action;
+        let sorted = bundle::sort(lines);
+        let anyone = [Alternative::anything()];
+        let all = |rules: &BTreeSet<RuleId>| rules.iter().copied().collect::<Vec<_>>();
+        if !sorted.everyone.anywhere.is_empty() {
+            self.rules(&all(&sorted.everyone.anywhere), action, &anyone, &anyone);
+        }
+        let ports: Vec<PortMatch> = sorted.everyone.ports.into_iter().collect();
+        let ports = self.ports(Some(&ports));
+        self.rules(&all(&sorted.everyone.rules), action, &anyone, &ports);
+        if !sorted.pairs.is_empty() {
+            let peers = self.bundled(BundleKind::Pairs, sorted.pairs);
+            self.rules(&all(&sorted.pairs_rules), action, &peers, &anyone);
+        }
+        for (ports, Group { sets, blocks, rules }) in sorted.groups {
+            let mut peers = self.peers(Some(&blocks));
+            if !sets.is_empty() {
+                let members = sets.into_iter().map(|set| (set, BTreeSet::new())).collect();
+                peers.extend(self.bundled(BundleKind::Union, members));
+            }
+            let ports = self.ports(ports.as_deref());
+            self.rules(&all(&rules), action, &peers, &ports);
+        }
+    }
+
+    fn bundled(&mut self, kind: BundleKind, members: BTreeMap<SetId, BTreeSet<bundle::Pair>>) -> Vec<Alternative> {
+        let (direction, program) = (self.direction, self.program);
+        let number = self.rendered.bundles.iter().filter(|bundle| bundle.id.kind == kind).count();
+        let id = BundleId { direction, program, kind, number };
+        self.rendered.bundles.push(Bundle { id, members });
+        let address = self.peer_address();
+        Family::BOTH
+            .map(|family| {
+                let name = self.edition.bundle(id, family);
+                let words = match kind {
+                    BundleKind::Pairs => expr::address_protocol_and_port_in(family, address, &name),
+                    BundleKind::Union => expr::address_in(family, address, &name, false),
+                };
+                self.rendered.sets.insert(name, Auxiliary::Bundle(id, family));
+                Alternative { family: Some(family), words }
+            })
+            .into()
     }
 
     fn peer_address(&self) -> Address {

@@ -21,6 +21,7 @@ use sluice_policy::snapshot::{ProgramId, SetId};
 
 use super::address::{self, Place};
 use super::base;
+use super::bundle::Index;
 use super::config::Config;
 use super::held::Held;
 use super::names::{self, Edition};
@@ -34,6 +35,7 @@ pub(super) struct Replacement {
     pub(super) switch: Transaction,
     pub(super) sweep: Transaction,
     pub(super) programs: BTreeMap<ProgramId, Rendered>,
+    pub(super) bundles: Index,
 }
 
 /// What leads from `held`, whatever it is, to `table`. `cutting`: there are revoked tuples, or there may be.
@@ -45,8 +47,10 @@ pub(super) fn replacement(
     edition: Edition,
     cutting: bool,
 ) -> Replacement {
-    let programs: BTreeMap<ProgramId, Rendered> =
-        table.program_ids().filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition)))).collect();
+    let programs: BTreeMap<ProgramId, Rendered> = table
+        .program_ids()
+        .filter_map(|id| Some((id, program::render(table, id, table.lines(id)?, edition, config.in_series))))
+        .collect();
     let mut fill = Transaction::new();
     fill.add_table();
     for (name, hook) in base::hooks() {
@@ -56,7 +60,8 @@ pub(super) fn replacement(
         fill.add_set(&base::revoked_set(family));
     }
     fill.add_set(&base::stand_set());
-    let contents = elements_by_place(table, &programs, edition);
+    let index = Index::of(programs.values().flat_map(|rendered| &rendered.bundles));
+    let contents = elements_by_place(table, &programs, &index, edition);
     fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);
     let chains = base::chains(config, edition, cutting);
     let program_chains = || programs.values().flat_map(|rendered| &rendered.chains);
@@ -79,7 +84,7 @@ pub(super) fn replacement(
         switch.flush_chain(&chain.name);
         switch.add_rules(&chain.name, &chain.rules);
     }
-    Replacement { fill, switch, sweep: sweep(held, |name| !edition.owns(name)), programs }
+    Replacement { fill, switch, sweep: sweep(held, |name| !edition.owns(name)), programs, bundles: index }
 }
 
 fn fill_sets(
@@ -125,7 +130,12 @@ pub(super) fn pods_set(set: SetId, family: Family, edition: Edition) -> Set {
     Set::new(edition.pods(set, family), &[Field::Address(family)], SetKind::Plain)
 }
 
-fn elements_by_place(table: &Table, programs: &BTreeMap<ProgramId, Rendered>, edition: Edition) -> BTreeMap<Place, Vec<Element>> {
+fn elements_by_place(
+    table: &Table,
+    programs: &BTreeMap<ProgramId, Rendered>,
+    index: &Index,
+    edition: Edition,
+) -> BTreeMap<Place, Vec<Element>> {
     let named = super::delta::named_ports(programs.values());
     let known: BTreeSet<SetId> = table.set_ids().collect();
     let mut contents: BTreeMap<Place, Vec<Element>> = BTreeMap::new();
@@ -134,6 +144,7 @@ fn elements_by_place(table: &Table, programs: &BTreeMap<ProgramId, Rendered>, ed
             table,
             ip,
             |protocol, port| named.contains(&(protocol, port)),
+            |set| index.of_set(set),
             |place, key, says| {
                 if matches!(&place, Place::Pods(set, _) if !known.contains(set)) {
                     return;

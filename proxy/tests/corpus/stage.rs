@@ -62,8 +62,8 @@ pub(crate) struct Holder {
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 impl Stage {
-    /// Empty nodes for a case that begins with `state`: those that it names, else as many as `layout` says.
-    pub(crate) fn new(state: &State, layout: Layout) -> Result<Self, Broken> {
+    /// Empty nodes for a case that begins with `state`: those that it names, else as many as `layout` says. `config` is each kernel's.
+    pub(crate) fn new(state: &State, layout: Layout, config: Config) -> Result<Self, Broken> {
         let net = Net::new()?;
         let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
         for edit in &state.edits {
@@ -90,7 +90,7 @@ impl Stage {
             addresses.sort_unstable();
             addresses.dedup();
             let node = stage.net.add_node(&name, &addresses)?;
-            stage.enforced.push(Enforced::new(node, name)?);
+            stage.enforced.push(Enforced::new(node, name, config.clone())?);
         }
         let nodes: Vec<Edit> = stage.enforced.iter().map(Enforced::object).collect();
         stage.apply(nodes)?;
@@ -202,8 +202,7 @@ impl Stage {
 }
 
 impl Enforced {
-    fn new(node: Node, name: Arc<str>) -> Result<Self, Broken> {
-        let config = Config::default();
+    fn new(node: Node, name: Arc<str>, config: Config) -> Result<Self, Broken> {
         let routing = PolicyRouting::new(config.mark, config.routing_table, DEFAULT_PRIORITY)?;
         node.ns().run(|| routing.install())?;
         let listener = Listener::start(&node, &config)?;
