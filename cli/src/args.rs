@@ -48,6 +48,7 @@ pub enum Command {
     Eval(EvalArgs),
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
+    Counters(CountersArgs),
     Demo(DemoArgs),
 }
 
@@ -142,6 +143,31 @@ pub struct MatrixArgs {
     /// Only pods of these namespaces (repeatable).
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// How many flows each rule of a node's policies has decided in the kernel since its proxy started.
+///
+/// A rule that allows counts the first packet of each flow; one that denies counts every packet. Where a pod has more than 16
+/// rules that do the same, the kernel looks them up together and counts them as one. Asks the proxy of this node at its admin
+/// address.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice counters                     on the node, or in the proxy's pod
+  sluice counters --zero              also rules that have matched nothing
+  sluice counters -o json | jq '.counters[] | select(.action == \"isolated\")'
+
+Exit status: 0 answered, 2 the proxy doesn't answer.")]
+pub struct CountersArgs {
+    /// The proxy's admin address.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15020")]
+    pub admin: String,
+    /// Rules that have matched nothing, too.
+    #[arg(long)]
+    pub zero: bool,
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

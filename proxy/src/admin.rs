@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/healthz`, `/readyz`, `/metrics` and `/counters`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::enforcer::KernelState;
+use crate::enforcer::{AskCounts, KernelState};
+use crate::kernel::Count;
 use crate::metrics::Metrics;
 use crate::records::RecordSink;
 
@@ -24,13 +25,18 @@ const MOST_CONNECTIONS: usize = 32;
 /// How long one connection may take.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
 
+/// How long the kernel's thread may be busy with a table until a question is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the admin address tells.
 #[derive(Debug)]
 pub struct Admin {
+    pub node: String,
     pub registry: Registry,
     pub metrics: Metrics,
     pub records: RecordSink,
     pub kernel: watch::Receiver<KernelState>,
+    pub counts: mpsc::Sender<AskCounts>,
     pub draining: CancellationToken,
 }
 
@@ -50,8 +56,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = admin.answer(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -64,7 +70,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
         }
@@ -74,8 +80,9 @@ impl Admin {
                 None => text(StatusCode::OK, "ok\n".into()),
                 Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
-            "/metrics" => self.exposition(),
-            _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics\n".into()),
+            "/metrics" => self.exposition().await,
+            "/counters" => self.counters().await,
+            _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /counters\n".into()),
         }
     }
 
@@ -90,7 +97,37 @@ impl Admin {
         }
     }
 
-    fn exposition(&self) -> Response<Full<Bytes>> {
+    /// What the kernel's rules have counted.
+    async fn counts(&self) -> Result<Vec<Count>, String> {
+        let ask = async {
+            let (ask, answer) = oneshot::channel();
+            self.counts.send(ask).await.ok()?;
+            answer.await.ok()
+        };
+        match tokio::time::timeout(PATIENCE, ask).await {
+            Ok(Some(counts)) => counts.map_err(|error| crate::error_chain(&error)),
+            Ok(None) => Err("the kernel's thread has ended".into()),
+            Err(_) => Err(format!("the kernel's thread has been busy for {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    async fn counters(&self) -> Response<Full<Bytes>> {
+        match self.counts().await {
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+            Ok(counters) => {
+                let body = serde_json::json!({ "node": self.node, "counters": counters });
+                let mut response = text(StatusCode::OK, format!("{body}\n"));
+                response.headers_mut().insert(header::CONTENT_TYPE, ::http::HeaderValue::from_static("application/json"));
+                response
+            }
+        }
+    }
+
+    async fn exposition(&self) -> Response<Full<Bytes>> {
+        match self.counts().await {
+            Ok(counts) => self.metrics.rules(&counts),
+            Err(error) => tracing::warn!("what rules have counted is missing from the metrics: {error}"),
+        }
         let queued = i64::try_from(self.records.queued()).unwrap_or(i64::MAX);
         self.metrics.records_queued.set(queued);
         let suppressed = &self.metrics.records_suppressed;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::connection::{Dataplane, Drain};
-use crate::enforcer::{Enforcer, KernelState};
+use crate::enforcer::{AskCounts, Enforcer, KernelState};
 use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
 use crate::intercept::{self, Listeners};
 use crate::kernel::Left;
@@ -76,9 +76,10 @@ async fn live(options: Options) -> Result<()> {
     let workers = start_workers(&config, &dataplane)?;
     drop(dataplane);
     let (handovers, to_apply) = mpsc::channel(1);
-    let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), to_apply).await?;
+    let (counts, asked) = mpsc::channel(1);
+    let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), (to_apply, asked)).await?;
 
-    let state = Admin { registry, metrics, records: sink, kernel, draining: drain.begun.clone() };
+    let state = Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, draining: drain.begun.clone() };
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
 
     let cancel = CancellationToken::new();
@@ -161,7 +162,7 @@ async fn start_enforcer(
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
     metrics: Metrics,
-    handovers: mpsc::Receiver<feed::Handover>,
+    (handovers, asked): (mpsc::Receiver<feed::Handover>, mpsc::Receiver<AskCounts>),
 ) -> Result<(Worker, Left)> {
     let (opened, is_open) = oneshot::channel();
     let config = config.clone();
@@ -170,7 +171,7 @@ async fn start_enforcer(
         match opening.and_then(|mut enforcer| Ok((enforcer.left()?, enforcer))) {
             Ok((left, enforcer)) => {
                 let _ = opened.send(Ok(left));
-                runtime.block_on(enforcer.run(handovers));
+                runtime.block_on(enforcer.run(handovers, asked));
             }
             Err(error) => drop(opened.send(Err(error))),
         }

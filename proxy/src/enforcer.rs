@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
 use crate::config::{Config, Deny};
@@ -26,7 +26,7 @@ use crate::feed::{Extent, Handover};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
-use crate::kernel::{self, Harm, Kernel, Left, Mark, Stand};
+use crate::kernel::{self, Count, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
 
 /// How often routing and uplinks are looked at: others change them too.
@@ -61,6 +61,9 @@ pub enum KernelState {
     /// yet.
     Failing(String),
 }
+
+/// A question: what have the rules counted? Answered between two tables.
+pub type AskCounts = oneshot::Sender<Result<Vec<Count>, kernel::Error>>;
 
 /// Everything that speaks to the kernel.
 #[derive(Debug)]
@@ -156,7 +159,7 @@ impl Enforcer {
     }
 
     /// Works until nobody hands over tables any more.
-    pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) {
+    pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>, mut asked: mpsc::Receiver<AskCounts>) {
         let (mut watch, mut look) = (every(WATCH), every(LOOK));
         loop {
             // In this order: however many tables come, none of them puts off a look that is due.
@@ -168,6 +171,7 @@ impl Enforcer {
                     Some(handover) => self.take_over(handover),
                     None => return,
                 },
+                Some(asks) = asked.recv() => drop(asks.send(self.kernel.counts())),
             }
         }
     }

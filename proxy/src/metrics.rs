@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_policy::Reason;
 
+use crate::kernel::Count;
 use crate::records::RecordVerdict;
 
 /// How a connection or request ended.
@@ -41,11 +42,32 @@ impl EncodeLabelValue for ReasonLabel {
     }
 }
 
+/// A rule of a policy, and what it did.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    direction: &'static str,
+    action: &'static str,
+    /// As in the kernel's listing; of rules that are looked up together the first.
+    rule: String,
+}
+
+impl RuleLabels {
+    fn new(count: &Count) -> Self {
+        let first = count.by.first().map(ToString::to_string).unwrap_or_default();
+        let rule = match count.by.len() {
+            0 | 1 => first,
+            many => format!("{first} and {} more", many - 1),
+        };
+        Self { direction: count.direction.as_str(), action: count.action.as_str(), rule }
+    }
+}
+
 /// The counters of the data path and of the table.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     connections: Family<Outcome, Counter>,
     requests: Family<Outcome, Counter>,
+    rules: Family<RuleLabels, Counter>,
     connect: Histogram,
     response: Histogram,
     /// Connections that are open now.
@@ -76,6 +98,7 @@ impl Metrics {
         let metrics = Self {
             connections: Family::default(),
             requests: Family::default(),
+            rules: Family::default(),
             connect: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
             response: Histogram::new(exponential_buckets(0.000_2, 4.0, 10)),
             open_connections: Gauge::default(),
@@ -92,6 +115,11 @@ impl Metrics {
         let m = metrics.clone();
         registry.register("connections", "Connections that the proxy ended, by outcome", m.connections);
         registry.register("requests", "Requests that the proxy judged, by outcome", m.requests);
+        registry.register(
+            "rule_packets",
+            "First packets of flows, and denied packets, that a rule decided in the kernel",
+            m.rules,
+        );
         let seconds = || Unit::Seconds;
         registry.register_with_unit("upstream_connect", "Time to connect to a server", seconds(), m.connect);
         registry.register_with_unit("response", "Time from a judged request to the head of its response", seconds(), m.response);
@@ -114,6 +142,14 @@ impl Metrics {
 
     pub(crate) fn request(&self, verdict: RecordVerdict, reason: Reason) {
         self.requests.get_or_create(&outcome(verdict, reason)).inc();
+    }
+
+    /// What the kernel's rules have counted until now, in place of what they had.
+    pub(crate) fn rules(&self, counts: &[Count]) {
+        self.rules.clear();
+        for count in counts {
+            self.rules.get_or_create(&RuleLabels::new(count)).inc_by(count.packets);
+        }
     }
 
     pub(crate) fn connected(&self, took: Duration) {

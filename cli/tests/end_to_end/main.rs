@@ -6,6 +6,7 @@
 
 mod bypass;
 mod client;
+mod counters;
 mod drain;
 mod ends;
 mod files;

@@ -13,7 +13,9 @@
 //! | [`replace`], [`delta`] | the transactions: a whole new state, or what differs |
 //! | [`object`], [`expr`], [`names`], [`comment`] | the vocabulary, plain data |
 //! | [`transaction`], [`channel`], [`inquiry`], [`held`] | libnftnl, the sockets, and what the kernel holds |
+//! | [`counts`] | what the rules have matched |
 //! | [`harm`] | whether somebody else has taken the rules away |
+//! | [`stand`] | of which of the controller's tables the rules are |
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
@@ -25,6 +27,7 @@ mod channel;
 mod comment;
 mod config;
 pub mod conntrack;
+mod counts;
 mod delta;
 mod expr;
 mod harm;
@@ -38,6 +41,7 @@ mod replace;
 pub mod revoke;
 pub mod routes;
 mod rtnl;
+mod stand;
 mod transaction;
 mod uplinks;
 
@@ -50,6 +54,7 @@ use sluice_policy::table::Touched;
 
 use bundle::Index;
 use channel::Channel;
+use counts::{Former, InForce};
 use delta::Before;
 use harm::Rules;
 use held::Held;
@@ -61,7 +66,9 @@ use transaction::Transaction;
 
 pub use channel::ChannelError;
 pub use config::{Config, ConfigError, Deny, Mark};
+pub use counts::{Count, CountedAction};
 pub use harm::Harm;
+pub use stand::{Left, Stand};
 
 /// How long a revoked tuple is closed: longer than its peers go on trying on it.
 const REVOKED_FOR: Duration = Duration::from_secs(60);
@@ -95,6 +102,8 @@ pub struct Kernel {
     stand: Option<Stand>,
     /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
+    /// What rules of this process counted that were written anew.
+    former: Former,
 }
 
 #[derive(Debug)]
@@ -115,41 +124,11 @@ struct Installed {
     is_certain: bool,
 }
 
-/// One of the controller's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stand {
-    /// The controller's run, which counts the generations.
-    pub epoch: u64,
-    pub generation: u64,
-}
-
-impl Stand {
-    /// Of one run of the controller, and no later.
-    pub fn is_no_newer_than(self, other: Self) -> bool {
-        self.epoch == other.epoch && self.generation <= other.generation
-    }
-
-    fn key(self) -> Vec<u8> {
-        let words = [self.epoch >> 32, self.epoch & 0xffff_ffff, self.generation >> 32, self.generation & 0xffff_ffff];
-        words.iter().flat_map(|word| u32::try_from(*word).expect("half of 64 bits").to_ne_bytes()).collect()
-    }
-
-    fn from_key(key: &[u8]) -> Option<Self> {
-        let word = |at| netlink::u32_at(key, at).map(u64::from);
-        let number = |at| Some(word(at)? << 32 | word(at + 4)?);
-        Some(Self { epoch: number(0)?, generation: number(8)? })
-    }
-}
-
-/// What a former process left in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    Nothing,
-    /// Rules, and of which of the controller's tables.
-    Rules(Option<Stand>),
-}
-
 impl Installed {
+    fn in_force(&self) -> InForce<'_> {
+        InForce { table: &self.table, programs: &self.programs }
+    }
+
     /// After the chains of established flows were written anew.
     fn reread_established(&mut self, names: &mut netlink::Socket) -> Result<(), netlink::Error> {
         let chains = base::established(self.edition, false).map(|chain| chain.name);
@@ -186,7 +165,7 @@ impl Kernel {
         let channel = Channel::open()?;
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
-        Ok(Self { config, channel, names, stand: None, installed: None })
+        Ok(Self { config, channel, names, stand: None, installed: None, former: Former::default() })
     }
 
     /// What was there before this process put anything in force. A table without rules, which a replacement that was never
@@ -235,6 +214,12 @@ impl Kernel {
     /// The table that this process put in force last.
     pub fn in_force(&self) -> Option<&Table> {
         self.installed.as_ref().map(|installed| &installed.table)
+    }
+
+    /// What the rules of the table in force have matched since this process began, in the order of their names.
+    pub fn counts(&mut self) -> Result<Vec<Count>, Error> {
+        let Some(installed) = &self.installed else { return Ok(Vec::new()) };
+        self.former.counts(&mut self.names, &installed.in_force()).map_err(Error::Held)
     }
 
     /// Looks whether somebody else took the rules away that every packet meets. What was found stays so until an
@@ -319,6 +304,11 @@ impl Kernel {
             in_series: self.config.in_series,
         };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
+        let counted = if changed.is_empty() {
+            None
+        } else {
+            counted(Former::of(&mut self.names, &installed.in_force(), changed.keys().copied()))
+        };
         revoke(&mut transaction, revocations);
         let begins_cutting = !revocations.is_empty() && installed.cutting_until.is_none();
         if begins_cutting {
@@ -353,6 +343,9 @@ impl Kernel {
             installed.seen = installed.seen.filter(|_| revocations.is_empty()).map(|seen| seen.wrapping_add(1));
         }
         installed.table = table.clone();
+        if let Some(counted) = counted {
+            self.former.take_over(counted, &installed.in_force());
+        }
         Ok(Applied {
             whole: false,
             transactions: 1,
@@ -365,6 +358,10 @@ impl Kernel {
     fn replace(&mut self, table: &Table, revocations: &[Revocation], start: Instant) -> Result<Applied, Error> {
         let held = Held::read(&mut self.names).map_err(Error::Held)?;
         let edition = Edition::unused(held.names()).ok_or(Error::Crowded)?;
+        let counted = match &self.installed {
+            Some(installed) => counted(Former::of_all(&mut self.names, &installed.in_force())),
+            None => None,
+        };
         let uplinks = self.uplinks(table)?;
         // Those of a former process too.
         let cutting = held.revoked || !revocations.is_empty();
@@ -421,6 +418,9 @@ impl Kernel {
             seen: None,
             is_certain: true,
         });
+        if let (Some(counted), Some(installed)) = (counted, &self.installed) {
+            self.former.take_over(counted, &installed.in_force());
+        }
         Ok(Applied { whole: true, transactions, messages, bytes, elapsed: start.elapsed() })
     }
 
@@ -442,6 +442,10 @@ enum Small {
     /// It doesn't fit into one transaction, or what it would change is not known for certain.
     Unfit,
     Failed(Error),
+}
+
+fn counted(counted: Result<Former, netlink::Error>) -> Option<Former> {
+    counted.inspect_err(|error| tracing::warn!(error = crate::error_chain(error), "what rules have counted is lost")).ok()
 }
 
 /// When the last of the tuples that are revoked now has vanished.
