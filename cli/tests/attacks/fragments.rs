@@ -2,9 +2,9 @@
 
 use sluice_testnet::wait_until;
 
-use crate::packet::{Ends, SYN, Segment, TCP, UDP, fragment, udp};
+use crate::packet::{DESTINATION, Ends, SYN, Segment, TCP, UDP, fragment, fragment_header, ipv6, udp};
 use crate::scene::LONG;
-use crate::stage::{Case, Family, Shot, Stage, everywhere, segments};
+use crate::stage::{Case, Family, SILENCE, Shot, Stage, everywhere, segments};
 
 /// The text three times, each in 24 bytes.
 fn thrice(text: &[u8]) -> Vec<u8> {
@@ -85,6 +85,38 @@ fn pieces(stage: &mut Stage, ends: Ends, first_identification: u16) -> Vec<Shot>
     shots
 }
 
+/// Fragments inside whole packets that have a fragment header themselves: what reassembles once leaves the inner ones.
+fn pieces_of_pieces(stage: &mut Stage, ends: Ends, first_identification: u32) -> Vec<Shot> {
+    let mut shots = Vec::new();
+    let mut identification = first_identification;
+    let (from, to) = (ends.from.ip(), ends.to.ip());
+    for protocol in [UDP, TCP] {
+        for (what, at) in [("the ports apart", 8_usize), ("the text apart", 24)] {
+            identification += 10;
+            shots.push(stage.shot(format!("inner pieces, {what}, protocol {protocol}"), |text| {
+                let parts = cut(&transport(ends, protocol, text), &[at]).into_iter().zip(1..);
+                let inner = parts.map(|((offset, bytes, more), number)| {
+                    let outer = fragment_header(identification + number, 0, false);
+                    ipv6(from, to, &[outer, fragment_header(identification, offset, more)], protocol, &bytes)
+                });
+                inner.collect()
+            }));
+        }
+        identification += 10;
+        shots.push(stage.shot(format!("inner pieces, the first without ports, protocol {protocol}"), |text| {
+            let mut bytes = vec![DESTINATION, 0, 1, 4, 0, 0, 0, 0, protocol, 0, 1, 4, 0, 0, 0, 0];
+            bytes.extend(transport(ends, protocol, text));
+            let parts = cut(&bytes, &[8]).into_iter().zip(1..);
+            let inner = parts.map(|((offset, bytes, more), number)| {
+                let outer = fragment_header(identification + number, 0, false);
+                ipv6(from, to, &[outer, fragment_header(identification, offset, more)], DESTINATION, &bytes)
+            });
+            inner.collect()
+        }));
+    }
+    shots
+}
+
 const TARGETS: [(u16, &str, u16); 4] =
     [(9100, "plain", 9000), (9200, "backend", 9000), (9300, "backend", 8080), (9400, "guarded", 9000)];
 
@@ -100,6 +132,29 @@ fn pieces_of_a_packet_are_judged_as_one() {
             }
         }
         stage.closed(&cases);
+    });
+}
+
+/// Where a rule denies and the rest is open, what shows no port is denied too: the node takes the outer header off, and the pod
+/// puts the inner pieces together.
+#[test]
+fn pieces_inside_pieces_are_no_way_past_a_denial() {
+    everywhere(|stage| {
+        let mut cases = Vec::new();
+        for (port, victim, to) in TARGETS {
+            let ends = stage.ends(("attacker", port), (victim, to), Family::V6);
+            let shots = pieces_of_pieces(stage, ends, u32::from(port) * 100);
+            cases.push(Case { from: "attacker", victim, shots });
+        }
+        let server = stage.pod("guarded").ns().udp_bind((stage.address("guarded", Family::V6), 9000).into()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let arrived = stage.arrived(&cases, SILENCE);
+        let mut bytes = [0; 128];
+        let got = server.recv(&mut bytes).map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned());
+        assert!(got.is_err(), "the server got {got:?}");
+        assert!(arrived.is_empty(), "arrived: {arrived:#?}");
+        stage.disarm();
+        stage.all_arrives(&cases);
     });
 }
 

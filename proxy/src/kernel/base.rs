@@ -29,6 +29,7 @@
 //! | rule | attack it closes |
 //! |---|---|
 //! | established and not *diverted*: `goto established`, which accepts; while tuples are revoked, it drops `@revoked` first | None, and nearly all packets end here: so it comes first. What the proxy has to do with carries the label. |
+//! | IPv6, a fragment header: drop | Reassembly takes off one fragment header. Fragments inside fragments are left, show no port, and match no Deny rule; the pod would put them together. |
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
 //! | `socket transparent 1 socket wildcard 0`: `goto own_socket`, which labels what begins, marks and accepts | Packets of the proxy's own sockets, ICMP errors about them included. A pod can end the tracking of a live proxied flow (forged FIN and RST, or by waiting) and have it begin anew: without the label it would be established and no longer the proxy's. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
 //! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
@@ -314,6 +315,9 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         [expr::state(expr::ESTABLISHED), expr::lacks_label(config.label_bit)],
         &Verdict::Goto(edition.sets_of(ESTABLISHED, family)),
     )];
+    if family == Family::V6 {
+        rules.push(Rule::new([expr::fragment_header()], &Verdict::Drop).because("fragments inside fragments"));
+    }
     if family == Family::V4 {
         rules.push(
             Rule::new(

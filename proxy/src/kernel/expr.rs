@@ -454,6 +454,13 @@ pub(super) fn routing_header() -> Vec<Expr> {
     words
 }
 
+/// `exthdr frag exists`: what defragmentation leaves of fragments inside a packet that was itself one.
+pub(super) fn fragment_header() -> Vec<Expr> {
+    let mut words = family(Family::V6);
+    words.extend(extension(IPV6_HEADER, FRAGMENT));
+    words
+}
+
 /// `@nh,0,8 != 0x45`, in a chain of IPv4: its header is longer than 20 bytes.
 pub(super) fn has_options() -> Vec<Expr> {
     vec![payload(NETWORK, 0, 1, REGISTER), compare(DIFFERENT, &[VERSION_4_WITHOUT_OPTIONS])]
@@ -462,6 +469,7 @@ pub(super) fn has_options() -> Vec<Expr> {
 const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
 const IPV6_HEADER: u32 = 0;
 const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
 
 fn extension(operation: u32, kind: u8) -> Vec<Expr> {
     const PRESENT: u32 = 1;
