@@ -10,6 +10,7 @@
 mod client;
 mod direction;
 mod endings;
+mod errors;
 mod forgery;
 mod fragments;
 mod headers;

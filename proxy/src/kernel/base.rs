@@ -30,6 +30,7 @@
 //! |---|---|
 //! | established and not *diverted*: `goto established`, which accepts; while tuples are revoked, it drops `@revoked` first | None, and nearly all packets end here: so it comes first. What the proxy has to do with carries the label. |
 //! | IPv6, a fragment header: drop | Reassembly takes off one fragment header. Fragments inside fragments are left, show no port, and match no Deny rule; the pod would put them together. |
+//! | ICMP of a pod, about no flow, or about one that it is no end of: out of this chain, to be judged like any packet | An error with a forged quotation is *related* to the flow it quotes: it would reach the flow's ends from a pod that may not speak to them, with whatever it carries, and the sockets of the proxy ("fragmentation needed"). |
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
 //! | `socket transparent 1 socket wildcard 0`: `goto own_socket`, which labels what begins, marks and accepts | Packets of the proxy's own sockets, ICMP errors about them included. A pod can end the tracking of a live proxied flow (forged FIN and RST, or by waiting) and have it begin anew: without the label it would be established and no longer the proxy's. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
 //! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
@@ -69,6 +70,7 @@ use super::config::{Config, Deny};
 use super::expr::{self, Address, Side};
 use super::names::{self, Edition};
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
+use super::pretence;
 use super::transaction::BaseHook;
 
 /// Behind DNAT (-100), before all that filters.
@@ -89,7 +91,7 @@ const FIRST_SEEN: &str = "first_seen";
 const FROM_POD: &str = "from_pod";
 
 pub(super) const UPLINKS: &str = "uplinks";
-const INSIDE: &str = "inside";
+pub(super) const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
 pub(super) const LOCAL: &str = "local";
@@ -123,8 +125,9 @@ const OUTSIDE: [&str; 19] = [
     "wwan",
 ];
 
-/// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
-const ON_LINK_TYPES: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+/// Router solicitation, neighbour solicitation and advertisement; multicast listeners. What a router says, advertisement (134) and
+/// redirect (137), is no pod's to say: a node that listens to routers would take the pod for its next hop (CVE-2020-10749).
+const ON_LINK_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
@@ -318,6 +321,7 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
     if family == Family::V6 {
         rules.push(Rule::new([expr::fragment_header()], &Verdict::Drop).because("fragments inside fragments"));
     }
+    rules.extend(pretence::errors(family, edition));
     if family == Family::V4 {
         rules.push(
             Rule::new(

@@ -335,14 +335,39 @@ pub(super) fn not_state(states: u32) -> Vec<Expr> {
     vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(EQUAL, &[0; 4])]
 }
 
+/// `IP_CT_DIR_*`
+pub(super) const ORIGINAL: u8 = 0;
+pub(super) const REPLY: u8 = 1;
+
 /// `ct direction original`
 pub(super) fn original_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[0])]
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[ORIGINAL])]
 }
 
 /// `ct direction reply`
 pub(super) fn reply_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[1])]
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[REPLY])]
+}
+
+/// `ct direction original ct original ip saddr . ip saddr != @set`: the flow's sender in this direction and the packet's make no
+/// pair of the set. Without a flow no packet matches.
+pub(super) fn sender_is_not_the_flows(of: Family, direction: u8, set: &str) -> Vec<Expr> {
+    const CT_SOURCE_V4: u32 = 19;
+    const CT_SOURCE_V6: u32 = 21;
+    let key = if of == Family::V4 { CT_SOURCE_V4 } else { CT_SOURCE_V6 };
+    let flows_sender = expr(
+        "ct",
+        [
+            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
+            (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_CT_DIR, Value::U8(direction)),
+        ],
+    );
+    let mut words = family(of);
+    words.extend([ct(CT_DIRECTION), compare(EQUAL, &[direction])]);
+    let second = word_register(of.address_bytes() / 4);
+    words.extend([flows_sender, address_at(of, Address::Source, second), lookup(set, true)]);
+    words
 }
 
 /// A conntrack label is a bit in 16 bytes, words in host byte order.

@@ -36,6 +36,7 @@ mod inquiry;
 mod names;
 mod netlink;
 mod object;
+mod pretence;
 mod program;
 mod replace;
 pub mod revoke;
