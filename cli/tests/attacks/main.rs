@@ -23,6 +23,7 @@ mod proxy_port;
 mod scene;
 mod segments;
 mod stage;
+mod tunnel;
 #[path = "../end_to_end/web.rs"]
 #[expect(dead_code, reason = "shared with the other end-to-end tests")]
 mod web;

@@ -21,6 +21,7 @@
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
+//! | to the node, a group or everybody, by UDP to the port of a tunnel (VXLAN, Geneve) or by a protocol that carries packets: drop | The node's end of a tunnel trusts its peers by their knowing it: what a pod wraps up arrives here as a packet of another node's pod. |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
 //!
@@ -167,6 +168,7 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
         ),
     ];
+    sets.extend(pretence::sets(edition));
     for family in Family::BOTH {
         let address = Field::Address(family);
         sets.extend([
@@ -297,6 +299,9 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
     rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
+    ]);
+    rules.extend(pretence::tunnels(edition));
+    rules.extend([
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
         Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true), vec![expr::counter()]], &Verdict::Drop)
             .because("a pod that is not known yet"),

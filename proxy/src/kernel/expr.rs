@@ -169,6 +169,11 @@ pub(super) fn not_protocol(number: u8) -> Vec<Expr> {
     vec![meta(META_L4PROTO), compare(DIFFERENT, &[number])]
 }
 
+/// `meta l4proto @set`
+pub(super) fn protocol_in(set: &str) -> Vec<Expr> {
+    vec![meta(META_L4PROTO), lookup(set, false)]
+}
+
 /// Which address of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -451,6 +456,14 @@ pub(super) fn destination_is_local(wanted: bool) -> Vec<Expr> {
     const LOCAL: u32 = 2;
     let operation = if wanted { EQUAL } else { DIFFERENT };
     vec![fib(TYPE, DESTINATION), compare(operation, &LOCAL.to_ne_bytes())]
+}
+
+/// `fib daddr type != unicast`: of the node itself, of a group, of everybody, or of nobody.
+pub(super) fn destination_is_not_unicast() -> Vec<Expr> {
+    const DESTINATION: u32 = 2;
+    const TYPE: u32 = 3;
+    const UNICAST: u32 = 1;
+    vec![fib(TYPE, DESTINATION), compare(DIFFERENT, &UNICAST.to_ne_bytes())]
 }
 
 fn fib(result: u32, flags: u32) -> Expr {

@@ -5,7 +5,35 @@
 use super::base::{INSIDE, ITSELF};
 use super::expr;
 use super::names::Edition;
-use super::object::{Family, Rule, Verdict};
+use super::object::{Element, Family, Field, Rule, Set, SetKind, Verdict};
+
+const TUNNEL_PORTS: &str = "tunnel_ports";
+const TUNNEL_PROTOCOLS: &str = "tunnel_protocols";
+
+/// VXLAN by RFC 7348 and as Linux and flannel have it by default, and Geneve (RFC 8926).
+const PORTS: [u16; 3] = [4789, 8472, 6081];
+/// IPv4 inside, IPv6 inside, GRE.
+const PROTOCOLS: [u8; 3] = [4, 41, 47];
+
+pub(super) fn sets(edition: Edition) -> [(Set, Vec<Element>); 2] {
+    let ports = PORTS.map(|port| Element::plain(port.to_be_bytes().to_vec()));
+    let protocols = PROTOCOLS.map(|number| Element::plain(vec![number]));
+    [
+        (Set::new(edition.name(TUNNEL_PORTS), &[Field::Port], SetKind::Plain), ports.into()),
+        (Set::new(edition.name(TUNNEL_PROTOCOLS), &[Field::Protocol], SetKind::Plain), protocols.into()),
+    ]
+}
+
+/// Packets inside packets to the node itself are dropped.
+///
+/// Those to another node's address can't be told here from a pod's own tunnel to the outside.
+pub(super) fn tunnels(edition: Edition) -> [Rule; 2] {
+    const UDP: u8 = 17;
+    let by_port = expr::destination_port_in(UDP, &edition.name(TUNNEL_PORTS));
+    let by_protocol = expr::protocol_in(&edition.name(TUNNEL_PROTOCOLS));
+    [by_port, by_protocol]
+        .map(|words| Rule::new([words, expr::destination_is_not_unicast()], &Verdict::Drop).because("into a tunnel of the node"))
+}
 
 /// ICMP of a pod about a flow that it is no end of, or about none, leaves the chain of flows that were judged: nothing there is
 /// its, and it is judged like any packet.
