@@ -14,6 +14,7 @@ mod errors;
 mod forgery;
 mod fragments;
 mod headers;
+mod neighbours;
 mod packet;
 mod path_mtu;
 mod protocols;

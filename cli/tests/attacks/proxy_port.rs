@@ -68,7 +68,7 @@ fn the_proxys_port_is_at_no_address() {
         drop(listeners);
         // And without the rules the proxy's own socket answers: it sleeps, so that it can't write them again.
         stage.scene.programs.proxy("node-1").unwrap().signal(Signal::SIGSTOP).unwrap();
-        node.ns().exec("nft", &["flush", "ruleset"]).unwrap();
+        node.ns().exec("nft", &["delete", "table", "inet", "sluice"]).unwrap();
         let answers = answering(stage, &["127.0.0.1".parse().unwrap()], 32_000);
         assert_eq!(answers.iter().map(|(_, port)| *port).collect::<Vec<_>>(), PORTS);
     });
