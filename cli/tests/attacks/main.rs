@@ -11,6 +11,7 @@ mod client;
 mod direction;
 mod endings;
 mod errors;
+mod everybody;
 mod forgery;
 mod fragments;
 mod headers;
