@@ -127,10 +127,10 @@ fn an_error_of_a_neighbour_does_not_reach_the_proxys_sockets() {
             // The last that the proxy sent to the server in the client's name.
             let frontend = stage.address("frontend", family);
             let seen = backend.frames();
-            let of_proxy = seen.iter().filter(|frame| {
+            let mut of_proxy = seen.iter().filter(|frame| {
                 addresses(packet_of(frame)).is_some_and(|(from, _, protocol, _)| from == frontend && protocol == TCP)
             });
-            let packet = packet_of(of_proxy.last().expect("the proxy speaks to the server")).to_vec();
+            let packet = packet_of(of_proxy.next_back().expect("the proxy speaks to the server")).to_vec();
             let (about, mut segment) = Segment::decode(&packet).unwrap();
             // What is unacknowledged next: an error about it is in the window.
             segment.text = b"next".to_vec();

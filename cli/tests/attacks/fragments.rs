@@ -23,6 +23,8 @@ fn transport(ends: Ends, protocol: u8, text: &[u8]) -> Vec<u8> {
 
 /// One part of a packet: where it begins, its bytes, and whether it says that more follow.
 type Part = (usize, Vec<u8>, bool);
+/// Makes the parts of a packet to the closed port, and of the same to an open one.
+type Cutting<'a> = &'a dyn Fn(&[u8], &[u8]) -> Vec<Part>;
 
 /// Cuts at these places.
 fn cut(bytes: &[u8], at: &[usize]) -> Vec<Part> {
@@ -42,7 +44,7 @@ fn pieces(stage: &mut Stage, ends: Ends, first_identification: u16) -> Vec<Shot>
     let mut shots = Vec::new();
     let mut identification = first_identification;
     for (protocol, header) in [(UDP, 8), (TCP, 24)] {
-        let mut shot = |what: &str, parts: &dyn Fn(&[u8], &[u8]) -> Vec<Part>| {
+        let mut shot = |what: &str, parts: Cutting<'_>| {
             identification += 1;
             shots.push(stage.shot(format!("{what}, protocol {protocol}"), |text| {
                 // The text goes to the closed port; another to one that is open to the attacker.

@@ -17,8 +17,11 @@ fn transport(ends: Ends, protocol: u8, text: &[u8]) -> Vec<u8> {
     }
 }
 
+/// An extension header: its number, and its bytes after the first.
+type Header = (u8, Vec<u8>);
+
 /// Options of hop-by-hop or destination headers: padding in one option to 8 bytes times `units`.
-fn padded(kind: u8, units: u8) -> (u8, Vec<u8>) {
+fn padded(kind: u8, units: u8) -> Header {
     let length = usize::from(units) * 8 - 4;
     let mut rest = vec![units - 1, 1, u8::try_from(length).unwrap()];
     rest.resize(3 + length, 0);
@@ -26,7 +29,7 @@ fn padded(kind: u8, units: u8) -> (u8, Vec<u8>) {
 }
 
 /// A routing header of this type with `left` segments to go, and one address.
-fn routing(kind: u8, left: u8, address: IpAddr) -> (u8, Vec<u8>) {
+fn routing(kind: u8, left: u8, address: IpAddr) -> Header {
     let IpAddr::V6(address) = address else { panic!("IPv6") };
     // The word behind: reserved in types 0 and 2, last entry, flags and tag in type 4.
     let mut rest = vec![2, kind, left, 0, 0, 0, 0];
@@ -34,7 +37,7 @@ fn routing(kind: u8, left: u8, address: IpAddr) -> (u8, Vec<u8>) {
     (ROUTING, rest)
 }
 
-fn header_chains(own: IpAddr) -> Vec<(&'static str, Vec<(u8, Vec<u8>)>)> {
+fn header_chains(own: IpAddr) -> Vec<(&'static str, Vec<Header>)> {
     let hop = || padded(HOP_BY_HOP, 1);
     let destination = || padded(DESTINATION, 1);
     let alert = || (HOP_BY_HOP, vec![0, 5, 2, 0, 0, 1, 0]);

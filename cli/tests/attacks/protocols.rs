@@ -57,10 +57,13 @@ fn no_protocol_leaves_or_enters_an_isolated_pod() {
     });
 }
 
+/// Tag protocols and numbers, the outer one first.
+type Tags = &'static [(u16, u16)];
+
 /// Datagrams and SYNs in frames with these tags.
 fn tagged(stage: &mut Stage, ends: Ends) -> Vec<Shot> {
     let is_bridged = stage.has_bridge();
-    let tags: [(&str, &[(u16, u16)], bool); 7] = [
+    let tags: [(&str, Tags, bool); 7] = [
         ("priority tag", &[(VLAN, 0)], true),
         ("priority tag with a priority", &[(VLAN, 5 << 13)], true),
         ("service priority tag", &[(SERVICE_VLAN, 0)], true),

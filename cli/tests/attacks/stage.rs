@@ -178,7 +178,7 @@ impl Stage {
         Ends::new((self.address(from.0, family), from.1), (self.address(to.0, family), to.1))
     }
 
-    /// A text that no other attempt of this stage has, for at least 24 bytes of payload: behind any 8 of them there is enough of it.
+    /// A text of 20 bytes that no other attempt of this stage has.
     pub(crate) fn text(&mut self) -> Vec<u8> {
         self.texts += 1;
         format!("attempt-{:04}-tpmetta", self.texts).into_bytes()
@@ -305,7 +305,7 @@ impl Stage {
     }
 }
 
-/// Whether the frame carries the text, or a part of it as fragments leave it.
+/// Whether the frame carries the text.
 pub(crate) fn holds(frame: &[u8], text: &[u8]) -> bool {
     frame.windows(text.len()).any(|window| window == text)
 }
