@@ -13,6 +13,7 @@ mod files;
 mod hostile_clients;
 mod hostile_files;
 mod http;
+mod killed;
 mod restart;
 mod revocation;
 mod scene;
