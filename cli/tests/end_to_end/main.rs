@@ -10,6 +10,7 @@ mod counters;
 mod drain;
 mod ends;
 mod files;
+mod histories;
 mod hostile_clients;
 mod hostile_files;
 mod http;
