@@ -101,9 +101,16 @@ impl Scene {
         self.apply("policies.yaml", text);
     }
 
-    /// Takes a file away, and waits until that holds on the nodes.
-    pub(crate) fn remove(&mut self, file: &str) {
+    /// Takes a file away. The controller believes that once the file has been away for 40 ms, so what is saved next comes after
+    /// it.
+    pub(crate) fn take_away(&self, file: &str) {
         fs::remove_file(self.manifests().join(file)).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    /// [`Scene::take_away`], and waits until that holds on the nodes.
+    pub(crate) fn remove(&mut self, file: &str) {
+        self.take_away(file);
         self.settle();
     }
 

@@ -132,7 +132,7 @@ impl History {
             55..62 => {
                 if self.pods[&pod].is_some() {
                     self.pods.insert(pod.clone(), None);
-                    std::fs::remove_file(self.scene.manifests().join(pod_file(&pod))).unwrap();
+                    self.scene.take_away(&pod_file(&pod));
                     format!("{pod} has no manifest")
                 } else {
                     self.relabel(&pod);
