@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading the conntrack table takes milliseconds, and no flow that the new rules forbid begins behind the transaction. So the
-//! generation is acknowledged before the second reading.
+//! generation is acknowledged before the second reading. The first one is a glance: what it misses the second one finds.
 //!
 //! The data path gets a table first: what it newly forbids is closed there at once, and what it newly allows arrives only
 //! when the kernel lets it. Netlink blocks, so all this has a thread of its own.
@@ -82,6 +82,15 @@ pub struct Enforcer {
     unsettled: Option<Suspects>,
     /// No table has been put in force yet.
     is_first: bool,
+}
+
+/// How the live flows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Before a transaction, which waits for it. What it misses is found by the other.
+    Glance,
+    /// Behind a transaction: nothing is missed.
+    Whole,
 }
 
 /// A table whose rules are in force.
@@ -220,7 +229,7 @@ impl Enforcer {
             Extent::Whole => (None, Suspects::All),
             Extent::Touched(touched) => (Some(touched), revoke::suspects(table, touched)),
         };
-        let revoked = self.revoked(table, &suspects)?;
+        let revoked = self.revoked(table, &suspects, Reading::Glance)?;
         self.kernel.apply(table, touched, &revoked.tuples)?;
         self.forget(&revoked)?;
         Ok(Unsettled { suspects, ended: revoked.entries.len() })
@@ -246,7 +255,7 @@ impl Enforcer {
             return Ok(ended);
         }
         for _ in 1..MOST_PASSES {
-            let revoked = self.revoked(table, suspects)?;
+            let revoked = self.revoked(table, suspects, Reading::Whole)?;
             if revoked.entries.is_empty() {
                 break;
             }
@@ -257,17 +266,19 @@ impl Enforcer {
         Ok(ended)
     }
 
-    fn revoked(&mut self, table: &Table, suspects: &Suspects) -> Result<Revoked, EnforceError> {
+    fn revoked(&mut self, table: &Table, suspects: &Suspects, reading: Reading) -> Result<Revoked, EnforceError> {
         if suspects.is_empty() {
             return Ok(Revoked::default());
         }
         let label = self.label_bit;
         let own = revoke::own_addresses().map_err(|error| EnforceError::Conntrack(error.into()))?;
         let is_judged = |entry: &Entry| suspects.contains(entry) && !own.contains(&entry.original.source);
-        let entries = self
-            .conntrack
-            .keep(|entry| (is_judged(&entry) && revoke::must_end(table, label, &entry)).then_some(entry))
-            .map_err(|error| EnforceError::Conntrack(error.into()))?;
+        let ends = |entry: &Entry| is_judged(entry) && revoke::must_end(table, label, entry);
+        let entries = match reading {
+            Reading::Glance => self.conntrack.glance(ends),
+            Reading::Whole => self.conntrack.keep(|entry| ends(&entry).then_some(entry)),
+        };
+        let entries = entries.map_err(|error| EnforceError::Conntrack(error.into()))?;
         Ok(revoke::judge(table, suspects, label, entries))
     }
 
