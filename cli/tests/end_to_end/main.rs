@@ -15,6 +15,7 @@ mod hostile_clients;
 mod hostile_files;
 mod http;
 mod killed;
+mod node_processes;
 mod restart;
 mod revocation;
 mod scene;
