@@ -238,12 +238,12 @@ fn the_listing_reads_like_the_policy() {
         		ip6 saddr @pods_2_v6 tcp dport 8080 return comment "NetworkPolicy production/backend ingress[0]"
         		ip6 saddr @pods_2_v6 udp dport 7777 return comment "NetworkPolicy production/backend ingress[0]"
         		ip6 saddr @pods_2_v6 sctp dport 132 return comment "NetworkPolicy production/backend ingress[0]"
-        		counter goto denied comment "isolated by NetworkPolicy production/backend"
+        		counter goto isolated_ingress comment "isolated by NetworkPolicy production/backend"
         	}
         }
     "#]]
     .assert_eq(&listing[from..]);
-    let upto = listing.find("\tchain denied").unwrap();
+    let upto = listing.find("\tchain divert").unwrap();
     let from = listing.find("\tchain prerouting").unwrap();
     expect![[r#"
         chain prerouting {
@@ -260,18 +260,18 @@ fn the_listing_reads_like_the_policy() {
 
         chain forward {
         	type filter hook forward priority -90; policy accept;
-        	meta mark & 0x00001000 == 0x00001000 counter drop comment "meant for the proxy"
+        	meta mark & 0x00001000 == 0x00001000 goto not_listening comment "meant for the proxy"
         	ct state established,related accept
         	ip daddr @local_v4 accept
         	ip6 daddr @local_v6 accept
-        	oifname != @uplinks meta oifkind != @outside_kinds counter drop comment "to a pod that is not known yet"
+        	oifname != @uplinks meta oifkind != @outside_kinds goto unknown_pod comment "to a pod that is not known yet"
         }
 
     "#]]
     .assert_eq(&listing[from..upto].replace("\n\t", "\n").replace("\tchain prer", "chain prer"));
     let of_families =
         ["arriving", "from_pod", "live", "judge"].iter().flat_map(|chain| [format!("{chain}_v4"), format!("{chain}_v6")]);
-    for chain in of_families.chain(["inspect", "divert"].map(str::to_owned)) {
+    for chain in of_families.chain(["inspect_egress", "inspect_ingress", "divert"].map(str::to_owned)) {
         assert!(listing.contains(&format!("\tchain {chain} {{")), "{listing}");
     }
 }

@@ -54,6 +54,8 @@
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
 //!
+//! Most drops are a `goto` a chain that says by its name why: it counts, reports some, and drops ([`denied`]).
+//!
 //! All this holds as long as the table does. Another program on the node that flushes the ruleset takes it along:
 //! [`harm`](super::harm) notices, and the proxy writes it anew within a second and ends what began meanwhile. Until then
 //! nothing is enforced; nor, where no proxy runs to notice it, until one is started.
@@ -64,10 +66,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use nftnl::{ChainType, Hook};
 use sluice_policy::Direction;
 
-use super::config::{Config, Deny};
+use super::config::Config;
+use super::denied;
 use super::expr::{self, Address, Side};
 use super::names::{self, Edition};
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
+use super::ration;
+use super::site::Site;
 use super::transaction::BaseHook;
 
 /// Behind DNAT (-100), before all that filters.
@@ -75,8 +80,6 @@ const PRIORITY: i32 = -90;
 /// Where `type route` chains stand (mangle).
 const OUTPUT_PRIORITY: i32 = -150;
 
-pub(super) const DENIED: &str = "denied";
-pub(super) const INSPECT: &str = "inspect";
 const DIVERT: &str = "divert";
 const ARRIVING: &str = "arriving";
 const OPTIONS: &str = "options";
@@ -183,14 +186,14 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
 pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Chain> {
     let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.name(name), rules };
     let mut chains = vec![
-        chain(DENIED, denied(config)),
-        chain(INSPECT, inspect(config, edition)),
-        chain(DIVERT, divert(config)),
-        chain(OWN_SOCKET, own_socket(config)),
-        chain(OPTIONS, options()),
+        chain(DIVERT, divert(config, edition)),
+        chain(OWN_SOCKET, own_socket(config, edition)),
+        chain(OPTIONS, options(edition)),
         // Entered by pods that are isolated in the other direction alone.
         chain(super::address::STARTED, vec![started()]),
     ];
+    chains.extend(denied::chains(config, edition));
+    chains.extend(Direction::BOTH.map(|direction| chain(&inspect_of(direction), inspect(config, direction, edition))));
     chains.extend(established(edition, cutting));
     for family in Family::BOTH {
         let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.sets_of(name, family), rules };
@@ -213,15 +216,15 @@ pub(super) fn established(edition: Edition, cutting: bool) -> [Chain; 2] {
     Family::BOTH.map(|family| {
         let mut rules = Vec::new();
         if cutting {
-            rules.push(revoked(family));
+            rules.push(revoked(family, edition));
         }
         rules.push(Rule::new([], &Verdict::Accept));
         Chain { name: edition.sets_of(ESTABLISHED, family), rules }
     })
 }
 
-fn revoked(family: Family) -> Rule {
-    Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)
+fn revoked(family: Family, edition: Edition) -> Rule {
+    Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &denied::goto(Site::Revoked, edition))
 }
 
 /// TCP that doesn't begin with a bare SYN: see [`program`](super::program).
@@ -254,14 +257,14 @@ fn arriving(family: Family, edition: Edition) -> Vec<Rule> {
     let chain = |name: &str| edition.sets_of(name, family);
     let options = match family {
         Family::V4 => Rule::new([expr::has_options()], &Verdict::Jump(edition.name(OPTIONS))),
-        Family::V6 => Rule::new([expr::routing_header()], &Verdict::Drop),
+        Family::V6 => Rule::new([expr::routing_header()], &denied::goto(Site::SourceRouted, edition)),
     };
     vec![
         options,
         Rule::new([expr::interface_in(&edition.name(INSIDE))], &Verdict::Goto(chain(FROM_POD))),
         Rule::new([neither(Side::In, edition)], &Verdict::Goto(chain(FIRST_SEEN))),
         Rule::new([expr::from_loopback()], &Verdict::Accept),
-        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), false)], &Verdict::Drop)
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), false)], &denied::goto(Site::Forged, edition))
             .because("a pod's address from outside"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
@@ -269,8 +272,9 @@ fn arriving(family: Family, edition: Edition) -> Vec<Rule> {
 }
 
 /// What may be done with an IPv4 packet that has options.
-fn options() -> Vec<Rule> {
-    [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &Verdict::Drop)).into()
+fn options(edition: Edition) -> Vec<Rule> {
+    let drop = denied::goto(Site::SourceRouted, edition);
+    [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &drop)).into()
 }
 
 fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
@@ -291,10 +295,10 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
         ));
     }
     rules.extend([
-        Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
+        Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
-        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true)], &denied::goto(Site::Unknown, edition))
             .because("a pod that is not known yet"),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
     ]);
@@ -304,7 +308,7 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
 /// Behind a pod's interface that `inside` doesn't hold yet. A full set must change nothing, so learning has a rule of its own.
 fn first_seen(family: Family, edition: Edition) -> Vec<Rule> {
     vec![
-        Rule::acting([expr::learn_interface(&edition.name(INSIDE))]),
+        Rule::acting([ration::learn_interface(&edition.name(INSIDE))]),
         Rule::new([], &Verdict::Goto(edition.sets_of(FROM_POD, family))),
     ]
 }
@@ -322,7 +326,7 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
                     expr::destination_begins(Family::V4, &[Ipv4Addr::LOCALHOST.octets()[0]]),
                     expr::not_state(expr::ESTABLISHED | expr::RELATED),
                 ],
-                &Verdict::Drop,
+                &denied::goto(Site::ToLoopback, edition),
             )
             .because("the node's loopback from outside"),
         );
@@ -341,7 +345,7 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         )
         .because("the proxy's connections that begin"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
-        revoked(family),
+        revoked(family, edition),
     ]);
     match family {
         Family::V4 => rules.push(Rule::new([expr::state(expr::RELATED), expr::protocol(expr::ICMP)], &Verdict::Accept)),
@@ -376,46 +380,41 @@ fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
                 expr::address_also_in(family, Address::Destination, &cidrs, false),
                 expr::address_also_in(family, Address::Destination, &elsewhere, true),
                 expr::destination_is_local(false),
-                vec![expr::counter()],
             ],
-            &Verdict::Drop,
+            &denied::goto(Site::Unknown, edition),
         )
         .because("to a pod that is not known yet"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ]);
+    rules.extend(denied::reports_of_passed(config, family, &local));
     rules
 }
 
-fn denied(config: &Config) -> Vec<Rule> {
-    match config.deny {
-        Deny::Drop => vec![Rule::new([], &Verdict::Drop)],
-        Deny::Reject => vec![
-            Rule::acting([expr::protocol(expr::TCP), vec![expr::reject_by_reset()]]),
-            Rule::acting([vec![expr::reject_by_icmp()]]),
-        ],
-    }
+/// The chain that marks a flow for the proxy, because a policy of this direction wants it read.
+pub(super) fn inspect_of(direction: Direction) -> String {
+    format!("inspect_{direction}")
 }
 
-fn inspect(config: &Config, edition: Edition) -> Vec<Rule> {
+fn inspect(config: &Config, direction: Direction, edition: Edition) -> Vec<Rule> {
     vec![
-        Rule::new([expr::not_protocol(expr::TCP)], &Verdict::Goto(edition.name(DENIED))),
+        Rule::new([expr::not_protocol(expr::TCP)], &denied::goto(Site::Unreadable(direction), edition)),
         Rule::acting([expr::set_label(config.label_bit)]),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Return),
-        Rule::new([vec![expr::counter()]], &Verdict::Drop).because("can't be labelled"),
+        Rule::new([], &denied::goto(Site::Untracked, edition)).because("can't be labelled"),
     ]
 }
 
-fn own_socket(config: &Config) -> Vec<Rule> {
+fn own_socket(config: &Config, edition: Edition) -> Vec<Rule> {
     let begins = || expr::state(expr::NEW | expr::RELATED);
     vec![
         Rule::acting([begins(), expr::set_label(config.label_bit)]),
-        Rule::new([begins(), expr::lacks_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([begins(), expr::lacks_label(config.label_bit)], &denied::goto(Site::Untracked, edition))
             .because("can't be labelled"),
         Rule::new([expr::set_mark(config.mark.value, config.mark.mask)], &Verdict::Accept),
     ]
 }
 
-fn divert(config: &Config) -> Vec<Rule> {
+fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
     let listeners =
         [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
     let mut rules: Vec<Rule> = listeners
@@ -433,7 +432,8 @@ fn divert(config: &Config) -> Vec<Rule> {
             )
         })
         .collect();
-    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("nobody listens"));
+    rules.push(Rule::new([expr::original_direction()], &denied::goto(Site::Unheard, edition)).because("nobody listens"));
+    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a leg of the proxy that has ended"));
     rules
 }
 
@@ -451,7 +451,7 @@ fn output(config: &Config) -> Vec<Rule> {
 
 fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
     let mut rules = vec![
-        Rule::new([expr::has_mark(config.mark.value, config.mark.mask), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([expr::has_mark(config.mark.value, config.mark.mask)], &denied::goto(Site::Unheard, edition))
             .because("meant for the proxy"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
@@ -460,7 +460,7 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)
     }));
     rules.push(
-        Rule::new([neither(Side::Out, edition), vec![expr::counter()]], &Verdict::Drop).because("to a pod that is not known yet"),
+        Rule::new([neither(Side::Out, edition)], &denied::goto(Site::Unknown, edition)).because("to a pod that is not known yet"),
     );
     rules
 }

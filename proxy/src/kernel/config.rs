@@ -1,5 +1,9 @@
 //! What the kernel's part can be told.
 
+use std::num::NonZeroU32;
+
+use super::ration::Ration;
+
 /// The kernel's part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -19,6 +23,25 @@ pub struct Config {
     /// Up to so many rules of policies that do the same are tried one after the other, which reads like the policies and costs
     /// little; more are looked up together.
     pub in_series: usize,
+    /// Whether and how packets are reported to the proxy. Without it nothing is; what is denied is counted all the same.
+    pub log: Option<Log>,
+}
+
+/// How packets are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The NFLOG group.
+    pub group: u16,
+    /// How many denied packets of one pod and direction, or of one interface. Twice as many after a while without any.
+    pub per_second: NonZeroU32,
+    /// What begins allowed flows is reported too.
+    pub passed: bool,
+}
+
+impl Log {
+    pub(super) fn ration(&self) -> Ration {
+        Ration { per_second: self.per_second, burst: self.per_second.get().saturating_mul(2) }
+    }
 }
 
 /// The bits of the packet mark that are ours. Bits outside `mask` are never touched, and no rule accepts a packet for its mark.
@@ -59,6 +82,7 @@ impl Default for Config {
             deny: Deny::default(),
             label_bit: 111,
             in_series: 16,
+            log: None,
         }
     }
 }

@@ -7,6 +7,8 @@
 //! | module | |
 //! |---|---|
 //! | [`base`] | the chains that every packet meets, and the attack that each rule closes |
+//! | [`denied`], [`site`], [`ration`] | where a packet is denied: counted, reported, dropped |
+//! | [`nflog`], [`tally`] | the reports, and the counters |
 //! | [`program`] | the rules of one kind of pod in one direction |
 //! | [`bundle`] | many of them as few look-ups |
 //! | [`address`] | what the sets and maps hold of one address |
@@ -29,19 +31,24 @@ mod config;
 pub mod conntrack;
 mod counts;
 mod delta;
+mod denied;
 mod expr;
 mod harm;
 mod held;
 mod inquiry;
 mod names;
 mod netlink;
+pub mod nflog;
 mod object;
 mod program;
+mod ration;
 mod replace;
 pub mod revoke;
 pub mod routes;
 mod rtnl;
+mod site;
 mod stand;
+pub mod tally;
 mod transaction;
 mod uplinks;
 
@@ -65,9 +72,11 @@ use revoke::Revocation;
 use transaction::Transaction;
 
 pub use channel::ChannelError;
-pub use config::{Config, ConfigError, Deny, Mark};
+pub use config::{Config, ConfigError, Deny, Log, Mark};
 pub use counts::{Count, CountedAction};
 pub use harm::Harm;
+pub use netlink::Error as NetlinkError;
+pub use site::{Budget, Site, Subject};
 pub use stand::{Left, Stand};
 
 /// How long a revoked tuple is closed: longer than its peers go on trying on it.
@@ -208,7 +217,19 @@ impl Kernel {
         if let Some(installed) = &mut self.installed {
             installed.is_certain = false;
         }
-        self.replace(table, revocations, start)
+        let refused = match self.replace(table, revocations, start) {
+            Err(Error::Channel(error @ ChannelError::Refused { .. })) if self.config.log.is_some() => error,
+            replaced => return replaced,
+        };
+        // A kernel without log rules, or another version's sets in their place: what shall be enforced does not wait for that.
+        let log = self.config.log.take();
+        let replaced = self.replace(table, revocations, start);
+        self.config.log = log;
+        if replaced.is_ok() {
+            let error = crate::error_chain(&refused);
+            tracing::warn!("the kernel refuses rules that report, so what it denies gets no records: {error}");
+        }
+        replaced.map_err(|_| refused.into())
     }
 
     /// The table that this process put in force last.
@@ -367,6 +388,12 @@ impl Kernel {
         let cutting = held.revoked || !revocations.is_empty();
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting);
         revoke(&mut replacement.switch, revocations);
+        if self.installed.is_none() {
+            // Elements keep the limit that they began with, and the configuration may be another one since.
+            for set in denied::sets(&self.config) {
+                replacement.switch.flush_set(&set.name);
+            }
+        }
         write_stand(&mut replacement.switch, self.stand);
         let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
         let limit = self.channel.limit_bytes();

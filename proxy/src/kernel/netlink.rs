@@ -7,7 +7,7 @@
 //! A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -107,7 +107,7 @@ impl Message {
         &self.bytes[HEADER_BYTES..]
     }
 
-    fn seal(&mut self, sequence: u32) -> &[u8] {
+    pub(super) fn seal(&mut self, sequence: u32) -> &[u8] {
         let length = u32::try_from(self.bytes.len()).expect("our messages are a few bytes long");
         self.bytes[0..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
@@ -241,6 +241,21 @@ impl Socket {
         }
     }
 
+    /// What the kernel has sent of itself since the last call, if it has: `visit` gets the type and body of each message of one
+    /// datagram. `false`: nothing waits.
+    pub(super) fn take_waiting(&mut self, mut visit: impl FnMut(u16, &[u8])) -> Result<bool, Error> {
+        let Some((length, _)) = self.receive_by(MsgFlags::MSG_DONTWAIT)? else { return Ok(false) };
+        Answers(&self.buffer[..length]).for_each(|answer| visit(answer.kind, answer.body));
+        Ok(true)
+    }
+
+    /// Room for what the kernel sends of itself, in bytes, as far as this process may have it.
+    pub(super) fn set_room(&self, bytes: usize) {
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &bytes).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::RcvBuf, &bytes);
+        }
+    }
+
     fn send(&mut self, message: &mut Message) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.seal(self.sequence);
@@ -251,17 +266,29 @@ impl Socket {
 
     /// The length of the next message of the kernel, and whether it was longer than the buffer.
     fn receive(&mut self) -> Result<(usize, bool), Error> {
+        self.receive_by(MsgFlags::empty())?.ok_or(Error::Receive(Errno::EAGAIN))
+    }
+
+    /// `None`: nothing came, in the time that the socket or `how` allows.
+    fn receive_by(&mut self, how: MsgFlags) -> Result<Option<(usize, bool)>, Error> {
         loop {
             let mut slices = [IoSliceMut::new(&mut self.buffer)];
-            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut slices, None, MsgFlags::empty()) {
+            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut slices, None, how) {
                 // Whoever has CAP_NET_ADMIN may send to this socket too; the kernel's port is 0.
                 Ok(received) if received.address.is_some_and(|a| a.pid() == 0) => {
-                    return Ok((received.bytes, received.flags.contains(MsgFlags::MSG_TRUNC)));
+                    return Ok(Some((received.bytes, received.flags.contains(MsgFlags::MSG_TRUNC))));
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
                 Err(errno) => return Err(Error::Receive(errno)),
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

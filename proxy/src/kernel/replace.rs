@@ -23,6 +23,7 @@ use super::address::{self, Place};
 use super::base;
 use super::bundle::Index;
 use super::config::Config;
+use super::denied;
 use super::held::Held;
 use super::names::{self, Edition};
 use super::object::{Element, Family, Field, Set, SetKind, interface_key, octets, ranges};
@@ -60,6 +61,12 @@ pub(super) fn replacement(
         fill.add_set(&base::revoked_set(family));
     }
     fill.add_set(&base::stand_set());
+    for counter in denied::counters() {
+        fill.add_counter(&counter);
+    }
+    for set in denied::sets(config) {
+        fill.add_set(&set);
+    }
     let index = Index::of(programs.values().flat_map(|rendered| &rendered.bundles));
     let contents = elements_by_place(table, &programs, &index, edition);
     fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);

@@ -18,7 +18,9 @@ use nftnl::expr::Expression;
 use nftnl::nftnl_sys as sys;
 use nftnl::{Hook, MsgType, NlMsg, ProtoFamily};
 
+use super::denied::KEPT_FOR;
 use super::expr::{Expr, Value};
+use super::netlink::Message;
 use super::object::{Element, Rule, Set, SetKind};
 
 /// The one table, of family inet.
@@ -32,6 +34,8 @@ const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_DELSET: u16 = 11;
 const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFT_MSG_DELSETELEM: u16 = 14;
+/// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
+const NFT_MSG_NEWOBJ: u16 = 10 << 8 | 18;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
 /// How a base chain hangs in the network stack.
@@ -121,6 +125,16 @@ impl Transaction {
         write(&mut self.messages, &mut self.scratch, &message, MsgType::Add);
     }
 
+    /// Adds a counter that rules name, or leaves it as it is if it is there.
+    pub(super) fn add_counter(&mut self, name: &str) {
+        const COUNTER: u32 = 1;
+        // NFTA_OBJ_TABLE, _NAME, _TYPE and _DATA. A message without any part that only libnftnl knows how to write.
+        let mut message = Message::new(NFT_MSG_NEWOBJ, NLM_F_CREATE, &[ProtoFamily::Inet as u8, 0, 0, 0]);
+        message.put(1, text(TABLE).as_bytes_with_nul()).put(2, text(name).as_bytes_with_nul());
+        message.put(3, &COUNTER.to_be_bytes()).nest(4, |_| {});
+        self.messages.extend_from_slice(message.seal(0));
+    }
+
     /// No rule may use the set any more.
     pub(super) fn delete_set(&mut self, name: &str) {
         write(&mut self.messages, &mut self.scratch, &SetObject::named(name), MsgType::Del);
@@ -171,29 +185,42 @@ fn write(messages: &mut Vec<u8>, scratch: &mut [u64], message: &impl NlMsg, kind
 
 impl Expression for Expr {
     fn to_expr(&self, _: &nftnl::Rule<'_>) -> NonNull<sys::nftnl_expr> {
-        let name = text(self.name);
-        // SAFETY: the name is a C string that outlives the call; libnftnl copies it.
-        let object = NonNull::new(unsafe { sys::nftnl_expr_alloc(name.as_ptr()) })
-            .expect("libnftnl knows every expression of ours, and memory is left");
-        for (attribute, value) in &self.attributes {
-            let attribute = u16::try_from(*attribute).expect("attributes are small numbers");
-            // SAFETY: the object is live and not shared; strings and bytes outlive the calls, which copy them; the width of each
-            // value is that of the attribute's definition in libnftnl's expr/*.c, as the constructors in `expr` say.
-            unsafe {
-                match value {
-                    Value::U8(value) => sys::nftnl_expr_set_u8(object.as_ptr(), attribute, *value),
-                    Value::U32(value) => sys::nftnl_expr_set_u32(object.as_ptr(), attribute, *value),
-                    Value::Text(value) => {
-                        let _ = sys::nftnl_expr_set_str(object.as_ptr(), attribute, text(value).as_ptr());
-                    }
-                    Value::Bytes(value) => {
-                        let _ = sys::nftnl_expr_set(object.as_ptr(), attribute, value.as_ptr().cast(), length(value));
+        expression(self)
+    }
+}
+
+/// A new libnftnl object, which whoever gets it owns.
+fn expression(expr: &Expr) -> NonNull<sys::nftnl_expr> {
+    let name = text(expr.name);
+    // SAFETY: the name is a C string that outlives the call; libnftnl copies it.
+    let object = NonNull::new(unsafe { sys::nftnl_expr_alloc(name.as_ptr()) })
+        .expect("libnftnl knows every expression of ours, and memory is left");
+    for (number, value) in &expr.attributes {
+        let attribute = attribute(*number);
+        // SAFETY: the object is live and not shared; strings and bytes outlive the calls, which copy them; the width of each
+        // value is that of the attribute's definition in libnftnl's expr/*.c, as the constructors in `expr` say. An inner
+        // expression is given away to this one, which frees it.
+        unsafe {
+            match value {
+                Value::U8(value) => sys::nftnl_expr_set_u8(object.as_ptr(), attribute, *value),
+                Value::U16(value) => sys::nftnl_expr_set_u16(object.as_ptr(), attribute, *value),
+                Value::U32(value) => sys::nftnl_expr_set_u32(object.as_ptr(), attribute, *value),
+                Value::U64(value) => sys::nftnl_expr_set_u64(object.as_ptr(), attribute, *value),
+                Value::Text(value) => {
+                    let _ = sys::nftnl_expr_set_str(object.as_ptr(), attribute, text(value).as_ptr());
+                }
+                Value::Bytes(value) => {
+                    let _ = sys::nftnl_expr_set(object.as_ptr(), attribute, value.as_ptr().cast(), length(value));
+                }
+                Value::Inner(list) => {
+                    for inner in list {
+                        sys::nftnl_expr_add_expr(object.as_ptr(), *number, expression(inner).as_ptr());
                     }
                 }
             }
         }
-        object
     }
+    object
 }
 
 fn length(bytes: &[u8]) -> u32 {
@@ -220,20 +247,30 @@ impl SetObject {
         const EVALUATED: u32 = 32;
         // As nft sets it where rules add elements: without a size nothing can be added.
         const MOST_LEARNED: u32 = 65_535;
+        // More pods than a node has, and more interfaces.
+        const MOST_RATIONED: u32 = 8_192;
         let object = Self::named(&set.name);
         let flags = match set.kind {
             SetKind::Plain => 0,
             SetKind::Interval => INTERVAL,
             SetKind::Timed => TIMEOUT,
             SetKind::Learned => EVALUATED,
+            SetKind::Rationed => EVALUATED | TIMEOUT,
             SetKind::Verdicts => MAP,
         };
         object.put(sys::NFTNL_SET_FLAGS, flags);
         object.put(sys::NFTNL_SET_KEY_TYPE, set.key_type());
         object.put(sys::NFTNL_SET_KEY_LEN, set.key_bytes());
         object.put(sys::NFTNL_SET_ID, id);
-        if set.kind == SetKind::Learned {
-            object.put(sys::NFTNL_SET_DESC_SIZE, MOST_LEARNED);
+        match set.kind {
+            SetKind::Learned => object.put(sys::NFTNL_SET_DESC_SIZE, MOST_LEARNED),
+            SetKind::Rationed => {
+                object.put(sys::NFTNL_SET_DESC_SIZE, MOST_RATIONED);
+                let kept_ms = u64::try_from(KEPT_FOR.as_millis()).expect("minutes fit");
+                // SAFETY: the object is live and not shared; the attribute is of 64 bits.
+                unsafe { sys::nftnl_set_set_u64(object.0.as_ptr(), attribute(sys::NFTNL_SET_TIMEOUT), kept_ms) }
+            }
+            _ => {}
         }
         if set.kind == SetKind::Verdicts {
             object.put(sys::NFTNL_SET_DATA_TYPE, NFT_DATA_VERDICT);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sluice_crds::case::{End, State};
@@ -11,7 +12,7 @@ use sluice_policy::world::Edit;
 use sluice_policy::{Table, View, World};
 use sluice_proxy::kernel::conntrack::Conntrack;
 use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
-use sluice_proxy::kernel::{Config, Kernel};
+use sluice_proxy::kernel::{Config, Kernel, Log};
 use sluice_testnet::{Net, Netns, Node, Port};
 
 use crate::listener::Listener;
@@ -203,6 +204,9 @@ impl Stage {
 
 impl Enforced {
     fn new(node: Node, name: Arc<str>, config: Config) -> Result<Self, Broken> {
+        // With the rules that report, as a node has them.
+        let log = Log { group: 15_001, per_second: NonZeroU32::MIN, passed: true };
+        let config = Config { log: Some(log), ..config };
         let routing = PolicyRouting::new(config.mark, config.routing_table, DEFAULT_PRIORITY)?;
         node.ns().run(|| routing.install())?;
         let listener = Listener::start(&node, &config)?;
