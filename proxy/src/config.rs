@@ -48,6 +48,8 @@ pub struct Config {
     pub mark: u32,
     /// The routing table that brings diverted packets to the proxy.
     pub routing_table: u32,
+    /// The NFLOG group by which the kernel's rules report what they deny. Nobody else may listen to it in this network namespace.
+    pub nflog_group: u16,
     pub records: Records,
     pub limits: Limits,
 }
@@ -79,11 +81,14 @@ pub enum DenialBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Records {
     pub connections: ConnectionRecords,
+    /// Of what the kernel denies without the proxy: records per second of one pod and direction, and twice as many at once after
+    /// a time without any. What is left out is counted. 0: no records of it.
+    pub kernel_per_second: u32,
     /// Lines that may wait for a reader of standard output. Beyond, records are left out and counted.
     pub queue_lines: usize,
 }
 
-/// Which connections get a record. Requests always do.
+/// Which connections get a record. Requests always do, and so does what the kernel denies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionRecords {
@@ -92,7 +97,7 @@ pub enum ConnectionRecords {
     /// Those that went through the proxy.
     #[default]
     Proxied,
-    /// All that the proxy knows of: for now the same as `proxied`, because what the kernel decides alone isn't reported yet.
+    /// Those that the kernel allows without the proxy too, as far as `kernelPerSecond` goes.
     All,
 }
 
@@ -128,6 +133,7 @@ impl Default for Config {
             denial_body: DenialBody::default(),
             mark: crate::kernel::Mark::default().value,
             routing_table: 15001,
+            nflog_group: 15001,
             records: Records::default(),
             limits: Limits::default(),
         }
@@ -136,7 +142,7 @@ impl Default for Config {
 
 impl Default for Records {
     fn default() -> Self {
-        Self { connections: ConnectionRecords::default(), queue_lines: 8192 }
+        Self { connections: ConnectionRecords::default(), kernel_per_second: 10, queue_lines: 8192 }
     }
 }
 
@@ -239,7 +245,8 @@ impl Config {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Value { key, message: "must be more than 0".into() });
         }
-        let at_most: [(&'static str, u64, u64); 4] = [
+        let at_most: [(&'static str, u64, u64); 5] = [
+            ("records.kernelPerSecond", u64::from(self.records.kernel_per_second), 10_000),
             ("workers", self.workers as u64, 1024),
             ("records.queueLines", self.records.queue_lines as u64, 1 << 20),
             ("limits.headerBytes", u64::from(self.limits.header_bytes), 1 << 20),

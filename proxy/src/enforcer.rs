@@ -14,6 +14,7 @@
 //! Others change the node too. Between tables the thread looks whether the rules are still there, and routing and uplinks as they
 //! should be, and repairs what isn't. Until that is done the state is `Failing`.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use sluice_policy::Table;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
-use crate::config::{Config, Deny};
+use crate::config::{Config, ConnectionRecords, Deny};
 use crate::feed::{Extent, Handover};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
@@ -126,6 +127,11 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
             Deny::Drop => kernel::Deny::Drop,
             Deny::Reject => kernel::Deny::Reject,
         },
+        log: NonZeroU32::new(config.records.kernel_per_second).map(|per_second| kernel::Log {
+            group: config.nflog_group,
+            per_second,
+            passed: config.records.connections == ConnectionRecords::All,
+        }),
         ..kernel::Config::default()
     }
 }

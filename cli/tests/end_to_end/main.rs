@@ -7,6 +7,7 @@
 mod bypass;
 mod client;
 mod counters;
+mod denials;
 mod drain;
 mod ends;
 mod files;

@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser};
 use expect_test::{Expect, expect};
 
 use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits};
+use crate::enforcer::kernel_config;
 
 fn refused(text: &str, expected: &Expect) {
     let error = Config::parse(text, "proxy.yaml").and_then(|config| config.check()).unwrap_err();
@@ -50,6 +51,16 @@ fn a_file_replaces_what_it_names() {
 }
 
 #[test]
+fn what_the_kernel_reports_is_for_the_configuration_to_say() {
+    let log = |text: &str| kernel_config(&Config::parse(text, "proxy.yaml").unwrap()).log;
+    let of_default = log("").expect("denials have records unless somebody says otherwise");
+    assert_eq!((of_default.group, of_default.per_second.get(), of_default.passed), (15001, 10, false));
+    assert_eq!(log("records: {kernelPerSecond: 0}"), None);
+    let all = log("nflogGroup: 7\nrecords: {connections: all, kernelPerSecond: 3}").expect("some");
+    assert_eq!((all.group, all.per_second.get(), all.passed), (7, 3, true));
+}
+
+#[test]
 fn an_empty_file_is_the_defaults() {
     for text in ["", "---\n", "# nothing\n"] {
         assert_eq!(Config::parse(text, "proxy.yaml").unwrap(), Config::default(), "{text:?}");
@@ -74,6 +85,7 @@ fn refusals_name_the_key() {
     );
     refused("limits: {headerBytes: 9999999}", &expect!["limits.headerBytes: must be at most 1048576"]);
     refused("limits: {headerBytes: 10}", &expect!["limits.headerBytes: must be at least 1024"]);
+    refused("records: {kernelPerSecond: 10001}", &expect!["records.kernelPerSecond: must be at most 10000"]);
     let unknown = Config::parse("limit: {}", "proxy.yaml").unwrap_err().to_string();
     assert!(unknown.contains("limit") && unknown.contains("proxy.yaml"), "{unknown}");
     let wrong = Config::parse("port: eighty", "proxy.yaml").unwrap_err().to_string();
