@@ -23,7 +23,7 @@ use fastrand::Rng;
 use sluice_cli::cluster::{Cluster, Names};
 use sluice_cli::flow_line::{Contents, End, Question};
 use sluice_policy::{Decision, Protocol};
-use sluice_testnet::{Net, Netns, Outcome, Port, Probe};
+use sluice_testnet::{Net, Netns, Outcome, Port, Probe, wait_until};
 
 use crate::client::{Pair, Talk};
 use crate::scene::{LONG, Scene, pod_file};
@@ -153,7 +153,12 @@ impl History {
                     self.flows.retain(|flow| !matches!(flow.sockets, Sockets::Http(_)));
                 } else {
                     self.scene.programs.start_proxy("node-1").unwrap();
-                    self.scene.programs.wait_ready("node-1", LONG).unwrap();
+                    if self.controller {
+                        self.scene.programs.wait_ready("node-1", LONG).unwrap();
+                    } else {
+                        // Not ready where the table on disk is older than the kernel's rules, which stay.
+                        assert!(wait_until(LONG, || self.scene.programs.admin("node-1", "/healthz").is_some()));
+                    }
                     self.unsure = !self.controller;
                 }
                 self.proxy = !self.proxy;
