@@ -3,7 +3,7 @@
 //! A pod may hold CAP_NET_RAW: it can send any frame out of its interface, and what it sends is all it can do. So every rule is
 //! asked: what could such a frame gain here?
 //!
-//! `prerouting`, priority -90, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's, leads each family to
+//! `prerouting`, priority -90 unless configured, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's, leads each family to
 //! chains of its own, which begin with `arriving`:
 //!
 //! | rule | attack it closes |
@@ -44,6 +44,9 @@
 //! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
 //! pass by `established`: drop.
 //!
+//! Where another engine's rules forbid that flows are diverted ([`others`](super::others)), `inspect` denies and `divert` drops:
+//! connections that the proxy holds already go on by their sockets, and no other begins.
+//!
 //! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
 //! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
@@ -75,8 +78,8 @@ use super::ration;
 use super::site::Site;
 use super::transaction::BaseHook;
 
-/// Behind DNAT (-100), before all that filters.
-const PRIORITY: i32 = -90;
+/// Where our chain of `forward` stands.
+const FORWARD_PRIORITY: i32 = -90;
 /// Where `type route` chains stand (mangle).
 const OUTPUT_PRIORITY: i32 = -150;
 
@@ -103,7 +106,7 @@ pub(super) const POD_CIDRS: &str = "pod_cidrs";
 /// bundled into.
 ///
 /// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
-const OUTSIDE: [&str; 19] = [
+pub(super) const OUTSIDE: [&str; 19] = [
     "vxlan",
     "geneve",
     "wireguard",
@@ -132,11 +135,11 @@ const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
 
 /// The base chains and where they hang.
-pub(super) fn hooks() -> [(&'static str, BaseHook); 3] {
+pub(super) fn hooks(config: &Config) -> [(&'static str, BaseHook); 3] {
     [
-        (names::PREROUTING, BaseHook { hook: Hook::PreRouting, priority: PRIORITY, kind: ChainType::Filter }),
+        (names::PREROUTING, BaseHook { hook: Hook::PreRouting, priority: config.hook_priority, kind: ChainType::Filter }),
         (names::OUTPUT, BaseHook { hook: Hook::Out, priority: OUTPUT_PRIORITY, kind: ChainType::Route }),
-        (names::FORWARD, BaseHook { hook: Hook::Forward, priority: PRIORITY, kind: ChainType::Filter }),
+        (names::FORWARD, BaseHook { hook: Hook::Forward, priority: FORWARD_PRIORITY, kind: ChainType::Filter }),
     ]
 }
 
@@ -193,7 +196,10 @@ pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Ch
         chain(super::address::STARTED, vec![started()]),
     ];
     chains.extend(denied::chains(config, edition));
-    chains.extend(Direction::BOTH.map(|direction| chain(&inspect_of(direction), inspect(config, direction, edition))));
+    chains.extend(Direction::BOTH.map(|direction| {
+        let rules = if config.diverts { inspect(config, direction, edition) } else { no_proxy(edition) };
+        chain(&inspect_of(direction), rules)
+    }));
     chains.extend(established(edition, cutting));
     for family in Family::BOTH {
         let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.sets_of(name, family), rules };
@@ -404,6 +410,14 @@ fn inspect(config: &Config, direction: Direction, edition: Edition) -> Vec<Rule>
     ]
 }
 
+/// Where nothing may be diverted, what only the proxy could decide is denied.
+fn no_proxy(edition: Edition) -> Vec<Rule> {
+    vec![
+        Rule::new([], &denied::goto(Site::Unheard, edition))
+            .because("needs the proxy, and another engine's rules forbid it: see /readyz"),
+    ]
+}
+
 fn own_socket(config: &Config, edition: Edition) -> Vec<Rule> {
     let begins = || expr::state(expr::NEW | expr::RELATED);
     vec![
@@ -419,6 +433,7 @@ fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
         [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
     let mut rules: Vec<Rule> = listeners
         .into_iter()
+        .filter(|_| config.diverts)
         .map(|(address, port)| {
             Rule::new(
                 [

@@ -10,6 +10,10 @@ pub struct Config {
     pub mark: Mark,
     /// The routing table by which marked packets are delivered to the proxy's sockets.
     pub routing_table: u32,
+    /// Where our chain stands among those of `prerouting`: behind -100, where addresses of Services are translated.
+    pub hook_priority: i32,
+    /// Whether flows that need the proxy are handed to it. If not, they are denied.
+    pub diverts: bool,
     /// The proxy's TPROXY listener on 127.0.0.1.
     pub proxy_port_v4: u16,
     /// The proxy's TPROXY listener on ::1.
@@ -56,6 +60,9 @@ pub struct Mark {
     pub mask: u32,
 }
 
+/// Behind DNAT (-100), before all that filters.
+pub const DEFAULT_HOOK_PRIORITY: i32 = -90;
+
 /// What a denied packet's sender sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deny {
@@ -76,6 +83,8 @@ impl Default for Config {
         Self {
             mark: Mark::default(),
             routing_table: 15_001,
+            hook_priority: DEFAULT_HOOK_PRIORITY,
+            diverts: true,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             uplinks: Vec::new(),
@@ -92,6 +101,8 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("mark: value {value:#x} has bits outside the mask {mask:#x}, or none")]
     Mark { value: u32, mask: u32 },
+    #[error("hookPriority: {0} is not between -99 and -1: behind the translation of Services (-100), before filters (0)")]
+    HookPriority(i32),
     #[error("label: {0} is not between 0 and 127")]
     Label(u8),
     #[error("uplinks: {0:?} can't be the name of an interface (1 to 15 bytes, no slash, no space)")]
@@ -104,6 +115,9 @@ impl Config {
         let Mark { value, mask } = self.mark;
         if value == 0 || value & !mask != 0 {
             return Err(ConfigError::Mark { value, mask });
+        }
+        if !(-99..=-1).contains(&self.hook_priority) {
+            return Err(ConfigError::HookPriority(self.hook_priority));
         }
         if self.label_bit > 127 {
             return Err(ConfigError::Label(self.label_bit));

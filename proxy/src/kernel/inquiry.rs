@@ -1,4 +1,4 @@
-//! Questions about our table: the messages of `linux/netfilter/nf_tables.h`, and how their answers are read.
+//! Questions about tables, ours above all: the messages of `linux/netfilter/nf_tables.h`, and how their answers are read.
 
 use super::netlink::{Attributes, Message, flags};
 use super::transaction::TABLE;
@@ -11,12 +11,15 @@ pub(super) const NEW_RULE: u16 = message_type(6);
 pub(super) const GET_RULE: u16 = message_type(7);
 pub(super) const NEW_SET: u16 = message_type(9);
 pub(super) const GET_SET: u16 = message_type(10);
+pub(super) const NEW_ELEMENTS: u16 = message_type(12);
 pub(super) const GET_ELEMENTS: u16 = message_type(13);
 pub(super) const NEW_GENERATION: u16 = message_type(15);
 pub(super) const GET_GENERATION: u16 = message_type(16);
+pub(super) const NEW_OBJECT: u16 = message_type(18);
+pub(super) const GET_OBJECT: u16 = message_type(19);
 pub(super) const NFPROTO_INET: u8 = 1;
 /// `struct nfgenmsg`.
-const FIXED_BYTES: usize = 4;
+pub(super) const FIXED_BYTES: usize = 4;
 
 /// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
 const fn message_type(message: u16) -> u16 {

@@ -18,6 +18,8 @@
 //! | [`counts`] | what the rules have matched |
 //! | [`harm`] | whether somebody else has taken the rules away |
 //! | [`stand`] | of which of the controller's tables the rules are |
+//! | [`others`] | what other programs' rules do to flows that go through the proxy |
+//! | [`path`] | whether the pods' packets come by here at all |
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
@@ -40,6 +42,8 @@ mod names;
 mod netlink;
 pub mod nflog;
 mod object;
+pub mod others;
+pub mod path;
 mod program;
 mod ration;
 mod replace;
@@ -72,7 +76,7 @@ use revoke::Revocation;
 use transaction::Transaction;
 
 pub use channel::ChannelError;
-pub use config::{Config, ConfigError, Deny, Log, Mark};
+pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark};
 pub use counts::{Count, CountedAction};
 pub use harm::Harm;
 pub use netlink::Error as NetlinkError;
@@ -127,6 +131,8 @@ struct Installed {
     stand: Option<Stand>,
     /// Until when there may be revoked tuples, so that established flows' packets are looked up among them.
     cutting_until: Option<Instant>,
+    /// Whether flows are handed to the proxy.
+    diverts: bool,
     /// The ruleset's state in which `rules` were seen last.
     seen: Option<u32>,
     /// After an error the next change replaces everything.
@@ -230,6 +236,24 @@ impl Kernel {
             tracing::warn!("the kernel refuses rules that report, so what it denies gets no records: {error}");
         }
         replaced.map_err(|_| refused.into())
+    }
+
+    /// Whether flows are handed to the proxy from the next change on, which then writes everything anew; else they are denied.
+    pub fn set_diverts(&mut self, diverts: bool) {
+        self.config.diverts = diverts;
+        if let Some(installed) = self.installed.as_mut().filter(|installed| installed.diverts != diverts) {
+            installed.is_certain = false;
+        }
+    }
+
+    /// Whether what is in force hands flows to the proxy; `None` before the first table.
+    pub fn diverts(&self) -> Option<bool> {
+        self.installed.as_ref().map(|installed| installed.diverts)
+    }
+
+    /// How often this has changed the node's ruleset.
+    pub fn own_changes(&self) -> u32 {
+        self.channel.commits()
     }
 
     /// The table that this process put in force last.
@@ -442,6 +466,7 @@ impl Kernel {
             rules,
             stand,
             cutting_until,
+            diverts: self.config.diverts,
             seen: None,
             is_certain: true,
         });

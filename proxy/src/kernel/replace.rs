@@ -28,7 +28,7 @@ use super::held::Held;
 use super::names::{self, Edition};
 use super::object::{Element, Family, Field, Set, SetKind, interface_key, octets, ranges};
 use super::program::{self, Auxiliary, Rendered};
-use super::transaction::Transaction;
+use super::transaction::{BaseHook, Transaction};
 
 /// The three lists, and what the table then holds.
 pub(super) struct Replacement {
@@ -54,7 +54,9 @@ pub(super) fn replacement(
         .collect();
     let mut fill = Transaction::new();
     fill.add_table();
-    for (name, hook) in base::hooks() {
+    let is_elsewhere = |name: &str, hook: &BaseHook| held.priorities.get(name).is_some_and(|held| *held != hook.priority);
+    let (moved, others): (Vec<_>, Vec<_>) = base::hooks(config).into_iter().partition(|(name, hook)| is_elsewhere(name, hook));
+    for (name, hook) in others {
         fill.add_chain(name, Some(hook));
     }
     for family in Family::BOTH {
@@ -87,6 +89,12 @@ pub(super) fn replacement(
     }
 
     let mut switch = Transaction::new();
+    // A chain can't be hung elsewhere: one of another configuration is replaced.
+    for (name, hook) in moved {
+        switch.flush_chain(name);
+        switch.delete_chain(name);
+        switch.add_chain(name, Some(hook));
+    }
     for chain in base::switch(config, edition) {
         switch.flush_chain(&chain.name);
         switch.add_rules(&chain.name, &chain.rules);

@@ -6,22 +6,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use super::inquiry;
 use super::netlink::{Attributes, Error, Message, Socket, flags};
 use super::site::{Budget, Site, Subject};
 use super::transaction::TABLE;
-
-const NFT_MSG_NEWSETELEM: u16 = message_type(12);
-const NFT_MSG_GETSETELEM: u16 = message_type(13);
-const NFT_MSG_NEWOBJ: u16 = message_type(18);
-const NFT_MSG_GETOBJ: u16 = message_type(19);
-const NFPROTO_INET: u8 = 1;
-/// `struct nfgenmsg`.
-const FIXED_BYTES: usize = 4;
-
-/// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
-const fn message_type(message: u16) -> u16 {
-    10 << 8 | message
-}
 
 /// What was counted of one pod or interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +35,11 @@ impl Tallies {
     /// How many packets each site has dropped since the table was made. Empty where there is none.
     pub fn totals(&mut self) -> Result<Vec<(Site, u64)>, Error> {
         // NFTA_OBJ_TABLE, _NAME and _DATA.
-        let mut request = Message::new(NFT_MSG_GETOBJ, flags::DUMP, &[NFPROTO_INET, 0, 0, 0]);
+        let mut request = Message::new(inquiry::GET_OBJECT, flags::DUMP, &[inquiry::NFPROTO_INET, 0, 0, 0]);
         request.put(1, format!("{TABLE}\0").as_bytes());
         let read = self.socket.dump(request, |kind, body| {
-            let attributes = Attributes(body.get(FIXED_BYTES..)?);
-            let name = find(attributes, 2).filter(|_| kind == NFT_MSG_NEWOBJ)?;
+            let attributes = Attributes(body.get(inquiry::FIXED_BYTES..)?);
+            let name = find(attributes, 2).filter(|_| kind == inquiry::NEW_OBJECT)?;
             let site = Site::of_name(std::str::from_utf8(name.strip_suffix(&[0]).unwrap_or(name)).ok()?)?;
             Some((site, packets(find(attributes, 4)?)?))
         });
@@ -63,10 +51,10 @@ impl Tallies {
         let mut tallies = Vec::new();
         for (_, set) in budget.sets() {
             // NFTA_SET_ELEM_LIST_TABLE, _SET and _ELEMENTS.
-            let mut request = Message::new(NFT_MSG_GETSETELEM, flags::DUMP, &[NFPROTO_INET, 0, 0, 0]);
+            let mut request = Message::new(inquiry::GET_ELEMENTS, flags::DUMP, &[inquiry::NFPROTO_INET, 0, 0, 0]);
             request.put(1, format!("{TABLE}\0").as_bytes()).put(2, format!("{set}\0").as_bytes());
             let lists = unless_absent(self.socket.dump(request, |kind, body| {
-                let list = find(Attributes(body.get(FIXED_BYTES..)?), 3).filter(|_| kind == NFT_MSG_NEWSETELEM)?;
+                let list = find(Attributes(body.get(inquiry::FIXED_BYTES..)?), 3).filter(|_| kind == inquiry::NEW_ELEMENTS)?;
                 Some(Attributes(list).filter_map(|(_, element)| tally(element, budget)).collect::<Vec<_>>())
             }))?;
             tallies.extend(lists.into_iter().flatten());
