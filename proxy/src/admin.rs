@@ -93,7 +93,7 @@ impl Admin {
         match &*self.kernel.borrow() {
             KernelState::InForce => None,
             KernelState::Waiting => Some("NoSnapshot: no table is in force yet".into()),
-            KernelState::Failing(error) => Some(format!("KernelRefused: {error}")),
+            KernelState::Failing(troubles) => Some(troubles.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 pub use args::{Args, Command};
 
 /// Keys that the documentation names and this version doesn't know how to follow.
-const NOT_YET: [&str; 4] = ["dns", "nameCheck", "redirect", "enforcementAlone"];
+const NOT_YET: [&str; 3] = ["dns", "nameCheck", "redirect"];
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +44,19 @@ pub struct Config {
     pub deny: Deny,
     /// What the body of a 403 says.
     pub denial_body: DenialBody,
+    /// Sluice alone decides about this node's pods: connections are handed to the proxy although rules of others are never asked
+    /// about them then, or would stop them. `/readyz` names such rules while this is false, and nothing is diverted.
+    pub enforcement_alone: bool,
     /// The bits of the packet mark that Sluice uses. At least one; others are never touched.
     pub mark: u32,
     /// The routing table that brings diverted packets to the proxy.
     pub routing_table: u32,
     /// The NFLOG group by which the kernel's rules report what they deny. Nobody else may listen to it in this network namespace.
     pub nflog_group: u16,
+    /// The priority of the routing rule that leads to this table: before whatever else routes pods' addresses.
+    pub rule_priority: u32,
+    /// Where our chain stands among those of `prerouting`: behind the translation of Services (-100), before filters (0).
+    pub hook_priority: i32,
     pub records: Records,
     pub limits: Limits,
 }
@@ -131,9 +138,12 @@ impl Default for Config {
             uplinks: Vec::new(),
             deny: Deny::default(),
             denial_body: DenialBody::default(),
+            enforcement_alone: false,
             mark: crate::kernel::Mark::default().value,
             routing_table: 15001,
             nflog_group: 15001,
+            rule_priority: crate::kernel::routes::DEFAULT_PRIORITY,
+            hook_priority: crate::kernel::DEFAULT_HOOK_PRIORITY,
             records: Records::default(),
             limits: Limits::default(),
         }
@@ -263,6 +273,16 @@ impl Config {
         if (253..=255).contains(&self.routing_table) {
             let message = format!("{} is one of the kernel's own tables", self.routing_table);
             return Err(ConfigError::Value { key: "routingTable", message });
+        }
+        // 32766 is the main table's, which knows the way to every pod.
+        if !(1..32766).contains(&self.rule_priority) {
+            let message = format!("{} is not between 1 and 32765, before the main table", self.rule_priority);
+            return Err(ConfigError::Value { key: "rulePriority", message });
+        }
+        if !(-99..=-1).contains(&self.hook_priority) {
+            let why = "behind the translation of Services (-100), before filters (0)";
+            let message = format!("{} is not between -99 and -1: {why}", self.hook_priority);
+            return Err(ConfigError::Value { key: "hookPriority", message });
         }
         // IFNAMSIZ counts the final NUL.
         if let Some(name) = self.uplinks.iter().find(|name| name.is_empty() || name.len() > 15) {

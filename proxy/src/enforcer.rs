@@ -12,7 +12,11 @@
 //! when the kernel lets it. Netlink blocks, so all this has a thread of its own.
 //!
 //! Others change the node too. Between tables the thread looks whether the rules are still there, and routing and uplinks as they
-//! should be, and repairs what isn't. Until that is done the state is `Failing`.
+//! should be, and repairs what isn't. Until that is done the state is `Failing`. What others do that can't be repaired is looked at
+//! by [`node`].
+
+mod node;
+mod state;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -26,9 +30,12 @@ use crate::config::{Config, ConnectionRecords, Deny};
 use crate::feed::{Extent, Handover};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
-use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
+use crate::kernel::routes::{self, PolicyRouting};
 use crate::kernel::{self, Count, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
+use node::Node;
+
+pub use state::{KernelState, Trouble, Unready};
 
 /// How often routing and uplinks are looked at: others change them too.
 const LOOK: Duration = Duration::from_secs(2);
@@ -50,17 +57,8 @@ pub enum EnforceError {
     Routes(#[from] routes::Error),
     #[error("read the kernel's live flows")]
     Conntrack(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Whether the kernel holds what it should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KernelState {
-    /// No table has been put in force by this process.
-    Waiting,
-    InForce,
-    /// The newest table was refused, and what was in force still is; or somebody else changed the node, and it isn't repaired
-    /// yet.
-    Failing(String),
+    #[error("look at what others do on this node")]
+    Node(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A question: what have the rules counted? Answered between two tables.
@@ -72,6 +70,7 @@ pub struct Enforcer {
     kernel: Kernel,
     conntrack: Conntrack,
     routing: PolicyRouting,
+    node: Node,
     label_bit: u8,
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
@@ -111,6 +110,8 @@ struct Failures {
     rules: Option<String>,
     /// The rules for uplinks that have changed.
     uplinks: Option<String>,
+    /// The rules that divert, or don't any more.
+    diverting: Option<String>,
     /// Looking for flows that the table in force forbids.
     flows: Option<String>,
 }
@@ -120,6 +121,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
     kernel::Config {
         mark: Mark { value: config.mark, mask: config.mark },
         routing_table: config.routing_table,
+        hook_priority: config.hook_priority,
         proxy_port_v4: config.port,
         proxy_port_v6: config.port,
         uplinks: config.uplinks.clone(),
@@ -145,9 +147,12 @@ impl Enforcer {
         metrics: Metrics,
     ) -> Result<Self, EnforceError> {
         let kernel_config = kernel_config(config);
-        let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, DEFAULT_PRIORITY)?;
+        let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, config.rule_priority)?;
         let label_bit = kernel_config.label_bit;
-        let kernel = Kernel::open(kernel_config)?;
+        let mut node = Node::open(config, &kernel_config, metrics.clone())?;
+        let mut kernel = Kernel::open(kernel_config)?;
+        node.look(&kernel);
+        kernel.set_diverts(node.may_divert());
         routing.install()?;
         for obstacle in routing.obstacles()? {
             tracing::warn!("diverted connections may not arrive: {obstacle}");
@@ -157,6 +162,7 @@ impl Enforcer {
             kernel,
             conntrack,
             routing,
+            node,
             label_bit,
             tables,
             state,
@@ -225,7 +231,8 @@ impl Enforcer {
         let took = started.elapsed();
         tracing::debug!(%generation, ?took, ended = settled.unwrap_or_default(), "table in force");
         if std::mem::take(&mut self.is_first) {
-            tracing::info!(%generation, "ready: the first table is in force");
+            let ready = if self.node.troubles().is_empty() { "ready" } else { "not ready" };
+            tracing::info!(%generation, "{ready}: the first table is in force");
         }
     }
 
@@ -369,7 +376,32 @@ impl Enforcer {
                 Some(error)
             }
         };
+        self.look_at_others();
         self.show_failures();
+    }
+
+    /// Looks at what others do on this node, and begins or ceases to divert.
+    fn look_at_others(&mut self) {
+        self.node.look(&self.kernel);
+        let diverts = self.node.may_divert();
+        self.kernel.set_diverts(diverts);
+        if self.kernel.diverts().is_none_or(|in_force| in_force == diverts) {
+            self.failures.diverting = None;
+            return;
+        }
+        let did = if diverts { "diverting" } else { "denying what needs the proxy" };
+        self.failures.diverting = match self.restore() {
+            Ok(()) => {
+                tracing::info!("{did} from now on");
+                None
+            }
+            Err(error) => {
+                let error = format!("not yet {did}: {}", crate::error_chain(&error));
+                self.metrics.kernel_failures.inc();
+                tracing::error!("{error}");
+                Some(error)
+            }
+        };
     }
 
     /// What was found when flows that began under former rules were looked for.
@@ -385,11 +417,14 @@ impl Enforcer {
 
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
     fn show_failures(&self) {
-        let Failures { table, rules, uplinks, flows } = &self.failures;
-        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()).or(flows.as_ref()) {
-            Some(error) => KernelState::Failing(error.clone()),
-            None if self.kernel.in_force().is_none() => KernelState::Waiting,
-            None => KernelState::InForce,
+        let Failures { table, rules, uplinks, diverting, flows } = &self.failures;
+        let refused = [rules, table, uplinks, diverting, flows].into_iter().find_map(Option::as_ref);
+        let refused = refused.map(|error| Trouble { word: Unready::KernelRefused, detail: error.clone() });
+        let troubles: Vec<Trouble> = refused.into_iter().chain(self.node.troubles()).collect();
+        let state = match self.kernel.in_force() {
+            _ if !troubles.is_empty() => KernelState::Failing(troubles),
+            None => KernelState::Waiting,
+            Some(_) => KernelState::InForce,
         };
         self.state.send_if_modified(|shown| {
             let is_new = *shown != state;

@@ -61,6 +61,21 @@ fn what_the_kernel_reports_is_for_the_configuration_to_say() {
 }
 
 #[test]
+fn the_operators_word_and_the_places_in_the_kernel_are_taken() {
+    let text = "enforcementAlone: true\nmark: 0x40\nroutingTable: 77\nrulePriority: 50\nhookPriority: -42\n";
+    let config = Config::parse(text, "proxy.yaml").unwrap();
+    config.check().unwrap();
+    let told = crate::enforcer::kernel_config(&config);
+    assert!(config.enforcement_alone && !Config::default().enforcement_alone);
+    assert_eq!((told.mark.value, told.mark.mask, told.routing_table, told.hook_priority), (0x40, 0x40, 77, -42));
+    assert_eq!(config.rule_priority, 50);
+    let printed = serde_saphyr::to_string(&config).unwrap();
+    for key in ["enforcementAlone: true", "rulePriority: 50", "hookPriority: -42", "mark: 64", "routingTable: 77"] {
+        assert!(printed.contains(key), "{key}: {printed}");
+    }
+}
+
+#[test]
 fn an_empty_file_is_the_defaults() {
     for text in ["", "---\n", "# nothing\n"] {
         assert_eq!(Config::parse(text, "proxy.yaml").unwrap(), Config::default(), "{text:?}");
@@ -76,7 +91,16 @@ fn what_is_printed_can_be_read_back() {
 #[test]
 fn refusals_name_the_key() {
     refused("dns: {minTTLSeconds: 5}", &expect!["proxy.yaml: `dns` is not supported yet; leave it out"]);
-    refused("enforcementAlone: true", &expect!["proxy.yaml: `enforcementAlone` is not supported yet; leave it out"]);
+    refused(
+        "hookPriority: -100",
+        &expect!["hookPriority: -100 is not between -99 and -1: behind the translation of Services (-100), before filters (0)"],
+    );
+    refused(
+        "hookPriority: 0",
+        &expect!["hookPriority: 0 is not between -99 and -1: behind the translation of Services (-100), before filters (0)"],
+    );
+    refused("rulePriority: 0", &expect!["rulePriority: 0 is not between 1 and 32765, before the main table"]);
+    refused("rulePriority: 32766", &expect!["rulePriority: 32766 is not between 1 and 32765, before the main table"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
     refused(
