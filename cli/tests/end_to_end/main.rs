@@ -17,6 +17,7 @@ mod hostile_files;
 mod http;
 mod killed;
 mod node_processes;
+mod others;
 mod restart;
 mod revocation;
 mod scene;

@@ -160,7 +160,9 @@ fn note(last: &mut Option<String>, error: String) {
 
 /// What stands in the way, what to do, and each of them on a line of its own.
 fn list(findings: &Findings) -> String {
-    let mut text = format!("{} rules of others don't go together with the proxy: {REMEDY}", findings.evades + findings.cuts);
+    let count = findings.evades + findings.cuts;
+    let what = if count == 1 { "1 rule of others doesn't".to_owned() } else { format!("{count} rules of others don't") };
+    let mut text = format!("{what} go together with the proxy: {REMEDY}");
     for finding in &findings.named {
         text.push_str(&format!("\n  {finding}"));
     }
