@@ -261,6 +261,7 @@ fn the_listing_reads_like_the_policy() {
         chain forward {
         	type filter hook forward priority -90; policy accept;
         	meta mark & 0x00001000 == 0x00001000 goto not_listening comment "meant for the proxy"
+        	ct label 111 counter drop comment "the proxy's flow"
         	ct state established,related accept
         	ip daddr @local_v4 accept
         	ip6 daddr @local_v6 accept

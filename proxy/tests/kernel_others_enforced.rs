@@ -237,6 +237,19 @@ fn a_host_firewall_that_would_cut_is_found() {
 }
 
 #[test]
+fn who_takes_the_mark_away_opens_no_way_round_the_proxy() {
+    let marks = "table ip marks { chain late { type filter hook prerouting priority 0; meta mark set 0x5; } }";
+    let Some(scene) = scene(&["enforcementAlone=true"], |ns| nft(ns, marks)) else { return };
+    assert!(scene.running.metric("sluice_other_engine_findings{effect=\"cuts\"} 1"));
+    // Port 8080 of the pod answers whoever reaches it.
+    assert!(scene.proxied().is_none(), "neither the proxy nor the server is reached");
+    scene.expect_ports();
+    scene.nft("delete table ip marks");
+    let (mut client, mut taken) = scene.proxied().expect("diverted");
+    talk(&mut client, &mut taken);
+}
+
+#[test]
 fn mark_table_and_priorities_of_the_configuration_are_used() {
     let settings = ["mark=0x40", "routingTable=77", "rulePriority=50", "hookPriority=-42"];
     let Some(scene) = scene(&settings, |_| {}) else { return };

@@ -52,7 +52,7 @@
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
 //! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
-//! and the packet was meant for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
+//! and the packet was meant for the proxy), what belongs to a diverted flow (another program has taken our mark away), and new flows to an interface behind which the snapshot knows no such pod.
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
@@ -468,6 +468,7 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
     let mut rules = vec![
         Rule::new([expr::has_mark(config.mark.value, config.mark.mask)], &denied::goto(Site::Unheard, edition))
             .because("meant for the proxy"),
+        Rule::new([expr::has_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop).because("the proxy's flow"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
     rules.extend(Family::BOTH.map(|family| {

@@ -1,5 +1,7 @@
 //! Reads the tables of others from nftables.
 
+use std::collections::HashMap;
+
 use super::super::inquiry;
 use super::super::netlink::{Attributes, Error, Message, Socket, flags};
 use super::expression::{self, attribute, name, number};
@@ -40,11 +42,13 @@ pub(super) fn read(socket: &mut Socket) -> Result<Ruleset, Error> {
                 .map(|(chain, rule)| ((*table).clone(), chain, rule)),
         );
     }
+    let places: HashMap<(TableName, String), usize> =
+        ruleset.chains.iter().enumerate().map(|(at, chain)| ((chain.table.clone(), chain.name.clone()), at)).collect();
     let mut wanted: Vec<(TableName, String)> = Vec::new();
     for (table, chain, rule) in rules {
         wanted.extend(rule.steps.iter().filter_map(|step| known::set_of(step)).map(|set| (table.clone(), set.to_owned())));
-        if let Some(index) = ruleset.find(&table, &chain) {
-            ruleset.chains[index].rules.push(rule);
+        if let Some(at) = places.get(&(table, chain)) {
+            ruleset.chains[*at].rules.push(rule);
         }
     }
     wanted.sort_unstable();

@@ -12,7 +12,7 @@
 //! | `forward` | **evades**: whatever could deny a pod's TCP or UDP packet | A proxied flow is never asked there. |
 //! | `postrouting` | **evades** | It passes, but all that it sends is established there: both legs are one entry of the connection tracking. Rules about new connections don't see it. |
 //! | `input`, `output` | **cuts**: whatever could deny such a packet | A forwarded flow is never asked there. |
-//! | `prerouting`, behind ours | **evades**: a rule that takes our bit out of the packet's mark | Without it the packet is forwarded unread. |
+//! | `prerouting`, behind ours | **cuts**: a rule that takes our bit out of the packet's mark | Without it the packet isn't delivered to the proxy, and our own `forward` drops it. |
 //! | `prerouting` else; `ingress`, `egress` of a device | nothing | Both ways lead there, with the same packets. |
 //! | `forward` of family bridge | **evades** | Frames of pods that are taken off their bridge never come there. |
 //!
@@ -58,6 +58,11 @@ use walk::{Denial, Walk};
 const NAMED: usize = 20;
 /// The older iptables says nothing of changes: it is read so often.
 const LEGACY_PERIOD: Duration = Duration::from_secs(30);
+
+/// A look that took longer than this is not repeated before it has been idle for some times as long: an engine with many thousand
+/// rules changes them all the time.
+const LONG_LOOK: Duration = Duration::from_millis(100);
+const IDLE_FACTOR: u32 = 20;
 
 /// What a rule of somebody else's does to connections that go through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +154,13 @@ struct Seen {
     legacy: Vec<TableName>,
     own_addresses: Vec<IpAddr>,
     at: Instant,
+    took: Duration,
+}
+
+impl Seen {
+    fn is_too_soon(&self) -> bool {
+        self.took > LONG_LOOK && self.at.elapsed() < self.took * IDLE_FACTOR
+    }
 }
 
 impl Lookout {
@@ -167,14 +179,16 @@ impl Lookout {
         let legacy = legacy::names();
         let own_addresses = own_addresses();
         let is_known = self.seen.as_ref().is_some_and(|seen| {
-            seen.generation.wrapping_add(own_changes.wrapping_sub(seen.own_changes)) == generation
+            let is_same = seen.generation.wrapping_add(own_changes.wrapping_sub(seen.own_changes)) == generation
                 && seen.legacy == legacy
                 && seen.own_addresses == own_addresses
-                && (legacy.is_empty() || seen.at.elapsed() < LEGACY_PERIOD)
+                && (legacy.is_empty() || seen.at.elapsed() < LEGACY_PERIOD);
+            is_same || seen.is_too_soon()
         });
         if is_known {
             return Ok(&self.findings);
         }
+        let begun = Instant::now();
         let place = Place { own: own_addresses.clone(), user: self.user };
         let ruleset = dump::read(&mut self.socket)?;
         let mut found = self.judge(&ruleset, &place);
@@ -186,7 +200,8 @@ impl Lookout {
             rule: format!("can't be read: {why}"),
         }));
         self.findings = Findings::of(found);
-        self.seen = Some(Seen { generation, own_changes, legacy, own_addresses, at: Instant::now() });
+        let (at, took) = (Instant::now(), begun.elapsed());
+        self.seen = Some(Seen { generation, own_changes, legacy, own_addresses, at, took });
         Ok(&self.findings)
     }
 
@@ -209,7 +224,7 @@ impl Lookout {
             };
             let effect = match asked {
                 Asked::ToDeny(effect) => effect,
-                Asked::ToUnmark => Effect::Evades,
+                Asked::ToUnmark => Effect::Cuts,
             };
             found.extend(denials.iter().map(|denial| finding(ruleset, at, *denial, effect)));
         }

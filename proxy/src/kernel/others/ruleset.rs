@@ -201,9 +201,3 @@ pub(super) struct Elements {
     pub(super) is_vague: bool,
     pub(super) elements: Vec<(Vec<u8>, Option<Verdict>)>,
 }
-
-impl Ruleset {
-    pub(super) fn find(&self, table: &TableName, name: &str) -> Option<usize> {
-        self.chains.iter().position(|chain| chain.name == name && chain.table == *table)
-    }
-}
