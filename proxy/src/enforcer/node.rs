@@ -22,6 +22,9 @@ use crate::metrics::Metrics;
 /// A look at the path asks for the route of every pod.
 const PATH_PERIOD: Duration = Duration::from_secs(5);
 
+/// Looks that may fail in a row before the node is called unready for it.
+const MOST_FAILURES: u32 = 5;
+
 /// A pod's interface may be there later than its object, and be gone earlier.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -41,8 +44,15 @@ pub(super) struct Node {
     unseen: Vec<Unseen>,
     /// When the path is looked at again.
     path_due: Instant,
-    /// Why the last look at others' rules failed, and the last one at the packets' path.
-    blind: [Option<String>; 2],
+    /// Why the last looks at others' rules failed, and those at the packets' path.
+    blind: [Option<Blind>; 2],
+}
+
+/// Looks that failed, one after the other.
+#[derive(Debug)]
+struct Blind {
+    why: String,
+    times: u32,
 }
 
 impl Node {
@@ -76,10 +86,15 @@ impl Node {
         if !self.may_divert() {
             let detail = match &self.findings {
                 Some(findings) => list(findings),
-                None => self.blind[0].clone().unwrap_or_else(|| "rules of others have not been looked at yet".to_owned()),
+                None => {
+                    self.blind[0].as_ref().map_or("rules of others have not been looked at yet", |blind| &blind.why).to_owned()
+                }
             };
             troubles.push(Trouble { word: Unready::OtherEngine, detail });
         }
+        // The kernel's tables may change under one look, or a few.
+        let lasting = self.blind.iter().flatten().filter(|blind| blind.times >= MOST_FAILURES);
+        troubles.extend(lasting.map(|blind| Trouble { word: Unready::KernelRefused, detail: blind.why.clone() }));
         troubles.extend(self.unseen.iter().map(|unseen| Trouble { word: Unready::PathNotSeen, detail: unseen.to_string() }));
         troubles
     }
@@ -151,11 +166,12 @@ impl Node {
 }
 
 /// A failure is said once, until it is another.
-fn note(last: &mut Option<String>, error: String) {
-    if last.as_ref() != Some(&error) {
-        tracing::error!("{error}");
-        *last = Some(error);
+fn note(last: &mut Option<Blind>, why: String) {
+    let times = last.as_ref().map_or(1, |blind| blind.times.saturating_add(1));
+    if last.as_ref().is_none_or(|blind| blind.why != why) {
+        tracing::error!("{why}");
     }
+    *last = Some(Blind { why, times });
 }
 
 /// What stands in the way, what to do, and each of them on a line of its own.

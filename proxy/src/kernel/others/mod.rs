@@ -59,6 +59,9 @@ const NAMED: usize = 20;
 /// The older iptables says nothing of changes: it is read so often.
 const LEGACY_PERIOD: Duration = Duration::from_secs(30);
 
+/// A change of our own that changed nothing, and was counted, could hide one of somebody else's.
+const LONGEST_TRUST: Duration = Duration::from_secs(60);
+
 /// A look that took longer than this is not repeated before it has been idle for some times as long: an engine with many thousand
 /// rules changes them all the time.
 const LONG_LOOK: Duration = Duration::from_millis(100);
@@ -182,7 +185,7 @@ impl Lookout {
             let is_same = seen.generation.wrapping_add(own_changes.wrapping_sub(seen.own_changes)) == generation
                 && seen.legacy == legacy
                 && seen.own_addresses == own_addresses
-                && (legacy.is_empty() || seen.at.elapsed() < LEGACY_PERIOD);
+                && seen.at.elapsed() < if legacy.is_empty() { LONGEST_TRUST } else { LEGACY_PERIOD };
             is_same || seen.is_too_soon()
         });
         if is_known {
