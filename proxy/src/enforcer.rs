@@ -424,7 +424,7 @@ impl Enforcer {
         let state = match self.kernel.in_force() {
             _ if !troubles.is_empty() => KernelState::Failing(troubles),
             None => KernelState::Waiting,
-            Some(_) => KernelState::InForce,
+            Some(_) => self.node.tolerated().map_or(KernelState::InForce, KernelState::InForceBeside),
         };
         self.state.send_if_modified(|shown| {
             let is_new = *shown != state;

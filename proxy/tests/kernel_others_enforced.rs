@@ -69,7 +69,7 @@ impl Running {
     }
 
     fn is_in_force(&self) -> bool {
-        *self.state.borrow() == KernelState::InForce
+        matches!(*self.state.borrow(), KernelState::InForce | KernelState::InForceBeside(_))
     }
 
     /// What is wrong, by this word.

@@ -70,7 +70,9 @@ fn the_operators_word_is_taken() {
         scene.programs.proxy("node-1").unwrap().stderr().iter().any(|line| line.contains("table inet engine"))
     };
     assert!(wait_until(LONG, || told(&mut scene)), "found all the same");
-    assert!(scene.programs.admin("node-1", "/readyz").unwrap().starts_with("HTTP/1.1 200"));
+    let ready = |scene: &Scene| scene.programs.admin("node-1", "/readyz").unwrap();
+    assert!(wait_until(LONG, || ready(&scene).contains("\r\n\r\nok\nOtherEngine: 1 rule of others")), "{}", ready(&scene));
+    assert!(ready(&scene).starts_with("HTTP/1.1 200") && ready(&scene).contains("table inet engine, chain pods"));
     assert_eq!(curl(frontend.ns(), JUDGED, &[]).status, 200, "their rule isn't asked");
 }
 

@@ -80,12 +80,18 @@ impl Node {
         self.alone || self.findings.as_ref().is_some_and(Findings::is_empty)
     }
 
+    /// The rules of others that the operator's word makes harmless.
+    pub(super) fn tolerated(&self) -> Option<String> {
+        let findings = self.findings.as_ref().filter(|findings| self.alone && !findings.is_empty())?;
+        Some(list("enforcementAlone is true", findings))
+    }
+
     /// Why the node is not ready.
     pub(super) fn troubles(&self) -> Vec<Trouble> {
         let mut troubles = Vec::new();
         if !self.may_divert() {
             let detail = match &self.findings {
-                Some(findings) => list(findings),
+                Some(findings) => list(REMEDY, findings),
                 None => {
                     self.blind[0].as_ref().map_or("rules of others have not been looked at yet", |blind| &blind.why).to_owned()
                 }
@@ -175,10 +181,10 @@ fn note(last: &mut Option<Blind>, why: String) {
 }
 
 /// What stands in the way, what to do, and each of them on a line of its own.
-fn list(findings: &Findings) -> String {
+fn list(remark: &str, findings: &Findings) -> String {
     let count = findings.evades + findings.cuts;
     let what = if count == 1 { "1 rule of others doesn't".to_owned() } else { format!("{count} rules of others don't") };
-    let mut text = format!("{what} go together with the proxy: {REMEDY}");
+    let mut text = format!("{what} go together with the proxy: {remark}");
     for finding in &findings.named {
         text.push_str(&format!("\n  {finding}"));
     }

@@ -6,6 +6,8 @@ pub enum KernelState {
     /// No table has been put in force by this process.
     Waiting,
     InForce,
+    /// In force, beside rules of others that the operator knows of: which they are.
+    InForceBeside(String),
     /// At least one thing is wrong.
     Failing(Vec<Trouble>),
 }
