@@ -105,8 +105,6 @@ impl Admin {
         }
     }
 
-    fn exposition(&self) -> Response<Full<Bytes>> {}
-
     /// What the kernel's rules have counted.
     async fn counts(&self) -> Result<Vec<Count>, String> {
         let ask = async {
