@@ -232,12 +232,12 @@ fn the_listing_reads_like_the_policy() {
     expect![[r#"
         	chain ingress_1 {
         		ct state invalid,new tcp flags != syn / fin,syn,rst,ack drop
-        		ip saddr @pods_2_v4 tcp dport 8080 return comment "NetworkPolicy production/backend ingress[0]"
-        		ip saddr @pods_2_v4 udp dport 7777 return comment "NetworkPolicy production/backend ingress[0]"
-        		ip saddr @pods_2_v4 sctp dport 132 return comment "NetworkPolicy production/backend ingress[0]"
-        		ip6 saddr @pods_2_v6 tcp dport 8080 return comment "NetworkPolicy production/backend ingress[0]"
-        		ip6 saddr @pods_2_v6 udp dport 7777 return comment "NetworkPolicy production/backend ingress[0]"
-        		ip6 saddr @pods_2_v6 sctp dport 132 return comment "NetworkPolicy production/backend ingress[0]"
+        		ip saddr @pods_2_v4 tcp dport 8080 counter return comment "NetworkPolicy production/backend ingress[0]"
+        		ip saddr @pods_2_v4 udp dport 7777 counter return comment "NetworkPolicy production/backend ingress[0]"
+        		ip saddr @pods_2_v4 sctp dport 132 counter return comment "NetworkPolicy production/backend ingress[0]"
+        		ip6 saddr @pods_2_v6 tcp dport 8080 counter return comment "NetworkPolicy production/backend ingress[0]"
+        		ip6 saddr @pods_2_v6 udp dport 7777 counter return comment "NetworkPolicy production/backend ingress[0]"
+        		ip6 saddr @pods_2_v6 sctp dport 132 counter return comment "NetworkPolicy production/backend ingress[0]"
         		counter goto isolated_ingress comment "isolated by NetworkPolicy production/backend"
         	}
         }
