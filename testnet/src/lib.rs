@@ -69,6 +69,12 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Bridges
+//!
+//! [`Layout::Bridge`] joins a node's pods as flannel, k3s and the bridge plugin do: the node's ends of their veths are ports of
+//! `cni0`, and pods of one node speak to each other on it, by ARP and neighbour discovery. All else goes by way of the node, the
+//! gateway 169.254.1.1 and fe80::1.
+//!
 //! # Without root
 //!
 //! A process with threads cannot enter a user namespace. A program calls [`enter`] first thing in `main`; tests are run
@@ -84,6 +90,7 @@
 //! - A [`Child`]'s environment adds to this process's (`Command::env_clear` is not seen), and its input is empty.
 
 mod attempt;
+mod bridge;
 mod capability;
 mod child;
 mod echo;

@@ -19,6 +19,11 @@ pub enum Layout {
     /// A veth per pod, with a route to each of the pod's addresses; the node is the pod's next hop.
     #[default]
     Routed,
+    /// The veths are ports of a bridge, on which the node's pods speak to each other; to all else the node is their gateway.
+    Bridge {
+        /// `net.bridge.bridge-nf-call-iptables` and its like for IPv6: whether what stays on the bridge passes the IP hooks too.
+        call_iptables: bool,
+    },
 }
 
 /// `rp_filter` of the nodes: whether a packet is dropped that did not come from where its source is routed to.

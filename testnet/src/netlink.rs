@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+mod bridge;
+
 /// Message kinds and flags, from `linux/rtnetlink.h` and `linux/netlink.h`.
 pub(crate) mod kind {
     pub(crate) const ERROR: u16 = 2;
@@ -25,6 +27,7 @@ pub(crate) mod kind {
     pub(crate) const NEW_ROUTE: u16 = 24;
     pub(crate) const DEL_ROUTE: u16 = 25;
     pub(crate) const GET_ROUTE: u16 = 26;
+    pub(crate) const DEL_NEIGHBOUR: u16 = 29;
     pub(crate) const SET_NEIGHBOUR_TABLE: u16 = 67;
 }
 

@@ -181,6 +181,11 @@ impl Netns {
         self.run(|| write_sysctl(&Sysctl::required(path, value)))
     }
 
+    /// As [`Netns::sysctl`], also for settings that not every kernel has.
+    pub(crate) fn set(&self, sysctl: &Sysctl<'_>) -> Result<(), Error> {
+        self.run(|| write_sysctl(sysctl))
+    }
+
     /// A source port that no probe from this namespace has had lately: 55,000 others come before it is used again.
     /// A connection-tracking entry of an earlier flow so never meets a later one.
     pub(crate) fn fresh_port(&self) -> u16 {

@@ -1,10 +1,11 @@
-//! A node: a namespace with an uplink to the fabric and a veth for each of its pods.
+//! A node: a namespace with an uplink to the fabric, a veth for each of its pods, and in one layout a bridge for these.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::bridge::Bridge;
 use crate::net::{ETH0, Fabric, locked};
 use crate::netlink::{Change, LinkIndex, Route};
 use crate::netns::Sysctl;
@@ -26,6 +27,7 @@ struct Inner {
     addresses: Vec<IpAddr>,
     fabric: Arc<Fabric>,
     link: LinkIndex,
+    bridge: Option<Bridge>,
     next_index: AtomicU32,
     interfaces: Mutex<BTreeSet<String>>,
 }
@@ -33,9 +35,10 @@ struct Inner {
 impl Node {
     /// The interface that leads out of the node.
     pub const UPLINK: &'static str = "eth0";
+    /// The bridge whose ports lead to the pods, in [`Layout::Bridge`].
+    pub const BRIDGE: &'static str = "cni0";
 
     pub(crate) fn new(fabric: &Arc<Fabric>, name: &str, addresses: &[IpAddr], options: Options) -> Result<Self, Error> {
-        let Layout::Routed = options.layout;
         let reverse_path = options.reverse_path.value();
         let ns = Netns::with_sysctls(
             name,
@@ -55,8 +58,15 @@ impl Node {
         }
         let link = fabric.fresh_link();
         fabric.join(link, &interface_name("to-", name, &BTreeSet::new()), &ns)?;
-        // Interfaces made from here on are pods' and answer ARP for 169.254.1.1; the uplink answers for itself alone.
-        ns.sysctl("ipv4/conf/default/proxy_arp", "1")?;
+        let bridge_index = LinkIndex(ETH0.0 + 1);
+        let bridge = match options.layout {
+            Layout::Routed => {
+                // Interfaces made from here on are pods' and answer ARP for 169.254.1.1; the uplink answers for itself alone.
+                ns.sysctl("ipv4/conf/default/proxy_arp", "1")?;
+                None
+            }
+            Layout::Bridge { call_iptables } => Some(Bridge::new(&ns, Self::BRIDGE, bridge_index, call_iptables)?),
+        };
         ns.add_addresses(ETH0, &all)?;
         let to_node = all.iter().map(|a| Route::direct(*a, link));
         fabric.router.apply(to_node.map(|route| Change::add_route(&route)).collect())?;
@@ -67,7 +77,8 @@ impl Node {
                 addresses: all,
                 fabric: Arc::clone(fabric),
                 link,
-                next_index: AtomicU32::new(ETH0.0 + 1),
+                bridge,
+                next_index: AtomicU32::new(bridge_index.0 + 1),
                 interfaces: Mutex::default(),
             }),
         })
@@ -94,24 +105,38 @@ impl Node {
         service::apply(&self.inner.ns, services)
     }
 
-    /// Routes `address` to the pod behind `link`, here and in the fabric.
-    pub(crate) fn attach_address(&self, address: IpAddr, link: LinkIndex) -> Result<(), Error> {
-        self.inner.ns.apply(vec![Change::add_route(&Route::direct(address, link))])?;
+    /// The bridge that pods are ports of, in that layout.
+    pub(crate) fn bridge(&self) -> Option<&Bridge> {
+        self.inner.bridge.as_ref()
+    }
+
+    /// Routes `address` to `pod` behind `link`, here and in the fabric.
+    pub(crate) fn attach_address(&self, address: IpAddr, link: LinkIndex, pod: &Netns) -> Result<(), Error> {
+        match &self.inner.bridge {
+            None => self.inner.ns.apply(vec![Change::add_route(&Route::direct(address, link))])?,
+            Some(bridge) => bridge.attach(&self.inner.ns, self.address_like(address), address, pod)?,
+        }
         let route = self.route_from_fabric(address);
         self.inner.fabric.router.apply(vec![Change::add_route(&route)])
     }
 
-    pub(crate) fn detach_address(&self, address: IpAddr, link: LinkIndex) -> Result<(), Error> {
+    pub(crate) fn detach_address(&self, address: IpAddr, link: LinkIndex, pod: &Netns) -> Result<(), Error> {
         let route = self.route_from_fabric(address);
         self.inner.fabric.router.apply(vec![Change::delete_route(&route)])?;
-        self.inner.ns.apply(vec![Change::delete_route(&Route::direct(address, link))])
+        match &self.inner.bridge {
+            None => self.inner.ns.apply(vec![Change::delete_route(&Route::direct(address, link))]),
+            Some(bridge) => bridge.detach(&self.inner.ns, address, pod),
+        }
     }
 
     fn route_from_fabric(&self, pod: IpAddr) -> Route {
-        let of_family = |a: &&IpAddr| a.is_ipv4() == pod.is_ipv4();
-        let node = self.inner.addresses.iter().find(of_family);
-        let node = node.expect("a node has an address of each family");
-        Route::via(Some(pod), *node, self.inner.link)
+        Route::via(Some(pod), self.address_like(pod), self.inner.link)
+    }
+
+    /// The node's first address of the same family.
+    fn address_like(&self, address: IpAddr) -> IpAddr {
+        let of_family = |a: &&IpAddr| a.is_ipv4() == address.is_ipv4();
+        *self.inner.addresses.iter().find(of_family).expect("a node has an address of each family")
     }
 
     /// A free index and a readable name for the veth of a pod.

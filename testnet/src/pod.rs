@@ -1,16 +1,17 @@
-//! A pod: a namespace at the end of a routed veth.
+//! A pod: a namespace at the end of a veth, which the node routes to or has on its bridge.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
+use crate::bridge::Bridge;
 use crate::net::{ETH0, locked};
 use crate::netlink::{Change, LinkIndex, Route};
 use crate::{Error, Netns, Node};
 
-/// The pod's next hop: an address that nobody has, for which the node answers ARP (proxy_arp).
-const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-/// The pod's next hop for IPv6: the node's end of the veth.
-const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+/// The pod's next hop: an address that nobody has, for which the node answers ARP (proxy_arp), or that its bridge has.
+pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+/// The pod's next hop for IPv6: the node's end of the veth, or the bridge.
+pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
 /// A pod of the network. Clones are the same pod.
 #[derive(Clone, Debug)]
@@ -40,7 +41,16 @@ impl Pod {
             Change::add_route(&Route::via(None, GATEWAY_V4, ETH0)),
             Change::add_route(&Route::via(None, GATEWAY_V6, ETH0)),
         ])?;
-        node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link), Change::add_address(link, GATEWAY_V6)])?;
+        match node.bridge() {
+            None => {
+                let gateway = Change::add_address(link, GATEWAY_V6);
+                node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link), gateway])?;
+            }
+            Some(bridge) => {
+                bridge.join(node.ns(), link, &ns)?;
+                node.ns().apply(vec![Change::link_up(link)])?;
+            }
+        }
         let pod = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -62,7 +72,9 @@ impl Pod {
         let (node, link) = (self.inner.node.ns(), self.inner.link);
         self.inner.ns.await_running(ETH0)?;
         node.await_running(link)?;
-        node.await_addresses(link, &[GATEWAY_V6])?;
+        let gateway = self.inner.node.bridge().map_or(link, Bridge::index);
+        node.await_running(gateway)?;
+        node.await_addresses(gateway, &[GATEWAY_V6])?;
         self.inner.ns.await_addresses(ETH0, &self.addresses())
     }
 
@@ -81,7 +93,7 @@ impl Pod {
         &self.inner.node
     }
 
-    /// The node's end of the pod's veth, such as `veth-frontend`.
+    /// The node's end of the pod's veth, perhaps a port of the bridge, such as `veth-frontend`.
     pub fn interface(&self) -> &str {
         &self.inner.interface
     }
@@ -109,7 +121,7 @@ impl Pod {
 
     fn attach(&self, address: IpAddr) -> Result<(), Error> {
         self.inner.ns.apply(vec![Change::add_address(ETH0, address)])?;
-        self.inner.node.attach_address(address, self.inner.link)?;
+        self.inner.node.attach_address(address, self.inner.link, &self.inner.ns)?;
         locked(&self.inner.addresses).push(address);
         Ok(())
     }
@@ -117,13 +129,16 @@ impl Pod {
     /// Takes an address away from the pod.
     pub fn remove_address(&self, address: IpAddr) -> Result<(), Error> {
         locked(&self.inner.addresses).retain(|held| *held != address);
-        self.inner.node.detach_address(address, self.inner.link)?;
+        self.inner.node.detach_address(address, self.inner.link, &self.inner.ns)?;
         self.inner.ns.apply(vec![Change::delete_address(ETH0, address)])
     }
 
     pub(crate) fn detach(&self) -> Result<(), Error> {
         for address in self.addresses() {
             self.remove_address(address)?;
+        }
+        if let Some(bridge) = self.inner.node.bridge() {
+            bridge.leave(&self.inner.ns);
         }
         self.inner.node.release_interface(&self.inner.interface);
         self.inner.node.ns().apply(vec![Change::delete_link(self.inner.link)])
