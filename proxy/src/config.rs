@@ -13,7 +13,7 @@ use serde_json::Value;
 pub use args::{Args, Command};
 
 /// Keys that the documentation names and this version doesn't know how to follow.
-const NOT_YET: [&str; 4] = ["dns", "nameCheck", "redirect", "enforcementAlone"];
+const NOT_YET: [&str; 3] = ["dns", "nameCheck", "enforcementAlone"];
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,8 @@ pub struct Config {
     pub mark: u32,
     /// The routing table that brings diverted packets to the proxy.
     pub routing_table: u32,
+    /// How pods' frames are taken off a bridge.
+    pub redirect: Redirect,
     pub records: Records,
     pub limits: Limits,
 }
@@ -61,6 +63,19 @@ pub enum Deny {
     Drop,
     /// The client hears RST, or ICMP admin-prohibited.
     Reject,
+}
+
+/// How pods' frames are taken off a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// By the best means there is: for now the classifiers.
+    #[default]
+    Auto,
+    /// By the kernel's packet classifiers (cls_u32, act_mirred), which need no privilege beyond the network namespace's.
+    Classifier,
+    /// By a BPF program.
+    Bpf,
 }
 
 /// What the body of a 403 says.
@@ -128,6 +143,7 @@ impl Default for Config {
             denial_body: DenialBody::default(),
             mark: crate::kernel::Mark::default().value,
             routing_table: 15001,
+            redirect: Redirect::default(),
             records: Records::default(),
             limits: Limits::default(),
         }
@@ -256,6 +272,10 @@ impl Config {
         if (253..=255).contains(&self.routing_table) {
             let message = format!("{} is one of the kernel's own tables", self.routing_table);
             return Err(ConfigError::Value { key: "routingTable", message });
+        }
+        if self.redirect == Redirect::Bpf {
+            let message = "this program was built without BPF; use `auto` or `classifier`".into();
+            return Err(ConfigError::Value { key: "redirect", message });
         }
         // IFNAMSIZ counts the final NUL.
         if let Some(name) = self.uplinks.iter().find(|name| name.is_empty() || name.len() > 15) {

@@ -23,6 +23,7 @@ use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
 use crate::config::{Config, Deny};
 use crate::feed::{Extent, Handover};
+use crate::kernel::bridge::{self, Bridges};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
@@ -45,6 +46,8 @@ const MOST_PASSES: usize = 3;
 pub enum EnforceError {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    #[error("pods on bridges")]
+    Bridges(#[from] bridge::Error),
     #[error("policy routing")]
     Routes(#[from] routes::Error),
     #[error("read the kernel's live flows")]
@@ -68,6 +71,7 @@ pub struct Enforcer {
     kernel: Kernel,
     conntrack: Conntrack,
     routing: PolicyRouting,
+    bridges: Bridges,
     label_bit: u8,
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
@@ -100,6 +104,8 @@ struct Failures {
     uplinks: Option<String>,
     /// Looking for flows that the table in force forbids.
     flows: Option<String>,
+    /// Pods on bridges.
+    bridges: Option<String>,
 }
 
 /// The kernel's part of the configuration.
@@ -129,6 +135,7 @@ impl Enforcer {
         let kernel_config = kernel_config(config);
         let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, DEFAULT_PRIORITY)?;
         let label_bit = kernel_config.label_bit;
+        let bridges = Bridges::open(&config.uplinks)?;
         let kernel = Kernel::open(kernel_config)?;
         routing.install()?;
         for obstacle in routing.obstacles()? {
@@ -139,6 +146,7 @@ impl Enforcer {
             kernel,
             conntrack,
             routing,
+            bridges,
             label_bit,
             tables,
             state,
@@ -157,13 +165,17 @@ impl Enforcer {
 
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) {
-        let (mut watch, mut look) = (every(WATCH), every(LOOK));
+        let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
             // In this order: however many tables come, none of them puts off a look that is due.
             tokio::select! {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
+                _ = bridges.tick() => {
+                    let kept = self.bridges.tick();
+                    self.note_bridges(kept);
+                }
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
@@ -198,9 +210,11 @@ impl Enforcer {
             }
         };
         self.metrics.kernel_generation.set(number);
+        let kept = self.bridges.keep(&table, extent.touched());
         // After harm and failed repairs a table is written whole, with the uplinks of now.
         self.harm = None;
         self.failures = Failures::default();
+        self.note_bridges(kept);
         let settled = self.settle(&table, unsettled);
         self.note_flows(settled.as_ref().err());
         let took = started.elapsed();
@@ -362,10 +376,28 @@ impl Enforcer {
         self.show_failures();
     }
 
+    /// How it stands with the pods on bridges.
+    fn note_bridges(&mut self, kept: Result<bridge::Standing, bridge::Error>) {
+        let standing = self.bridges.standing();
+        self.metrics.bridge_ports.set(size(standing.bound));
+        self.metrics.bridge_ports_unidentified.set(size(standing.unidentified));
+        let error = kept.err().map(|error| format!("pods on bridges may be closed: {}", crate::error_chain(&error)));
+        if self.failures.bridges == error {
+            return;
+        }
+        if let Some(error) = &error {
+            self.metrics.kernel_failures.inc();
+            tracing::error!("{error}");
+        }
+        self.failures.bridges = error;
+        self.show_failures();
+    }
+
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
     fn show_failures(&self) {
-        let Failures { table, rules, uplinks, flows } = &self.failures;
-        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()).or(flows.as_ref()) {
+        let Failures { table, rules, uplinks, flows, bridges } = &self.failures;
+        let first = [rules, table, uplinks, bridges, flows].into_iter().find_map(Option::as_ref);
+        let state = match first {
             Some(error) => KernelState::Failing(error.clone()),
             None if self.kernel.in_force().is_none() => KernelState::Waiting,
             None => KernelState::InForce,
@@ -378,12 +410,15 @@ impl Enforcer {
     }
 
     fn note_sizes(&self, table: &Table, generation: i64) {
-        let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.generation.set(generation);
         self.metrics.table_endpoints.set(size(table.endpoints().count()));
         self.metrics.table_programs.set(size(table.program_ids().count()));
         self.metrics.table_sets.set(size(table.set_ids().count()));
     }
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Ticks from one period on; a tick that is late moves those after it.

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use expect_test::{Expect, expect};
 
-use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits};
+use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits, Redirect};
 
 fn refused(text: &str, expected: &Expect) {
     let error = Config::parse(text, "proxy.yaml").and_then(|config| config.check()).unwrap_err();
@@ -67,6 +67,7 @@ fn refusals_name_the_key() {
     refused("dns: {minTTLSeconds: 5}", &expect!["proxy.yaml: `dns` is not supported yet; leave it out"]);
     refused("enforcementAlone: true", &expect!["proxy.yaml: `enforcementAlone` is not supported yet; leave it out"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
+    refused("redirect: bpf", &expect!["redirect: this program was built without BPF; use `auto` or `classifier`"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
     refused(
         "uplinks: [a-name-that-is-too-long]",
@@ -85,6 +86,8 @@ fn settings_go_over_the_file() {
     let config = Config::load(None, &["limits.idleSeconds=5".into(), "uplinks=[eth0, eth1]".into()]).unwrap();
     assert_eq!(config.limits.idle_seconds, 5);
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
+    let config = Config::load(None, &["redirect=classifier".into()]).unwrap();
+    assert_eq!(config.redirect, Redirect::Classifier);
     for (setting, word) in [
         ("limits.idle=5", "idle"),
         ("limits", "="),
@@ -92,6 +95,8 @@ fn settings_go_over_the_file() {
         ("dns.minTTLSeconds=1", "not supported yet"),
         ("port=many", "port=many"),
         ("limits.headSeconds=0", "limits.headSeconds"),
+        ("redirect=bpf", "built without BPF"),
+        ("redirect=magic", "redirect=magic"),
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
         assert!(error.contains(word), "{setting}: {error}");

@@ -19,6 +19,7 @@
 //! | rule | attack it closes |
 //! |---|---|
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
+//! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
@@ -36,6 +37,7 @@
 //! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. |
 //! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
+//! | neighbour solicitation and advertisement in by a bridge to a local pod: accept | A channel between pods of one bridge that is there all the same, as the bridge itself carries these ([`bridge`](super::bridge)). With bridge-nf-call-ip6tables it shows them to this hook, and without them isolated pods would lose their neighbours. |
 //!
 //! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
 //! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
@@ -91,6 +93,7 @@ pub(super) const UPLINKS: &str = "uplinks";
 const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
+const NEIGHBOURS: &str = "neighbours";
 pub(super) const LOCAL: &str = "local";
 pub(super) const ELSEWHERE: &str = "elsewhere";
 pub(super) const ITSELF: &str = "itself";
@@ -124,6 +127,9 @@ const OUTSIDE: [&str; 19] = [
 
 /// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
 const ON_LINK_TYPES: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+/// Neighbour solicitation and advertisement.
+const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
 
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
@@ -161,6 +167,10 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
         (
             Set::new(edition.name(ON_LINK), &[Field::Icmpv6Type], SetKind::Plain),
             ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
+        ),
+        (
+            Set::new(edition.name(NEIGHBOURS), &[Field::Icmpv6Type], SetKind::Plain),
+            NEIGHBOUR_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
         ),
     ];
     for family in Family::BOTH {
@@ -290,6 +300,10 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         ));
     }
+    rules.push(match family {
+        Family::V4 => Rule::new([expr::family(family), expr::frame::dhcp_v4()], &Verdict::Accept).because("DHCP"),
+        Family::V6 => Rule::new([expr::family(family), expr::frame::dhcp_v6()], &Verdict::Accept).because("DHCP"),
+    });
     rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
@@ -356,6 +370,17 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
             rules.extend(reach.map(|destination| {
                 Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
             }));
+            rules.push(
+                Rule::new(
+                    [
+                        expr::address_in(Family::V6, Address::Destination, &edition.sets_of(LOCAL, family), false),
+                        expr::icmpv6_type_in(&edition.name(NEIGHBOURS)),
+                        expr::frame::from_bridge(),
+                    ],
+                    &Verdict::Accept,
+                )
+                .because("neighbours on a bridge"),
+            );
         }
     }
     rules

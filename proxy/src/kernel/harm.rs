@@ -61,9 +61,15 @@ pub(super) struct Rules {
 impl Rules {
     /// Asks the kernel, in the network namespace of `socket`.
     pub(super) fn read(socket: &mut Socket, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
+        Self::read_of(socket, NFPROTO_INET, chains)
+    }
+
+    /// As [`read`](Self::read), for the table of another family.
+    pub(super) fn read_of(socket: &mut Socket, family: u8, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
+        let request = |kind, flags| Message::new(kind, flags, &[family, 0, 0, 0]);
         let table = socket
             .dump(request(NFT_MSG_GETTABLE, flags::DUMP), |kind, body| {
-                let is_ours = kind == NFT_MSG_NEWTABLE && body.first() == Some(&NFPROTO_INET);
+                let is_ours = kind == NFT_MSG_NEWTABLE && body.first() == Some(&family);
                 let name = attribute(body, NFTA_TABLE_NAME)?;
                 (is_ours && is_text(name, TABLE)).then(|| number(body, NFTA_TABLE_HANDLE)).flatten()
             })?

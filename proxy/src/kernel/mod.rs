@@ -16,9 +16,11 @@
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
+//! | [`bridge`] | pods on bridges: tables `bridge sluice` and `netdev sluice`, and filters at their ports |
 
 mod address;
 mod base;
+pub mod bridge;
 mod channel;
 mod comment;
 mod config;
@@ -79,6 +81,8 @@ pub enum Error {
     Interfaces(#[source] std::io::Error),
     #[error("remove policy routing")]
     Routes(#[from] routes::Error),
+    #[error(transparent)]
+    Bridges(#[from] bridge::Error),
 }
 
 /// The table `inet sluice` of one network namespace, and what is known of its contents.
@@ -171,6 +175,8 @@ pub struct Applied {
 pub struct Removed {
     /// There was a table.
     pub table: bool,
+    /// There was something on bridges.
+    pub bridges: bool,
 }
 
 impl Kernel {
@@ -295,7 +301,8 @@ impl Kernel {
             channel.commit(&transaction.into_messages())?;
         }
         routes::remove()?;
-        Ok(Removed { table: held.table })
+        let bridges = bridge::Bridges::cleanup()?;
+        Ok(Removed { table: held.table, bridges })
     }
 
     fn uplinks(&self, table: &Table) -> Result<BTreeSet<String>, Error> {

@@ -1,0 +1,120 @@
+//! Which bridges are pods', and which ports are exempt: a decision from what is known of the node.
+//!
+//! | a bridge | its ports |
+//! |---|---|
+//! | that the configuration names as an uplink, or that carries an address of the node | exempt: it leads off the node |
+//! | on whose link the node finds a local pod's address | closed, each but for its own pod |
+//! | with an address of its own in the node's pod CIDRs | closed |
+//! | that was pods' before | closed, as long as it exists: its last pod may have gone |
+//! | any other, where pods or pod CIDRs are known (docker0, virbr0) | exempt |
+//! | any other, where neither is known | closed |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::guard::Device;
+use super::links::Link;
+
+/// What is known of the node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) links: &'a [Link],
+    /// Names of interfaces that lead off the node.
+    pub(super) uplinks: &'a BTreeSet<String>,
+    /// The node's own addresses, and the interface that has each.
+    pub(super) own: &'a [(u32, IpAddr)],
+    pub(super) pod_cidrs: &'a [IpNet],
+    /// The interfaces on whose links the node finds local pods.
+    pub(super) ways: &'a BTreeSet<u32>,
+    /// There are local pods.
+    pub(super) has_pods: bool,
+    /// Bridges that were pods' before.
+    pub(super) before: &'a BTreeSet<Device>,
+}
+
+/// The bridges of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bridges {
+    /// Those that are, or may be, pods'.
+    pub(super) pods: BTreeSet<Device>,
+    /// The interfaces that the guard lets through.
+    pub(super) exempt: BTreeSet<String>,
+    /// There is a bridge, pods' or not.
+    pub(super) any: bool,
+}
+
+/// Tells the bridges apart.
+pub(super) fn tell(known: &Known<'_>) -> Bridges {
+    let is_in_cidr = |address: &IpAddr| known.pod_cidrs.iter().any(|cidr| cidr.contains(address));
+    let can_tell = known.has_pods || !known.pod_cidrs.is_empty();
+    let mut bridges = Bridges { exempt: known.uplinks.clone(), ..Bridges::default() };
+    let mut foreign: BTreeMap<u32, ()> = BTreeMap::new();
+    for link in known.links.iter().filter(|link| link.is_bridge()) {
+        bridges.any = true;
+        let device = (link.index, link.name.clone());
+        let has_pod_address = known.own.iter().any(|(index, address)| *index == link.index && is_in_cidr(address));
+        let is_pods = known.ways.contains(&link.index) || has_pod_address || known.before.contains(&device) || !can_tell;
+        if is_pods && !known.uplinks.contains(&link.name) {
+            bridges.pods.insert(device);
+        } else {
+            foreign.insert(link.index, ());
+        }
+    }
+    let ports = known.links.iter().filter(|link| link.master.is_some_and(|master| foreign.contains_key(&master)));
+    bridges.exempt.extend(ports.map(|port| port.name.clone()));
+    bridges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: &str, master: Option<u32>) -> Link {
+        Link { index, name: name.to_owned(), kind: Some(kind.to_owned()), mac: None, master, peer: None }
+    }
+
+    /// `cni0` with port `veth1`, `docker0` with port `veth2`, `br0` with port `eth0`.
+    fn check(what: &str, known: impl FnOnce(&mut Known<'_>), pods: &[&str], exempt: &[&str]) {
+        let links = [
+            link(2, "eth0", "", Some(5)),
+            link(3, "cni0", "bridge", None),
+            link(4, "docker0", "bridge", None),
+            link(5, "br0", "bridge", None),
+            link(6, "veth1", "veth", Some(3)),
+            link(7, "veth2", "veth", Some(4)),
+        ];
+        let own = [(3, "10.0.1.1"), (4, "172.17.0.1"), (5, "192.0.2.7")].map(|(index, ip)| (index, ip.parse().unwrap()));
+        let uplinks = ["br0".to_owned(), "lo".to_owned()].into();
+        let (ways, before) = (BTreeSet::new(), BTreeSet::new());
+        let mut facts =
+            Known { links: &links, uplinks: &uplinks, own: &own, pod_cidrs: &[], ways: &ways, has_pods: false, before: &before };
+        known(&mut facts);
+        let told = tell(&facts);
+        assert_eq!(told.pods.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), pods, "{what}");
+        let mut wanted: Vec<&str> = ["br0", "eth0", "lo"].into_iter().chain(exempt.iter().copied()).collect();
+        wanted.sort_unstable();
+        assert_eq!(told.exempt.iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{what}");
+        assert!(told.any);
+    }
+
+    #[test]
+    fn bridges_are_told_apart_row_by_row() {
+        let cidrs = ["10.0.1.0/24".parse().unwrap()];
+        let ways = [3].into();
+        let before = [(3, "cni0".to_owned())].into();
+        let elsewhere = [99].into();
+        check("nothing known", |_| {}, &["cni0", "docker0"], &[]);
+        check("by its address", |k| k.pod_cidrs = &cidrs, &["cni0"], &["veth2"]);
+        check("by a pod's route", |k| (k.ways, k.has_pods) = (&ways, true), &["cni0"], &["veth2"]);
+        check("pods routed elsewhere", |k| (k.ways, k.has_pods) = (&elsewhere, true), &[], &["veth1", "veth2"]);
+        check("as before", |k| (k.before, k.has_pods) = (&before, true), &["cni0"], &["veth2"]);
+    }
+
+    #[test]
+    fn a_bridge_of_another_number_is_another() {
+        let before = [(33, "cni0".to_owned())].into();
+        check("", |k| (k.before, k.has_pods) = (&before, true), &[], &["veth1", "veth2"]);
+    }
+}
