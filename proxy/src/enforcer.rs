@@ -175,6 +175,7 @@ impl Enforcer {
                 _ = bridges.tick() => {
                     let kept = self.bridges.tick();
                     self.note_bridges(kept);
+                    self.set_foreign_bridges();
                 }
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
@@ -197,6 +198,8 @@ impl Enforcer {
         let started = Instant::now();
         self.kernel.set_stand(Stand { epoch, generation: generation.0 });
         let in_force = self.put_in_force(&table, &extent);
+        // What is acknowledged holds on bridges too.
+        let kept = in_force.as_ref().ok().map(|_| self.bridges.keep(&table, extent.touched()));
         let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
         let unsettled = match in_force {
             Ok(unsettled) => unsettled,
@@ -210,11 +213,13 @@ impl Enforcer {
             }
         };
         self.metrics.kernel_generation.set(number);
-        let kept = self.bridges.keep(&table, extent.touched());
         // After harm and failed repairs a table is written whole, with the uplinks of now.
         self.harm = None;
         self.failures = Failures::default();
-        self.note_bridges(kept);
+        if let Some(kept) = kept {
+            self.note_bridges(kept);
+        }
+        self.set_foreign_bridges();
         let settled = self.settle(&table, unsettled);
         self.note_flows(settled.as_ref().err());
         let took = started.elapsed();
@@ -323,6 +328,8 @@ impl Enforcer {
         let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
         let started = Instant::now();
         self.kernel.keep_stand();
+        // Whoever flushed the ruleset took their tables too.
+        self.bridges.restore()?;
         let unsettled = self.put_in_force(&table, &Extent::Whole)?;
         let ended = self.settle(&table, unsettled)?;
         self.harm = None;
@@ -391,6 +398,17 @@ impl Enforcer {
         }
         self.failures.bridges = error;
         self.show_failures();
+    }
+
+    /// What comes in by a bridge that isn't pods' comes from outside.
+    fn set_foreign_bridges(&mut self) {
+        if !self.kernel.set_foreign_bridges(self.bridges.foreign()) {
+            return;
+        }
+        if let Err(error) = self.kernel.refresh_uplinks() {
+            // Looked at again with the uplinks.
+            tracing::error!("leave alone what comes by bridges that aren't pods': {}", crate::error_chain(&error));
+        }
     }
 
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.

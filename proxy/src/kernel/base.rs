@@ -51,7 +51,8 @@
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
 //! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
-//! and the packet was meant for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
+//! and the packet was meant for the proxy), and new flows to an interface behind which the snapshot knows no such pod. Neighbour
+//! discovery to the link is never forwarded: here it can only be a bridge's, shown by bridge-nf-call-ip6tables, and passes.
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
@@ -480,6 +481,17 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
             .because("meant for the proxy"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
+    rules.push(
+        Rule::new(
+            [
+                expr::family(Family::V6),
+                expr::icmpv6_type_in(&edition.name(ON_LINK)),
+                expr::destination_begins(Family::V6, &[0xff, 0x02]),
+            ],
+            &Verdict::Accept,
+        )
+        .because("neighbours on a bridge"),
+    );
     rules.extend(Family::BOTH.map(|family| {
         let local = edition.sets_of(LOCAL, family);
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)

@@ -93,6 +93,8 @@ pub struct Kernel {
     names: netlink::Socket,
     /// What the next change writes beside the rules, so that a successor can tell an older table from this one.
     stand: Option<Stand>,
+    /// Bridges that aren't pods', by name.
+    foreign_bridges: BTreeSet<String>,
     /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
 }
@@ -187,7 +189,7 @@ impl Kernel {
         let channel = Channel::open()?;
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
-        Ok(Self { config, channel, names, stand: None, installed: None })
+        Ok(Self { config, channel, names, stand: None, foreign_bridges: BTreeSet::new(), installed: None })
     }
 
     /// What was there before this process put anything in force. A table without rules, which a replacement that was never
@@ -273,6 +275,16 @@ impl Kernel {
         self.apply(&table, None, &[]).map(Some)
     }
 
+    /// Bridges behind which there are no pods: as if they were uplinks. Whether they are others than before; then
+    /// [`refresh_uplinks`](Self::refresh_uplinks) puts it in force.
+    pub fn set_foreign_bridges(&mut self, names: &BTreeSet<String>) -> bool {
+        let is_new = self.foreign_bridges != *names;
+        if is_new {
+            self.foreign_bridges.clone_from(names);
+        }
+        is_new
+    }
+
     /// Once no tuple is revoked any more, established flows' packets aren't looked up among them. To be called now and then.
     pub fn end_cutting(&mut self) -> Result<(), Error> {
         let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
@@ -306,7 +318,9 @@ impl Kernel {
     }
 
     fn uplinks(&self, table: &Table) -> Result<BTreeSet<String>, Error> {
-        uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)
+        let mut uplinks = uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)?;
+        uplinks.extend(self.foreign_bridges.iter().cloned());
+        Ok(uplinks)
     }
 
     fn change(&mut self, table: &Table, touched: &Touched, revocations: &[Revocation], start: Instant) -> Result<Applied, Small> {

@@ -177,7 +177,13 @@ impl Stage {
     fn keep_bridges(&mut self, touched: Option<&Touched>) {
         let table = &self.engine.table;
         if let Some(bridges) = &mut self.bridges {
-            self.node.ns().run(|| bridges.keep(table, touched)).expect("the bridges");
+            let kernel = &mut self.kernel;
+            self.node.ns().run(|| {
+                bridges.keep(table, touched).expect("the bridges");
+                if kernel.set_foreign_bridges(bridges.foreign()) {
+                    kernel.refresh_uplinks().expect("a whole table");
+                }
+            });
         }
     }
 
@@ -185,6 +191,14 @@ impl Stage {
     pub fn tick(&mut self) -> Standing {
         let bridges = self.bridges.as_mut().expect("a layout with a bridge");
         self.node.ns().run(|| bridges.tick()).expect("the bridges")
+    }
+
+    /// Takes the rules away that decide about packets.
+    pub fn unguard(&self) {
+        let families: &[&str] = if self.bridges.is_some() { &["inet", "bridge"] } else { &["inet"] };
+        for family in families {
+            self.node.ns().exec("nft", &["delete", "table", family, "sluice"]).expect("the table was there");
+        }
     }
 
     /// What `nft list ruleset` prints on the node.

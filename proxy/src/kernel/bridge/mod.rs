@@ -208,6 +208,16 @@ impl Bridges {
         Ok(Ports::open().map_err(Error::Look)?.remove(&links)? || found)
     }
 
+    /// Writes the tables anew if somebody else took them away.
+    pub fn restore(&mut self) -> Result<(), Error> {
+        if self.node.is_some() { self.guard() } else { Ok(()) }
+    }
+
+    /// The names of the bridges that are nobody's of this node's pods.
+    pub fn foreign(&self) -> &BTreeSet<String> {
+        &self.told.foreign
+    }
+
     /// How it stands with the ports.
     pub fn standing(&self) -> Standing {
         self.ports.standing()

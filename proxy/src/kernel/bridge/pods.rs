@@ -6,10 +6,10 @@
 //! | on whose link the node finds a local pod's address | closed, each but for its own pod |
 //! | with an address of its own in the node's pod CIDRs | closed |
 //! | that was pods' before | closed, as long as it exists: its last pod may have gone |
-//! | any other, where pods or pod CIDRs are known (docker0, virbr0) | exempt |
-//! | any other, where neither is known | closed |
+//! | any other with an address of its own, where pods or pod CIDRs are known (docker0, virbr0) | exempt |
+//! | any other | closed: its first pod may be about to come, before it has its address |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -39,6 +39,8 @@ pub(super) struct Known<'a> {
 pub(super) struct Bridges {
     /// Those that are, or may be, pods'.
     pub(super) pods: BTreeSet<Device>,
+    /// Those that are not: what comes by them comes from outside.
+    pub(super) foreign: BTreeSet<String>,
     /// The interfaces that the guard lets through.
     pub(super) exempt: BTreeSet<String>,
     /// There is a bridge, pods' or not.
@@ -50,21 +52,31 @@ pub(super) fn tell(known: &Known<'_>) -> Bridges {
     let is_in_cidr = |address: &IpAddr| known.pod_cidrs.iter().any(|cidr| cidr.contains(address));
     let can_tell = known.has_pods || !known.pod_cidrs.is_empty();
     let mut bridges = Bridges { exempt: known.uplinks.clone(), ..Bridges::default() };
-    let mut foreign: BTreeMap<u32, ()> = BTreeMap::new();
+    let mut foreign = BTreeSet::new();
     for link in known.links.iter().filter(|link| link.is_bridge()) {
         bridges.any = true;
         let device = (link.index, link.name.clone());
         let has_pod_address = known.own.iter().any(|(index, address)| *index == link.index && is_in_cidr(address));
-        let is_pods = known.ways.contains(&link.index) || has_pod_address || known.before.contains(&device) || !can_tell;
+        let has_address = known.own.iter().any(|(index, address)| *index == link.index && !is_link_local(address));
+        let is_known_pods = known.ways.contains(&link.index) || has_pod_address || known.before.contains(&device);
+        let is_pods = is_known_pods || !can_tell || !has_address;
         if is_pods && !known.uplinks.contains(&link.name) {
             bridges.pods.insert(device);
         } else {
-            foreign.insert(link.index, ());
+            bridges.foreign.insert(link.name.clone());
+            foreign.insert(link.index);
         }
     }
-    let ports = known.links.iter().filter(|link| link.master.is_some_and(|master| foreign.contains_key(&master)));
+    let ports = known.links.iter().filter(|link| link.master.is_some_and(|master| foreign.contains(&master)));
     bridges.exempt.extend(ports.map(|port| port.name.clone()));
     bridges
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +122,12 @@ mod tests {
         check("by a pod's route", |k| (k.ways, k.has_pods) = (&ways, true), &["cni0"], &["veth2"]);
         check("pods routed elsewhere", |k| (k.ways, k.has_pods) = (&elsewhere, true), &[], &["veth1", "veth2"]);
         check("as before", |k| (k.before, k.has_pods) = (&before, true), &["cni0"], &["veth2"]);
+    }
+
+    #[test]
+    fn a_bridge_without_an_address_is_closed() {
+        let own = [(3, "10.0.1.1"), (4, "fe80::1"), (5, "192.0.2.7")].map(|(index, ip)| (index, ip.parse().unwrap()));
+        check("", |k| (k.own, k.has_pods) = (&own, true), &["docker0"], &["veth1"]);
     }
 
     #[test]
