@@ -266,6 +266,7 @@ fn the_listing_reads_like_the_policy() {
         	type filter hook forward priority -90; policy accept;
         	meta mark & 0x00001000 == 0x00001000 counter drop comment "meant for the proxy"
         	ct state established,related accept
+        	icmpv6 type @neighbour_discovery ip6 daddr fe80::/10 accept comment "neighbours on a bridge"
         	icmpv6 type @neighbour_discovery ip6 daddr ff02::/16 accept comment "neighbours on a bridge"
         	ip daddr @local_v4 accept
         	ip6 daddr @local_v6 accept

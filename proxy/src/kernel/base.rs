@@ -481,17 +481,11 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
             .because("meant for the proxy"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
-    rules.push(
-        Rule::new(
-            [
-                expr::family(Family::V6),
-                expr::icmpv6_type_in(&edition.name(ON_LINK)),
-                expr::destination_begins(Family::V6, &[0xff, 0x02]),
-            ],
-            &Verdict::Accept,
-        )
-        .because("neighbours on a bridge"),
-    );
+    let reach = [expr::destination_is_link_local(), expr::destination_begins(Family::V6, &[0xff, 0x02])];
+    rules.extend(reach.map(|destination| {
+        let words = [expr::family(Family::V6), expr::icmpv6_type_in(&edition.name(ON_LINK)), destination];
+        Rule::new(words, &Verdict::Accept).because("neighbours on a bridge")
+    }));
     rules.extend(Family::BOTH.map(|family| {
         let local = edition.sets_of(LOCAL, family);
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)

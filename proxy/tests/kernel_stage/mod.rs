@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "the module belongs to several test programs")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod frame;
 pub mod packet;
 
 use std::net::IpAddr;
@@ -177,13 +178,16 @@ impl Stage {
     fn keep_bridges(&mut self, touched: Option<&Touched>) {
         let table = &self.engine.table;
         if let Some(bridges) = &mut self.bridges {
-            let kernel = &mut self.kernel;
-            self.node.ns().run(|| {
-                bridges.keep(table, touched).expect("the bridges");
-                if kernel.set_foreign_bridges(bridges.foreign()) {
-                    kernel.refresh_uplinks().expect("a whole table");
-                }
-            });
+            self.node.ns().run(|| bridges.keep(table, touched)).expect("the bridges");
+            self.follow_foreign();
+        }
+    }
+
+    /// Tells the kernel's part of the bridges that aren't pods'.
+    pub fn follow_foreign(&mut self) {
+        let (bridges, kernel) = (self.bridges.as_ref().expect("a layout with a bridge"), &mut self.kernel);
+        if kernel.set_foreign_bridges(bridges.foreign()) {
+            self.node.ns().run(|| kernel.refresh_uplinks()).expect("a whole table");
         }
     }
 
