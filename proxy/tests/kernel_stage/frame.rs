@@ -72,6 +72,18 @@ pub fn arp(operation: u16, mac: Mac, address: IpAddr, to_mac: Mac, to: IpAddr, d
     frame(destination, mac, &[], ARP, &payload)
 }
 
+/// ICMPv6 with its checksum, behind any extension headers: these begin with the next one's number, the last with 58.
+pub fn icmpv6(source: IpAddr, to: IpAddr, first_header: u8, extensions: &[u8], message: &[u8]) -> Vec<u8> {
+    let (IpAddr::V6(source), IpAddr::V6(to)) = (source, to) else { panic!("ICMPv6 is of IPv6") };
+    let mut message = message.to_vec();
+    let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
+    let pseudo = [&source.octets()[..], &to.octets(), &length, &[0, 0, 0, 58], &message].concat();
+    let checksum = !super::packet::sum(&pseudo);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let payload = u16::try_from(extensions.len() + message.len()).expect("a short packet").to_be_bytes();
+    [&[0x60, 0, 0, 0][..], &payload, &[first_header, 255], &source.octets(), &to.octets(), extensions, &message].concat()
+}
+
 /// Sends a frame by `eth0`.
 pub fn send(from: &Netns, bytes: &[u8]) {
     let link = link(from, "eth0");
@@ -96,6 +108,20 @@ impl Ear {
         let fd = ns.run(open);
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).expect("a time-out");
         Self { fd }
+    }
+
+    /// All that is heard within `wait`.
+    pub fn heard(&self, wait: Duration) -> Vec<Vec<u8>> {
+        let end = Instant::now() + wait;
+        let (mut frames, mut buffer) = (Vec::new(), [0; 4096]);
+        while Instant::now() < end {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => frames.push(buffer[..length].to_vec()),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => panic!("{errno}"),
+            }
+        }
+        frames
     }
 
     /// Whether a frame with these bytes in it is heard within `wait`.
