@@ -14,10 +14,13 @@
 //! Others change the node too. Between tables the thread looks whether the rules are still there, and routing and uplinks as they
 //! should be, and repairs what isn't. Until that is done the state is `Failing`.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
@@ -165,6 +168,10 @@ impl Enforcer {
 
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) {
+        let changes = self.bridges.descriptor().and_then(readable);
+        if let Err(error) = &changes {
+            tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
+        }
         let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
             // In this order: however many tables come, none of them puts off a look that is due.
@@ -172,11 +179,8 @@ impl Enforcer {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
-                _ = bridges.tick() => {
-                    let kept = self.bridges.tick();
-                    self.note_bridges(kept);
-                    self.set_foreign_bridges();
-                }
+                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
+                _ = bridges.tick() => self.look_at_bridges(),
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
@@ -383,6 +387,12 @@ impl Enforcer {
         self.show_failures();
     }
 
+    fn look_at_bridges(&mut self) {
+        let kept = self.bridges.tick();
+        self.note_bridges(kept);
+        self.set_foreign_bridges();
+    }
+
     /// How it stands with the pods on bridges.
     fn note_bridges(&mut self, kept: Result<bridge::Standing, bridge::Error>) {
         let standing = self.bridges.standing();
@@ -432,6 +442,26 @@ impl Enforcer {
         self.metrics.table_endpoints.set(size(table.endpoints().count()));
         self.metrics.table_programs.set(size(table.program_ids().count()));
         self.metrics.table_sets.set(size(table.set_ids().count()));
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound for types whose descriptor may change or close: an OwnedFd's doesn't, and what replaces it is unsafe"
+)]
+fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+/// Once an interface has changed, or a filter of one.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    match changes {
+        // Whoever is told reads to the end.
+        Some(changes) => match changes.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

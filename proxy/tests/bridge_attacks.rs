@@ -1,7 +1,5 @@
 //! What a pod on a bridge can do with frames of its own making: nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
-
 mod kernel_stage;
 
 use std::net::{IpAddr, SocketAddr};

@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod packet;
+pub mod running;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -32,6 +32,7 @@ const PREFERENCE_V6: u16 = 84;
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/tc_act/tc_mirred.h`.
 const NEW_QDISC: u16 = 36;
 const DELETE_QDISC: u16 = 37;
+const GET_QDISC: u16 = 38;
 const NEW_FILTER: u16 = 44;
 const DELETE_FILTER: u16 = 45;
 const GET_FILTER: u16 = 46;
@@ -96,6 +97,18 @@ impl Classifier {
         Ok(Self { socket: Socket::open(SockProtocol::NetlinkRoute)? })
     }
 
+    /// See [`Redirect::prepare`](super::redirect::Redirect::prepare).
+    pub(super) fn prepare(&mut self, index: u32) -> Result<(), netlink::Error> {
+        let head = fixed(index, CLSACT_HANDLE, CLSACT, 0);
+        let mut request = Message::new(NEW_QDISC, flags::CREATE | flags::EXCLUSIVE, &head);
+        request.put(KIND, b"clsact\0");
+        match self.socket.acknowledged(request) {
+            // That, or the older `ingress`.
+            Ok(()) | Err(netlink::Error::Refused(Errno::EEXIST)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// See [`Redirect::set`](super::redirect::Redirect::set).
     pub(super) fn set(&mut self, port: &Port) -> Result<(), netlink::Error> {
         for family in Family::BOTH {
@@ -149,7 +162,8 @@ impl Classifier {
             had |= !self.filters(index, family)?.is_empty();
         }
         self.clear(index)?;
-        if had && self.count(index, INGRESS)? == 0 && self.count(index, EGRESS)? == 0 {
+        if self.has_clsact(index)? && self.count(index, INGRESS)? == 0 && self.count(index, EGRESS)? == 0 {
+            had = true;
             gone_is_done(self.socket.acknowledged(Message::new(DELETE_QDISC, 0, &fixed(index, CLSACT_HANDLE, CLSACT, 0))))?;
         }
         Ok(had)
@@ -166,6 +180,15 @@ impl Classifier {
         Ok(nothing_there(found)?.into_iter().collect())
     }
 
+    fn has_clsact(&mut self, index: u32) -> Result<bool, netlink::Error> {
+        let request = Message::new(GET_QDISC, flags::DUMP, &fixed(index, 0, 0, 0));
+        let found = self.socket.dump(request, |kind, body| {
+            let is_it = kind == NEW_QDISC && u32_at(body, 4)? == index;
+            (is_it && find(body.get(FIXED_BYTES..)?, KIND)?.starts_with(b"clsact")).then_some(())
+        });
+        Ok(!nothing_there(found)?.is_empty())
+    }
+
     fn count(&mut self, index: u32, parent: u32) -> Result<usize, netlink::Error> {
         let request = Message::new(GET_FILTER, flags::DUMP, &fixed(index, 0, parent, 0));
         let found = self.socket.dump(request, |kind, body| (kind == NEW_FILTER && u32_at(body, 4)? == index).then_some(()));
@@ -176,13 +199,7 @@ impl Classifier {
         match self.socket.acknowledged(message(index, family, node, filter)) {
             // There is no queueing discipline to hang it on.
             Err(netlink::Error::Refused(Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP)) => {
-                let head = fixed(index, CLSACT_HANDLE, CLSACT, 0);
-                let mut request = Message::new(NEW_QDISC, flags::CREATE | flags::EXCLUSIVE, &head);
-                request.put(KIND, b"clsact\0");
-                match self.socket.acknowledged(request) {
-                    Ok(()) | Err(netlink::Error::Refused(Errno::EEXIST)) => {}
-                    Err(error) => return Err(error),
-                }
+                self.prepare(index)?;
                 self.socket.acknowledged(message(index, family, node, filter))
             }
             done => done,

@@ -9,10 +9,12 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use super::super::netlink::{Error, u16_at, u32_at};
 use super::links::Link;
 
-/// `RTMGRP_LINK` and `RTMGRP_TC`.
-const GROUPS: u32 = 1 | 8;
+/// `RTMGRP_LINK`, `RTMGRP_TC`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const GROUPS: u32 = 1 | 8 | 0x10 | 0x100;
 /// Links that came, went or changed.
 const LINKS: std::ops::RangeInclusive<u16> = 16..=17;
+/// The node's own addresses, which tell its bridges apart.
+const ADDRESSES: std::ops::RangeInclusive<u16> = 20..=21;
 /// Queueing disciplines, classes and filters.
 const TRAFFIC_CONTROL: [u16; 4] = [36, 37, 44, 45];
 const AF_BRIDGE: u8 = 7;
@@ -33,6 +35,15 @@ pub(super) struct Happened {
     pub(super) filters: BTreeSet<u32>,
 }
 
+impl Happened {
+    pub(super) fn add(&mut self, more: Self) {
+        self.much |= more.much;
+        self.bridges |= more.bridges;
+        self.links.extend(more.links);
+        self.filters.extend(more.filters);
+    }
+}
+
 /// A socket that hears of changes in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -48,6 +59,11 @@ impl Events {
             Ok(fd)
         };
         Ok(Self { fd: open().map_err(Error::Open)? })
+    }
+
+    /// A descriptor that can be read from once something has happened.
+    pub(super) fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     /// What happened since the last call.
@@ -80,6 +96,8 @@ fn note(happened: &mut Happened, mut bytes: &[u8]) {
                 body.first() == Some(&AF_BRIDGE) || link.as_ref().is_none_or(|link| link.is_bridge() || link.master.is_some());
             happened.bridges |= is_of_bridge;
             happened.links.extend(link.map(|link| link.index));
+        } else if ADDRESSES.contains(&kind) {
+            happened.links.extend(u32_at(body, 4));
         } else if TRAFFIC_CONTROL.contains(&kind) {
             happened.filters.extend(u32_at(body, 4));
         }

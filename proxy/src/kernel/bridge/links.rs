@@ -199,9 +199,9 @@ fn decode_address(body: &[u8]) -> Option<(u32, IpAddr)> {
     // On a point-to-point link the other attribute is the far end's.
     let value = |wanted| attributes().find_map(|(kind, value)| (kind == wanted).then_some(value));
     let octets = value(ADDRESS_LOCAL).or_else(|| value(ADDRESS))?;
-    let address = match body.first()? {
-        &AF_INET => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)),
-        &AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)),
+    let address = match *body.first()? {
+        AF_INET => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)),
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)),
         _ => return None,
     };
     Some((index, address))

@@ -44,6 +44,7 @@ mod redirect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -69,6 +70,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// After each change, ports without a pod are asked at every tick for so long, and then once a second.
 const EAGER: Duration = Duration::from_secs(10);
 const PATIENT: Duration = Duration::from_secs(1);
+/// Looks are so far apart at least, but for those that a table asks for.
+const BURST: Duration = Duration::from_millis(5);
 
 /// Why the bridges are not as they should be. What isn't opened is closed.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +109,15 @@ pub struct Bridges {
     /// None until the first table.
     node: Option<NodeFacts>,
     links: Vec<Link>,
+    /// Interfaces that lead off the node, by name.
+    uplinks: BTreeSet<String>,
+    /// The node's own addresses, and whose of its interfaces each is.
+    own: Vec<(u32, IpAddr)>,
     told: pods::Bridges,
     /// Where local pods are found, as the node's routes said when they were asked.
     ways: FxHashMap<IpAddr, Option<u32>>,
+    /// What the kernel has told since the last look.
+    heard: Happened,
     /// A look failed, and has to be made again.
     is_due: bool,
     changed: Instant,
@@ -142,8 +151,11 @@ impl Bridges {
             locals: Locals::default(),
             node: None,
             links: Vec::new(),
+            uplinks: BTreeSet::new(),
+            own: Vec::new(),
             told: pods::Bridges::default(),
             ways: FxHashMap::default(),
+            heard: Happened::default(),
             is_due: true,
             changed: now,
             asked: now,
@@ -165,8 +177,14 @@ impl Bridges {
             return Ok(self.standing());
         }
         let happened = self.events.drain().map_err(Error::Look)?;
-        let from = if self.is_due || self.concerns(&happened) { From::Links } else { From::Table };
-        self.look(from, &happened)
+        self.heard.add(happened);
+        let from = if self.is_due || self.concerns(&self.heard) { From::Links } else { From::Table };
+        self.look(from)
+    }
+
+    /// A descriptor that can be read from once an interface or a filter has changed: time for a [`tick`](Self::tick).
+    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        self.events.descriptor()
     }
 
     /// Looks whether anything has changed. To be called every [`TICK`]; where nothing has, it costs one system call.
@@ -174,25 +192,30 @@ impl Bridges {
         if self.node.is_none() {
             return Ok(Standing::default());
         }
-        let mut happened = self.events.drain().map_err(Error::Look)?;
+        let happened = self.events.drain().map_err(Error::Look)?;
         let now = Instant::now();
         let sweeps = now.duration_since(self.swept) >= SWEEP;
-        if self.is_due || sweeps || self.concerns(&happened) {
+        self.heard.add(happened);
+        if self.is_due || sweeps || self.concerns(&self.heard) {
+            // Changes come in bursts.
+            if now.duration_since(self.asked) < BURST {
+                return Ok(self.standing());
+            }
             if sweeps {
                 self.swept = now;
-                happened.much |= self.told.any;
+                self.heard.much |= self.told.any;
             }
-            if self.concerns(&happened) && !sweeps {
+            if self.concerns(&self.heard) {
                 self.changed = now;
             }
-            return self.look(From::Links, &happened);
+            return self.look(From::Links);
         }
         let pause = if now.duration_since(self.changed) < EAGER { TICK } else { PATIENT };
         if now.duration_since(self.asked) + TICK / 2 >= pause && self.ports.are_awaited(&self.locals) {
-            return self.look(From::Ports, &happened);
+            return self.look(From::Ports);
         }
-        if !happened.filters.is_empty() {
-            self.ports.repair(&happened.filters)?;
+        if !self.heard.filters.is_empty() {
+            self.ports.repair(&std::mem::take(&mut self.heard.filters))?;
         }
         if now.duration_since(self.watched) >= WATCH {
             self.watched = now;
@@ -230,13 +253,14 @@ impl Bridges {
         happened.much || happened.bridges || happened.links.iter().any(is_known)
     }
 
-    fn look(&mut self, from: From, happened: &Happened) -> Result<Standing, Error> {
-        self.is_due = true;
+    fn look(&mut self, from: From) -> Result<Standing, Error> {
+        // Should this fail, the next look begins anew.
+        let happened = std::mem::take(&mut self.heard);
+        (self.is_due, self.heard.much) = (true, true);
         if from == From::Links {
-            self.links = self.looker.links().map_err(Error::Look)?;
-            self.ways.clear();
+            self.see()?;
         }
-        if from != From::Ports {
+        if from != From::Ports && (self.told.any || from == From::Links) {
             self.tell()?;
         }
         self.asked = Instant::now();
@@ -244,7 +268,7 @@ impl Bridges {
         if !self.told.any {
             self.guard()?;
             self.ports.forget();
-            self.is_due = false;
+            (self.is_due, self.heard.much) = (false, false);
             return Ok(self.standing());
         }
         // Before the first port is opened: what is redirected earlier is dropped as another's.
@@ -261,7 +285,7 @@ impl Bridges {
         // Whatever became of the ports: what isn't opened is closed.
         self.guard.close(&self.told.exempt, self.told.any)?;
         kept.and(repaired)?;
-        self.is_due = false;
+        (self.is_due, self.heard.much) = (false, false);
         Ok(self.standing())
     }
 
@@ -272,14 +296,24 @@ impl Bridges {
         self.guard.close(&self.told.exempt, self.told.any)
     }
 
+    /// Asks for the node's interfaces, and what else they are told apart by.
+    fn see(&mut self) -> Result<(), Error> {
+        self.links = self.looker.links().map_err(Error::Look)?;
+        self.ways.clear();
+        let node_ips = self.node.as_ref().map(|node| node.ips.as_slice()).unwrap_or_default();
+        self.uplinks = uplinks::find(node_ips, &self.configured_uplinks).map_err(Error::Uplinks)?;
+        if self.links.iter().any(Link::is_bridge) {
+            self.own = self.looker.addresses().map_err(Error::Look)?;
+        }
+        Ok(())
+    }
+
     /// Tells pods' bridges from others.
     fn tell(&mut self) -> Result<(), Error> {
         let Some(node) = &self.node else { return Ok(()) };
         let before: BTreeSet<Device> = self.told.pods.clone();
-        let uplinks = uplinks::find(&node.ips, &self.configured_uplinks).map_err(Error::Uplinks)?;
-        let (mut own, mut ways) = (Vec::new(), BTreeSet::new());
+        let mut ways = BTreeSet::new();
         if self.links.iter().any(Link::is_bridge) {
-            own = self.looker.addresses().map_err(Error::Look)?;
             let mut known = FxHashMap::default();
             for address in self.locals.all_addresses() {
                 let way = match self.ways.get(&address) {
@@ -293,8 +327,8 @@ impl Bridges {
         }
         let known = Known {
             links: &self.links,
-            uplinks: &uplinks,
-            own: &own,
+            uplinks: &self.uplinks,
+            own: &self.own,
             pod_cidrs: &node.pod_cidrs,
             ways: &ways,
             has_pods: !self.locals.is_empty(),

@@ -87,8 +87,18 @@ mod tests {
         Link { index, name: name.to_owned(), kind: Some(kind.to_owned()), mac: None, master, peer: None }
     }
 
+    /// What a row says of the node, beside its interfaces.
+    #[derive(Default)]
+    struct Given {
+        pod_cidrs: Vec<IpNet>,
+        ways: BTreeSet<u32>,
+        has_pods: bool,
+        before: BTreeSet<Device>,
+        has_no_address: Option<u32>,
+    }
+
     /// `cni0` with port `veth1`, `docker0` with port `veth2`, `br0` with port `eth0`.
-    fn check(what: &str, known: impl FnOnce(&mut Known<'_>), pods: &[&str], exempt: &[&str]) {
+    fn check(what: &str, given: &Given, pods: &[&str], exempt: &[&str]) {
         let links = [
             link(2, "eth0", "", Some(5)),
             link(3, "cni0", "bridge", None),
@@ -97,42 +107,36 @@ mod tests {
             link(6, "veth1", "veth", Some(3)),
             link(7, "veth2", "veth", Some(4)),
         ];
-        let own = [(3, "10.0.1.1"), (4, "172.17.0.1"), (5, "192.0.2.7")].map(|(index, ip)| (index, ip.parse().unwrap()));
+        let own = [(3, "10.0.1.1"), (4, "172.17.0.1"), (5, "192.0.2.7")].map(|(index, ip)| {
+            let ip = if given.has_no_address == Some(index) { "fe80::1" } else { ip };
+            (index, ip.parse().unwrap())
+        });
         let uplinks = ["br0".to_owned(), "lo".to_owned()].into();
-        let (ways, before) = (BTreeSet::new(), BTreeSet::new());
-        let mut facts =
-            Known { links: &links, uplinks: &uplinks, own: &own, pod_cidrs: &[], ways: &ways, has_pods: false, before: &before };
-        known(&mut facts);
-        let told = tell(&facts);
+        let Given { pod_cidrs, ways, has_pods, before, .. } = given;
+        let told = tell(&Known { links: &links, uplinks: &uplinks, own: &own, pod_cidrs, ways, has_pods: *has_pods, before });
         assert_eq!(told.pods.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), pods, "{what}");
         let mut wanted: Vec<&str> = ["br0", "eth0", "lo"].into_iter().chain(exempt.iter().copied()).collect();
         wanted.sort_unstable();
         assert_eq!(told.exempt.iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{what}");
-        assert!(told.any);
+        assert!(told.any && told.foreign.contains("br0"));
     }
 
     #[test]
     fn bridges_are_told_apart_row_by_row() {
-        let cidrs = ["10.0.1.0/24".parse().unwrap()];
-        let ways = [3].into();
-        let before = [(3, "cni0".to_owned())].into();
-        let elsewhere = [99].into();
-        check("nothing known", |_| {}, &["cni0", "docker0"], &[]);
-        check("by its address", |k| k.pod_cidrs = &cidrs, &["cni0"], &["veth2"]);
-        check("by a pod's route", |k| (k.ways, k.has_pods) = (&ways, true), &["cni0"], &["veth2"]);
-        check("pods routed elsewhere", |k| (k.ways, k.has_pods) = (&elsewhere, true), &[], &["veth1", "veth2"]);
-        check("as before", |k| (k.before, k.has_pods) = (&before, true), &["cni0"], &["veth2"]);
-    }
-
-    #[test]
-    fn a_bridge_without_an_address_is_closed() {
-        let own = [(3, "10.0.1.1"), (4, "fe80::1"), (5, "192.0.2.7")].map(|(index, ip)| (index, ip.parse().unwrap()));
-        check("", |k| (k.own, k.has_pods) = (&own, true), &["docker0"], &["veth1"]);
-    }
-
-    #[test]
-    fn a_bridge_of_another_number_is_another() {
-        let before = [(33, "cni0".to_owned())].into();
-        check("", |k| (k.before, k.has_pods) = (&before, true), &[], &["veth1", "veth2"]);
+        let with = |ways: &[u32], before: &[u32]| Given {
+            ways: ways.iter().copied().collect(),
+            before: before.iter().map(|index| (*index, "cni0".to_owned())).collect(),
+            has_pods: true,
+            ..Given::default()
+        };
+        let by_address = || Given { pod_cidrs: vec!["10.0.1.0/24".parse().unwrap()], ..Given::default() };
+        let bare = Given { has_no_address: Some(4), ..with(&[3], &[]) };
+        check("nothing known", &Given::default(), &["cni0", "docker0"], &[]);
+        check("by its address", &by_address(), &["cni0"], &["veth2"]);
+        check("by a pod's route", &with(&[3], &[]), &["cni0"], &["veth2"]);
+        check("pods routed elsewhere", &with(&[99], &[]), &[], &["veth1", "veth2"]);
+        check("as before", &with(&[], &[3]), &["cni0"], &["veth2"]);
+        check("another of the same name", &with(&[], &[33]), &[], &["veth1", "veth2"]);
+        check("without an address of its own", &bare, &["cni0", "docker0"], &[]);
     }
 }

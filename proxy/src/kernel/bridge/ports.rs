@@ -131,7 +131,7 @@ impl Ports {
         {
             return self.bind(looker, link, Owner { pod, by }, links, locals);
         }
-        self.redirect.clear(link.index).map_err(failed)
+        self.redirect.clear(link.index).and_then(|()| self.redirect.prepare(link.index)).map_err(failed)
     }
 
     /// Asks the other ends of the ports that are nobody's.
@@ -297,7 +297,8 @@ impl Ports {
     pub(super) fn remove(&mut self, links: &[Link]) -> Result<bool, Error> {
         let mut found = false;
         let pinned = self.neighbours.pinned().map_err(Error::Look)?;
-        for link in links.iter().filter(|link| !link.is_bridge()) {
+        // Only ports are ever touched; one that has left its bridge since keeps an empty queueing discipline at most.
+        for link in links.iter().filter(|link| link.master.is_some()) {
             let failed = |source| Error::Redirect { port: link.name.clone(), source };
             if !self.redirect.remove(link.index).map_err(failed)? {
                 continue;

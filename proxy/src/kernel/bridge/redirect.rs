@@ -28,6 +28,14 @@ pub(super) enum Redirect {
 }
 
 impl Redirect {
+    /// Makes a port ready that admits nothing yet. The kernel drops what is on its way to the pod while it is done: so it is done
+    /// before the pod has an address.
+    pub(super) fn prepare(&mut self, index: u32) -> Result<(), netlink::Error> {
+        match self {
+            Self::Classifier(classifier) => classifier.prepare(index),
+        }
+    }
+
     /// Makes the port admit exactly its addresses. Does nothing where it does already.
     pub(super) fn set(&mut self, port: &Port) -> Result<(), netlink::Error> {
         match self {
