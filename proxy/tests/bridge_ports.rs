@@ -326,3 +326,46 @@ fn a_node_without_bridges_gets_a_table_and_nothing_else() {
     assert!(!stage.node.ns().exec("tc", &["qdisc", "show"]).unwrap().contains("clsact"));
     stage.expect(&[(&a, "10.0.1.2", 80, Tcp, true)]);
 }
+
+/// What a busy node costs: printed, with bounds that only a mistake exceeds.
+#[test]
+fn many_ports_are_opened_and_kept_at_little_cost() {
+    if !possible() {
+        return;
+    }
+    const PODS: usize = 100;
+    let mut stage = Stage::laid_out(BRIDGES[0], Config::default());
+    let named: Vec<(String, [IpAddr; 2])> =
+        (1..=PODS).map(|n| (format!("x/p{n}"), [ip(&format!("10.0.1.{n}")), ip(&format!("fd00:1::{n:x}"))])).collect();
+    let wanted: Vec<_> = named.iter().map(|(name, addresses)| (&stage.node, name.as_str(), addresses.as_slice())).collect();
+    stage.net.add_pods(&wanted).unwrap();
+    stage.engine.edit(edits(NAMESPACE));
+    for (name, addresses) in &named {
+        let [v4, v6] = addresses.map(|address| address.to_string());
+        let short = name.trim_start_matches("x/");
+        stage.engine.edit(edits(&pod_yaml("node-1", "x", short, short, &[&v4, &v6])));
+    }
+    let began = Instant::now();
+    stage.apply_whole();
+    println!("{PODS} ports and their table: {:?}", began.elapsed());
+    assert_eq!(stage.tick(), Standing { bound: PODS, unidentified: 0 });
+    std::thread::sleep(Duration::from_millis(100));
+    stage.tick();
+    let ns = stage.node.ns().clone();
+    let bridges = stage.bridges.as_mut().unwrap();
+    let (idle, look) = ns.run(|| {
+        let began = Instant::now();
+        for _ in 0..100 {
+            bridges.tick().unwrap();
+        }
+        let idle = began.elapsed() / 100;
+        let alias = std::process::Command::new("ip").args(["link", "set", "veth-p1", "alias", "changed"]).status().unwrap();
+        assert!(alias.success());
+        std::thread::sleep(Duration::from_millis(50));
+        let began = Instant::now();
+        bridges.tick().unwrap();
+        (idle, began.elapsed())
+    });
+    println!("a tick in which nothing changed: {idle:?}; one in which a port did: {look:?}");
+    assert!(idle < Duration::from_millis(2) && look < Duration::from_millis(200), "{idle:?}, {look:?}");
+}

@@ -155,14 +155,14 @@ impl Classifier {
         Ok(admitted)
     }
 
-    /// Removes our filters, and the queueing discipline that they hung on if nobody else has any there.
-    pub(super) fn remove(&mut self, index: u32) -> Result<bool, netlink::Error> {
+    /// Removes our filters, and the queueing discipline that they hung on, or that a port was given, if nobody else has any there.
+    pub(super) fn remove(&mut self, index: u32, is_port: bool) -> Result<bool, netlink::Error> {
         let mut had = false;
         for family in Family::BOTH {
             had |= !self.filters(index, family)?.is_empty();
         }
         self.clear(index)?;
-        if self.has_clsact(index)? && self.count(index, INGRESS)? == 0 && self.count(index, EGRESS)? == 0 {
+        if (had || is_port) && self.has_clsact(index)? && self.count(index, INGRESS)? == 0 && self.count(index, EGRESS)? == 0 {
             had = true;
             gone_is_done(self.socket.acknowledged(Message::new(DELETE_QDISC, 0, &fixed(index, CLSACT_HANDLE, CLSACT, 0))))?;
         }

@@ -96,7 +96,10 @@ impl Link {
                 _ => {}
             }
         }
-        link.peer = index.zip(namespace).map(|(index, namespace)| Peer { namespace, index });
+        // Of other kinds it is what they stand on, and says nothing of what is behind them.
+        if link.kind.as_deref() == Some("veth") {
+            link.peer = index.zip(namespace).map(|(index, namespace)| Peer { namespace, index });
+        }
         Some(link)
     }
 }

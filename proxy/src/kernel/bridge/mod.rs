@@ -70,8 +70,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// After each change, ports without a pod are asked at every tick for so long, and then once a second.
 const EAGER: Duration = Duration::from_secs(10);
 const PATIENT: Duration = Duration::from_secs(1);
-/// Looks are so far apart at least, but for those that a table asks for.
-const BURST: Duration = Duration::from_millis(5);
+/// Looks are so far apart at least, but for those that a table asks for: changes come in bursts, and a pod can make the kernel tell
+/// of its link without end.
+const BURST: Duration = Duration::from_millis(40);
 
 /// Why the bridges are not as they should be. What isn't opened is closed.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +198,6 @@ impl Bridges {
         let sweeps = now.duration_since(self.swept) >= SWEEP;
         self.heard.add(happened);
         if self.is_due || sweeps || self.concerns(&self.heard) {
-            // Changes come in bursts.
             if now.duration_since(self.asked) < BURST {
                 return Ok(self.standing());
             }
@@ -272,19 +272,19 @@ impl Bridges {
             return Ok(self.standing());
         }
         // Before the first port is opened: what is redirected earlier is dropped as another's.
-        self.guard.take_in(bridges)?;
-        for (_, name) in bridges {
-            ports::send_no_redirects(name);
-        }
-        let masters: BTreeSet<u32> = bridges.iter().map(|(index, _)| *index).collect();
-        let kept = self.ports.keep(&mut self.looker, &self.links, &masters, &self.told.exempt, &self.locals);
-        let repaired = match happened.much {
-            true => self.ports.repair_all(&mut self.looker),
-            false => self.ports.repair(&happened.filters),
-        };
+        let opened = self.guard.take_in(bridges).and_then(|()| {
+            bridges.iter().for_each(|(_, name)| ports::send_no_redirects(name));
+            let masters: BTreeSet<u32> = bridges.iter().map(|(index, _)| *index).collect();
+            let kept = self.ports.keep(&mut self.looker, &self.links, &masters, &self.told.exempt, &self.locals);
+            let repaired = match happened.much {
+                true => self.ports.repair_all(&mut self.looker),
+                false => self.ports.repair(&happened.filters),
+            };
+            kept.and(repaired)
+        });
         // Whatever became of the ports: what isn't opened is closed.
         self.guard.close(&self.told.exempt, self.told.any)?;
-        kept.and(repaired)?;
+        opened?;
         (self.is_due, self.heard.much) = (false, false);
         Ok(self.standing())
     }

@@ -124,11 +124,15 @@ impl Ports {
         let admitted: Vec<_> = self.redirect.admitted(link.index).map_err(failed)?.into_iter().collect();
         let mut holders = locals.holders(&admitted);
         let is_free = |pod: &PodRef| self.held.values().all(|held| held.owner.pod != *pod);
-        if let Some((pod, by)) = holders.pop_first()
-            && holders.is_empty()
-            && link.peer.is_some()
+        if let (Some((pod, mut by)), Some(peer), true) = (holders.pop_first(), link.peer, holders.is_empty())
             && is_free(&pod)
         {
+            // While no process looked, the address may have gone to another pod.
+            let shown = looker.addresses_at(peer).map_err(Error::Look)?;
+            by.retain(|address| shown.contains(address));
+            if by.is_empty() {
+                return self.redirect.clear(link.index).map_err(failed);
+            }
             return self.bind(looker, link, Owner { pod, by }, links, locals);
         }
         self.redirect.clear(link.index).and_then(|()| self.redirect.prepare(link.index)).map_err(failed)
@@ -297,10 +301,9 @@ impl Ports {
     pub(super) fn remove(&mut self, links: &[Link]) -> Result<bool, Error> {
         let mut found = false;
         let pinned = self.neighbours.pinned().map_err(Error::Look)?;
-        // Only ports are ever touched; one that has left its bridge since keeps an empty queueing discipline at most.
-        for link in links.iter().filter(|link| link.master.is_some()) {
+        for link in links.iter().filter(|link| !link.is_bridge()) {
             let failed = |source| Error::Redirect { port: link.name.clone(), source };
-            if !self.redirect.remove(link.index).map_err(failed)? {
+            if !self.redirect.remove(link.index, link.master.is_some()).map_err(failed)? {
                 continue;
             }
             found = true;

@@ -57,10 +57,10 @@ impl Redirect {
         }
     }
 
-    /// Removes all that was ever put on the port. Whether there was anything.
-    pub(super) fn remove(&mut self, index: u32) -> Result<bool, netlink::Error> {
+    /// Removes all that was ever put on an interface, which may have been a port once. Whether there was anything.
+    pub(super) fn remove(&mut self, index: u32, is_port: bool) -> Result<bool, netlink::Error> {
         match self {
-            Self::Classifier(classifier) => classifier.remove(index),
+            Self::Classifier(classifier) => classifier.remove(index, is_port),
         }
     }
 }
