@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kernel_stage::frame;
 use kernel_stage::packet::{arrived, forge, listen};
 use kernel_stage::running::Running;
 use kernel_stage::{BRIDGES, SILENCE, Stage, edits, ip, pod_yaml, possible};
@@ -275,6 +276,56 @@ fn it_outlives_the_process_and_the_next_one_takes_it_up_without_a_gap() {
         assert!(sent > 100, "{sent}");
         assert_eq!(filters(&a), before, "what fits is left as it is");
     }
+}
+
+#[test]
+fn a_port_is_not_taken_up_for_a_pod_that_got_its_address_since() {
+    if !possible() {
+        return;
+    }
+    let (mut stage, a, b) = applied(BRIDGES[0]);
+    // While no process looks, a goes, and its address is given to c; the interface of a is still there.
+    stage.bridges = None;
+    a.remove_address(ip("10.0.1.1")).unwrap();
+    a.remove_address(ip("fd00:1::1")).unwrap();
+    let c = stage.pod("x/c", &["10.0.1.1"]);
+    stage.engine.edit(remove("a"));
+    stage.bridges = Some(stage.node.ns().run(|| Bridges::open(&[])).unwrap());
+    stage.apply_whole();
+    assert_eq!(stage.tick(), Standing { bound: 2, unidentified: 1 });
+    stage.expect(&[(&c, "10.0.1.2", 80, Tcp, true), (&b, "10.0.1.1", 80, Tcp, true)]);
+    let inbox = listen(b.ns(), SocketAddr::new(ip("10.0.1.2"), 7777));
+    let packet = frame::datagram(SocketAddr::new(ip("10.0.1.1"), 1), SocketAddr::new(ip("10.0.1.2"), 7777), "as before");
+    let [bridge, own] = [(stage.node.ns(), Node::BRIDGE), (a.ns(), "eth0")].map(|(ns, interface)| frame::mac(ns, interface));
+    frame::send(a.ns(), &frame::ip_frame(bridge, own, &[], &packet));
+    assert_eq!(arrived(&inbox), None);
+}
+
+/// Pods that come and go without a pause: the state stays in force, and the last one is opened.
+#[test]
+fn pods_that_come_and_go_are_no_failure() {
+    if !possible() {
+        return;
+    }
+    let (mut stage, a, _b) = scene(BRIDGES[0]);
+    for n in 3..9 {
+        stage.engine.edit(edits(&pod_yaml("node-1", "x", &format!("c{n}"), "c", &[&format!("10.0.1.{n}")])));
+    }
+    let running = Running::start(&stage);
+    running.hand_over(&stage.engine.table, Extent::Whole);
+    for _ in 0..15 {
+        for n in 3..9 {
+            stage.net.add_pod(&stage.node, &format!("x/c{n}"), &[ip(&format!("10.0.1.{n}"))]).unwrap();
+        }
+        for n in 3..9 {
+            stage.net.remove_pod(&format!("x/c{n}")).unwrap();
+        }
+        assert_eq!(running.metrics.kernel_failures.get(), 0, "{:?}", *running.state.borrow());
+    }
+    let last = stage.stranger("x/c3", &["10.0.1.3"]);
+    let opened = wait_until(LONG, || running.metrics.bridge_ports.get() == 3);
+    assert!(opened, "{} ports", running.metrics.bridge_ports.get());
+    stage.expect(&[(&last, "10.0.1.1", 80, Tcp, true), (&a, "10.0.1.3", 80, Tcp, true)]);
 }
 
 #[test]

@@ -74,6 +74,9 @@ const PATIENT: Duration = Duration::from_secs(1);
 /// of its link without end.
 const BURST: Duration = Duration::from_millis(40);
 
+/// So many failures in a row are put down to interfaces that come and go.
+const MOST_EXCUSES: usize = 20;
+
 /// Why the bridges are not as they should be. What isn't opened is closed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -119,6 +122,8 @@ pub struct Bridges {
     ways: FxHashMap<IpAddr, Option<u32>>,
     /// What the kernel has told since the last look.
     heard: Happened,
+    /// How many looks in a row failed while interfaces came or went.
+    excused: usize,
     /// A look failed, and has to be made again.
     is_due: bool,
     changed: Instant,
@@ -157,6 +162,7 @@ impl Bridges {
             told: pods::Bridges::default(),
             ways: FxHashMap::default(),
             heard: Happened::default(),
+            excused: 0,
             is_due: true,
             changed: now,
             asked: now,
@@ -253,7 +259,23 @@ impl Bridges {
         happened.much || happened.bridges || happened.links.iter().any(is_known)
     }
 
+    /// Pods come and go while their ports are looked at: what fails for that is no failure, and is made again by the next look.
     fn look(&mut self, from: From) -> Result<Standing, Error> {
+        let looked = self.look_once(from);
+        match looked {
+            Ok(()) => self.excused = 0,
+            Err(error) => {
+                let now = self.looker.links().map_err(Error::Look)?;
+                if now == self.links || self.excused >= MOST_EXCUSES {
+                    return Err(error);
+                }
+                self.excused += 1;
+            }
+        }
+        Ok(self.standing())
+    }
+
+    fn look_once(&mut self, from: From) -> Result<(), Error> {
         // Should this fail, the next look begins anew.
         let happened = std::mem::take(&mut self.heard);
         (self.is_due, self.heard.much) = (true, true);
@@ -269,7 +291,7 @@ impl Bridges {
             self.guard()?;
             self.ports.forget();
             (self.is_due, self.heard.much) = (false, false);
-            return Ok(self.standing());
+            return Ok(());
         }
         // Before the first port is opened: what is redirected earlier is dropped as another's.
         let opened = self.guard.take_in(bridges).and_then(|()| {
@@ -286,7 +308,7 @@ impl Bridges {
         self.guard.close(&self.told.exempt, self.told.any)?;
         opened?;
         (self.is_due, self.heard.much) = (false, false);
-        Ok(self.standing())
+        Ok(())
     }
 
     fn guard(&mut self) -> Result<(), Error> {
