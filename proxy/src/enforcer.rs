@@ -412,7 +412,7 @@ impl Enforcer {
 
     /// What comes in by a bridge that isn't pods' comes from outside.
     fn set_foreign_bridges(&mut self) {
-        if !self.kernel.set_foreign_bridges(self.bridges.foreign()) {
+        if !self.kernel.set_foreign_bridges(&self.bridges.foreign()) {
             return;
         }
         if let Err(error) = self.kernel.refresh_uplinks() {

@@ -211,7 +211,19 @@ fn arp_and_neighbour_discovery_go_on() {
         for pod in [&frontend, &backend] {
             pod.ns().exec("ip", &["neighbour", "flush", "all"]).unwrap();
         }
-        stage.expect(&[(&frontend, "10.0.1.2", 8080, Tcp, true), (&frontend, "fd00:1::2", 8080, Tcp, true)]);
+        stage.net.serve(stage.net.outside(), "outside", &[Port::tcp(80)]).unwrap();
+        let outside = [Net::OUTSIDE_V4, Net::OUTSIDE_V6].map(|address| address.to_string());
+        stage.expect(&[
+            (&frontend, "10.0.1.2", 8080, Tcp, true),
+            (&frontend, "fd00:1::2", 8080, Tcp, true),
+            (&backend, &outside[0], 80, Tcp, true),
+            (&backend, &outside[1], 80, Tcp, true),
+        ]);
+        let gateways = backend.ns().exec("ip", &["neighbour"]).unwrap();
+        for gateway in ["169.254.1.1", "fe80::1"] {
+            let line = gateways.lines().find(|line| line.starts_with(gateway));
+            assert!(line.is_some_and(|line| line.contains("lladdr")), "{layout:?} {gateway}: {gateways}");
+        }
         let learned = frontend.ns().exec("ip", &["neighbour"]).unwrap();
         for address in ["10.0.1.2", "fd00:1::2"] {
             let line = learned.lines().find(|line| line.starts_with(address));

@@ -187,7 +187,7 @@ impl Stage {
     /// Tells the kernel's part of the bridges that aren't pods'.
     pub fn follow_foreign(&mut self) {
         let (bridges, kernel) = (self.bridges.as_ref().expect("a layout with a bridge"), &mut self.kernel);
-        if kernel.set_foreign_bridges(bridges.foreign()) {
+        if kernel.set_foreign_bridges(&bridges.foreign()) {
             self.node.ns().run(|| kernel.refresh_uplinks()).expect("a whole table");
         }
     }

@@ -56,7 +56,7 @@ use super::channel::ChannelError;
 use super::{netlink, uplinks};
 use binding::Locals;
 use events::{Events, Happened};
-use guard::{Device, Guard};
+use guard::Guard;
 use links::{Link, Looker};
 use pods::Known;
 use ports::Ports;
@@ -243,8 +243,8 @@ impl Bridges {
     }
 
     /// The names of the bridges that are nobody's of this node's pods.
-    pub fn foreign(&self) -> &BTreeSet<String> {
-        &self.told.foreign
+    pub fn foreign(&self) -> BTreeSet<String> {
+        self.told.foreign.iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// How it stands with the ports.
@@ -333,7 +333,6 @@ impl Bridges {
     /// Tells pods' bridges from others.
     fn tell(&mut self) -> Result<(), Error> {
         let Some(node) = &self.node else { return Ok(()) };
-        let before: BTreeSet<Device> = self.told.pods.clone();
         let mut ways = BTreeSet::new();
         if self.links.iter().any(Link::is_bridge) {
             let mut known = FxHashMap::default();
@@ -354,10 +353,10 @@ impl Bridges {
             pod_cidrs: &node.pod_cidrs,
             ways: &ways,
             has_pods: !self.locals.is_empty(),
-            before: &before,
+            before: &self.told,
         };
         let told = pods::tell(&known);
-        for (_, name) in told.pods.difference(&before) {
+        for (_, name) in told.pods.difference(&self.told.pods) {
             tracing::info!(bridge = name, "pods' frames are taken off this bridge and judged");
         }
         self.told = told;

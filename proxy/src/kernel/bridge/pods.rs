@@ -6,7 +6,7 @@
 //! | on whose link the node finds a local pod's address | closed, each but for its own pod |
 //! | with an address of its own in the node's pod CIDRs | closed |
 //! | that was pods' before | closed, as long as it exists: its last pod may have gone |
-//! | any other with an address of its own, where pods or pod CIDRs are known (docker0, virbr0) | exempt |
+//! | any other with an address of its own, where pods or pod CIDRs are known, or were when it was told (docker0, virbr0) | exempt |
 //! | any other | closed: its first pod may be about to come, before it has its address |
 
 use std::collections::BTreeSet;
@@ -30,8 +30,8 @@ pub(super) struct Known<'a> {
     pub(super) ways: &'a BTreeSet<u32>,
     /// There are local pods.
     pub(super) has_pods: bool,
-    /// Bridges that were pods' before.
-    pub(super) before: &'a BTreeSet<Device>,
+    /// What was told before.
+    pub(super) before: &'a Bridges,
 }
 
 /// The bridges of the node.
@@ -39,8 +39,10 @@ pub(super) struct Known<'a> {
 pub(super) struct Bridges {
     /// Those that are, or may be, pods'.
     pub(super) pods: BTreeSet<Device>,
+    /// Of these, those that surely are.
+    pub(super) surely_pods: BTreeSet<Device>,
     /// Those that are not: what comes by them comes from outside.
-    pub(super) foreign: BTreeSet<String>,
+    pub(super) foreign: BTreeSet<Device>,
     /// The interfaces that the guard lets through.
     pub(super) exempt: BTreeSet<String>,
     /// There is a bridge, pods' or not.
@@ -52,21 +54,23 @@ pub(super) fn tell(known: &Known<'_>) -> Bridges {
     let is_in_cidr = |address: &IpAddr| known.pod_cidrs.iter().any(|cidr| cidr.contains(address));
     let can_tell = known.has_pods || !known.pod_cidrs.is_empty();
     let mut bridges = Bridges { exempt: known.uplinks.clone(), ..Bridges::default() };
-    let mut foreign = BTreeSet::new();
     for link in known.links.iter().filter(|link| link.is_bridge()) {
         bridges.any = true;
         let device = (link.index, link.name.clone());
         let has_pod_address = known.own.iter().any(|(index, address)| *index == link.index && is_in_cidr(address));
         let has_address = known.own.iter().any(|(index, address)| *index == link.index && !is_link_local(address));
-        let is_known_pods = known.ways.contains(&link.index) || has_pod_address || known.before.contains(&device);
-        let is_pods = is_known_pods || !can_tell || !has_address;
-        if is_pods && !known.uplinks.contains(&link.name) {
-            bridges.pods.insert(device);
-        } else {
-            bridges.foreign.insert(link.name.clone());
-            foreign.insert(link.index);
+        let is_surely_pods = known.ways.contains(&link.index) || has_pod_address || known.before.surely_pods.contains(&device);
+        let is_surely_foreign = has_address && (can_tell || known.before.foreign.contains(&device));
+        if known.uplinks.contains(&link.name) || (is_surely_foreign && !is_surely_pods) {
+            bridges.foreign.insert(device);
+            continue;
         }
+        if is_surely_pods {
+            bridges.surely_pods.insert(device.clone());
+        }
+        bridges.pods.insert(device);
     }
+    let foreign: BTreeSet<u32> = bridges.foreign.iter().map(|(index, _)| *index).collect();
     let ports = known.links.iter().filter(|link| link.master.is_some_and(|master| foreign.contains(&master)));
     bridges.exempt.extend(ports.map(|port| port.name.clone()));
     bridges
@@ -93,7 +97,7 @@ mod tests {
         pod_cidrs: Vec<IpNet>,
         ways: BTreeSet<u32>,
         has_pods: bool,
-        before: BTreeSet<Device>,
+        before: Bridges,
         has_no_address: Option<u32>,
     }
 
@@ -118,14 +122,17 @@ mod tests {
         let mut wanted: Vec<&str> = ["br0", "eth0", "lo"].into_iter().chain(exempt.iter().copied()).collect();
         wanted.sort_unstable();
         assert_eq!(told.exempt.iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{what}");
-        assert!(told.any && told.foreign.contains("br0"));
+        assert!(told.any && told.foreign.contains(&(5, "br0".to_owned())));
     }
 
     #[test]
     fn bridges_are_told_apart_row_by_row() {
         let with = |ways: &[u32], before: &[u32]| Given {
             ways: ways.iter().copied().collect(),
-            before: before.iter().map(|index| (*index, "cni0".to_owned())).collect(),
+            before: Bridges {
+                surely_pods: before.iter().map(|index| (*index, "cni0".to_owned())).collect(),
+                ..Bridges::default()
+            },
             has_pods: true,
             ..Given::default()
         };
@@ -137,6 +144,10 @@ mod tests {
         check("pods routed elsewhere", &with(&[99], &[]), &[], &["veth1", "veth2"]);
         check("as before", &with(&[], &[3]), &["cni0"], &["veth2"]);
         check("another of the same name", &with(&[], &[33]), &[], &["veth1", "veth2"]);
+        let mut drained = Given::default();
+        drained.before.surely_pods.insert((3, "cni0".to_owned()));
+        drained.before.foreign.insert((4, "docker0".to_owned()));
+        check("the last pod has gone", &drained, &["cni0"], &["veth2"]);
         check("without an address of its own", &bare, &["cni0", "docker0"], &[]);
     }
 }
