@@ -19,10 +19,10 @@
 //! | rule | attack it closes |
 //! |---|---|
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
-//! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
+//! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
 //!
 //! `live`, packets of flows that were judged before:
@@ -301,14 +301,15 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         ));
     }
-    rules.push(match family {
-        Family::V4 => Rule::new([expr::family(family), expr::frame::dhcp_v4()], &Verdict::Accept).because("DHCP"),
-        Family::V6 => Rule::new([expr::family(family), expr::frame::dhcp_v6()], &Verdict::Accept).because("DHCP"),
-    });
+    let dhcp = match family {
+        Family::V4 => expr::frame::dhcp_v4(),
+        Family::V6 => expr::frame::dhcp_v6(),
+    };
     rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
+        Rule::new([expr::family(family), dhcp], &Verdict::Accept).because("DHCP"),
         Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true), vec![expr::counter()]], &Verdict::Drop)
             .because("a pod that is not known yet"),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
