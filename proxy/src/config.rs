@@ -13,7 +13,7 @@ use serde_json::Value;
 pub use args::{Args, Command};
 
 /// Keys that the documentation names and this version doesn't know how to follow.
-const NOT_YET: [&str; 3] = ["dns", "nameCheck", "redirect"];
+const NOT_YET: [&str; 2] = ["dns", "nameCheck"];
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,8 @@ pub struct Config {
     pub rule_priority: u32,
     /// Where our chain stands among those of `prerouting`: behind the translation of Services (-100), before filters (0).
     pub hook_priority: i32,
+    /// How pods' frames are taken off a bridge.
+    pub redirect: Redirect,
     pub records: Records,
     pub limits: Limits,
 }
@@ -70,6 +72,19 @@ pub enum Deny {
     Drop,
     /// The client hears RST, or ICMP admin-prohibited.
     Reject,
+}
+
+/// How pods' frames are taken off a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// By the best means there is: for now the classifiers.
+    #[default]
+    Auto,
+    /// By the kernel's packet classifiers (cls_u32, act_mirred), which need no privilege beyond the network namespace's.
+    Classifier,
+    /// By a BPF program.
+    Bpf,
 }
 
 /// What the body of a 403 says.
@@ -144,6 +159,7 @@ impl Default for Config {
             nflog_group: 15001,
             rule_priority: crate::kernel::routes::DEFAULT_PRIORITY,
             hook_priority: crate::kernel::DEFAULT_HOOK_PRIORITY,
+            redirect: Redirect::default(),
             records: Records::default(),
             limits: Limits::default(),
         }
@@ -283,6 +299,10 @@ impl Config {
             let why = "behind the translation of Services (-100), before filters (0)";
             let message = format!("{} is not between -99 and -1: {why}", self.hook_priority);
             return Err(ConfigError::Value { key: "hookPriority", message });
+        }
+        if self.redirect == Redirect::Bpf {
+            let message = "this program was built without BPF; use `auto` or `classifier`".into();
+            return Err(ConfigError::Value { key: "redirect", message });
         }
         // IFNAMSIZ counts the final NUL.
         if let Some(name) = self.uplinks.iter().find(|name| name.is_empty() || name.len() > 15) {

@@ -19,15 +19,19 @@ mod node;
 mod state;
 
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
 use crate::config::{Config, ConnectionRecords, Deny};
 use crate::feed::{Extent, Handover};
+use crate::kernel::bridge::{self, Bridges};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
 use crate::kernel::routes::{self, PolicyRouting};
@@ -53,6 +57,8 @@ const MOST_PASSES: usize = 3;
 pub enum EnforceError {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    #[error("pods on bridges")]
+    Bridges(#[from] bridge::Error),
     #[error("policy routing")]
     Routes(#[from] routes::Error),
     #[error("read the kernel's live flows")]
@@ -71,6 +77,7 @@ pub struct Enforcer {
     conntrack: Conntrack,
     routing: PolicyRouting,
     node: Node,
+    bridges: Bridges,
     label_bit: u8,
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
@@ -114,6 +121,8 @@ struct Failures {
     diverting: Option<String>,
     /// Looking for flows that the table in force forbids.
     flows: Option<String>,
+    /// Pods on bridges.
+    bridges: Option<String>,
 }
 
 /// The kernel's part of the configuration.
@@ -149,6 +158,7 @@ impl Enforcer {
         let kernel_config = kernel_config(config);
         let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, config.rule_priority)?;
         let label_bit = kernel_config.label_bit;
+        let bridges = Bridges::open(&config.uplinks)?;
         let mut node = Node::open(config, &kernel_config, metrics.clone())?;
         let mut kernel = Kernel::open(kernel_config)?;
         node.look(&kernel);
@@ -163,6 +173,7 @@ impl Enforcer {
             conntrack,
             routing,
             node,
+            bridges,
             label_bit,
             tables,
             state,
@@ -181,13 +192,19 @@ impl Enforcer {
 
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>, mut asked: mpsc::Receiver<AskCounts>) {
-        let (mut watch, mut look) = (every(WATCH), every(LOOK));
+        let changes = self.bridges.descriptor().and_then(readable);
+        if let Err(error) = &changes {
+            tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
+        }
+        let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
             // In this order: however many tables come, none of them puts off a look that is due.
             tokio::select! {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
+                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
+                _ = bridges.tick() => self.look_at_bridges(),
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
@@ -210,6 +227,8 @@ impl Enforcer {
         let started = Instant::now();
         self.kernel.set_stand(Stand { epoch, generation: generation.0 });
         let in_force = self.put_in_force(&table, &extent);
+        // What is acknowledged holds on bridges too.
+        let kept = in_force.as_ref().ok().map(|_| self.bridges.keep(&table, extent.touched()));
         let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
         let unsettled = match in_force {
             Ok(unsettled) => unsettled,
@@ -226,6 +245,10 @@ impl Enforcer {
         // After harm and failed repairs a table is written whole, with the uplinks of now.
         self.harm = None;
         self.failures = Failures::default();
+        if let Some(kept) = kept {
+            self.note_bridges(kept);
+        }
+        self.set_foreign_bridges();
         let settled = self.settle(&table, unsettled);
         self.note_flows(settled.as_ref().err());
         let took = started.elapsed();
@@ -337,6 +360,8 @@ impl Enforcer {
         let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
         let started = Instant::now();
         self.kernel.keep_stand();
+        // Whoever flushed the ruleset took their tables too.
+        self.bridges.restore()?;
         let unsettled = self.put_in_force(&table, &Extent::Whole)?;
         let ended = self.settle(&table, unsettled)?;
         self.harm = None;
@@ -415,10 +440,44 @@ impl Enforcer {
         self.show_failures();
     }
 
+    fn look_at_bridges(&mut self) {
+        let kept = self.bridges.tick();
+        self.note_bridges(kept);
+        self.set_foreign_bridges();
+    }
+
+    /// How it stands with the pods on bridges.
+    fn note_bridges(&mut self, kept: Result<bridge::Standing, bridge::Error>) {
+        let standing = self.bridges.standing();
+        self.metrics.bridge_ports.set(size(standing.bound));
+        self.metrics.bridge_ports_unidentified.set(size(standing.unidentified));
+        let error = kept.err().map(|error| format!("pods on bridges may be closed: {}", crate::error_chain(&error)));
+        if self.failures.bridges == error {
+            return;
+        }
+        if let Some(error) = &error {
+            self.metrics.kernel_failures.inc();
+            tracing::error!("{error}");
+        }
+        self.failures.bridges = error;
+        self.show_failures();
+    }
+
+    /// What comes in by a bridge that isn't pods' comes from outside.
+    fn set_foreign_bridges(&mut self) {
+        if !self.kernel.set_foreign_bridges(&self.bridges.foreign()) {
+            return;
+        }
+        if let Err(error) = self.kernel.refresh_uplinks() {
+            // Looked at again with the uplinks.
+            tracing::error!("leave alone what comes by bridges that aren't pods': {}", crate::error_chain(&error));
+        }
+    }
+
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
     fn show_failures(&self) {
-        let Failures { table, rules, uplinks, diverting, flows } = &self.failures;
-        let refused = [rules, table, uplinks, diverting, flows].into_iter().find_map(Option::as_ref);
+        let Failures { table, rules, uplinks, diverting, flows, bridges } = &self.failures;
+        let refused = [rules, table, uplinks, bridges, diverting, flows].into_iter().find_map(Option::as_ref);
         let refused = refused.map(|error| Trouble { word: Unready::KernelRefused, detail: error.clone() });
         let troubles: Vec<Trouble> = refused.into_iter().chain(self.node.troubles()).collect();
         let state = match self.kernel.in_force() {
@@ -434,12 +493,35 @@ impl Enforcer {
     }
 
     fn note_sizes(&self, table: &Table, generation: i64) {
-        let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.generation.set(generation);
         self.metrics.table_endpoints.set(size(table.endpoints().count()));
         self.metrics.table_programs.set(size(table.program_ids().count()));
         self.metrics.table_sets.set(size(table.set_ids().count()));
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound for types whose descriptor may change or close: an OwnedFd's doesn't, and what replaces it is unsafe"
+)]
+fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+/// Once an interface has changed, or a filter of one.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    match changes {
+        // Whoever is told reads to the end.
+        Some(changes) => match changes.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Ticks from one period on; a tick that is late moves those after it.

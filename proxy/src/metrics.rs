@@ -85,6 +85,10 @@ pub struct Metrics {
     pub kernel_generation: Gauge,
     /// Times the kernel refused a table.
     pub kernel_failures: Counter,
+    /// Ports of pods' bridges that are open for their pod.
+    pub bridge_ports: Gauge,
+    /// Ports of pods' bridges whose pod isn't known: closed.
+    pub bridge_ports_unidentified: Gauge,
     /// Endpoints of the table.
     pub table_endpoints: Gauge,
     /// Programs of the table.
@@ -118,6 +122,8 @@ impl Metrics {
             generation: Gauge::default(),
             kernel_generation: Gauge::default(),
             kernel_failures: Counter::default(),
+            bridge_ports: Gauge::default(),
+            bridge_ports_unidentified: Gauge::default(),
             table_endpoints: Gauge::default(),
             table_programs: Gauge::default(),
             table_sets: Gauge::default(),
@@ -145,6 +151,9 @@ impl Metrics {
         registry.register("generation", "Generation of the table that decides", m.generation);
         registry.register("kernel_generation", "Generation that the kernel holds", m.kernel_generation);
         registry.register("kernel_failures", "Tables that the kernel refused", m.kernel_failures);
+        registry.register("bridge_ports", "Ports of pods' bridges that are open for their pod", m.bridge_ports);
+        let unidentified = "Ports of pods' bridges whose pod is not known, which are closed";
+        registry.register("bridge_ports_unidentified", unidentified, m.bridge_ports_unidentified);
         registry.register("table_endpoints", "Pod addresses in the table", m.table_endpoints);
         registry.register("table_programs", "Policy sets in the table", m.table_programs);
         registry.register("table_sets", "Selectors in the table", m.table_sets);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use sluice_testnet::{Net, Node, Pod, Programs, capability, wait_until};
+use sluice_testnet::{Layout, Net, Node, Options, Pod, Programs, capability, wait_until};
 use tempfile::TempDir;
 
 use crate::web::{Seen, Web};
@@ -32,6 +32,18 @@ pub(crate) struct Scene {
     folder: TempDir,
 }
 
+/// How the nodes have their pods: `SLUICE_LAYOUT=routed` (default), `bridge0` or `bridge1`, by bridge-nf-call-iptables.
+pub(crate) fn layout() -> Layout {
+    #[expect(clippy::disallowed_methods, reason = "the one place where these tests read their environment")]
+    let given = std::env::var("SLUICE_LAYOUT").ok();
+    match given.as_deref() {
+        None | Some("routed") => Layout::Routed,
+        Some("bridge0") => Layout::Bridge { call_iptables: false },
+        Some("bridge1") => Layout::Bridge { call_iptables: true },
+        Some(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
+    }
+}
+
 impl Scene {
     /// Starts everything with `policies` in force; None where no namespaces can be made, with the reason printed.
     ///
@@ -45,7 +57,7 @@ impl Scene {
         // Servers and clients of a whole network are files of this one process.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
-        let net = Net::new().unwrap();
+        let net = Net::with(Options { layout: layout(), ..Options::default() }).unwrap();
         let nodes: Vec<Node> = nodes.iter().map(|name| net.add_node(name, &[]).unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
         for name in ["manifests", "new"] {

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use expect_test::{Expect, expect};
 
-use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits};
+use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits, Redirect};
 use crate::enforcer::kernel_config;
 
 fn refused(text: &str, expected: &Expect) {
@@ -102,6 +102,7 @@ fn refusals_name_the_key() {
     refused("rulePriority: 0", &expect!["rulePriority: 0 is not between 1 and 32765, before the main table"]);
     refused("rulePriority: 32766", &expect!["rulePriority: 32766 is not between 1 and 32765, before the main table"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
+    refused("redirect: bpf", &expect!["redirect: this program was built without BPF; use `auto` or `classifier`"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
     refused(
         "uplinks: [a-name-that-is-too-long]",
@@ -121,6 +122,8 @@ fn settings_go_over_the_file() {
     let config = Config::load(None, &["limits.idleSeconds=5".into(), "uplinks=[eth0, eth1]".into()]).unwrap();
     assert_eq!(config.limits.idle_seconds, 5);
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
+    let config = Config::load(None, &["redirect=classifier".into()]).unwrap();
+    assert_eq!(config.redirect, Redirect::Classifier);
     for (setting, word) in [
         ("limits.idle=5", "idle"),
         ("limits", "="),
@@ -128,6 +131,8 @@ fn settings_go_over_the_file() {
         ("dns.minTTLSeconds=1", "not supported yet"),
         ("port=many", "port=many"),
         ("limits.headSeconds=0", "limits.headSeconds"),
+        ("redirect=bpf", "built without BPF"),
+        ("redirect=magic", "redirect=magic"),
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
         assert!(error.contains(word), "{setting}: {error}");

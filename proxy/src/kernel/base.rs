@@ -22,6 +22,7 @@
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
+//! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
 //!
 //! `live`, packets of flows that were judged before:
@@ -36,6 +37,7 @@
 //! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. |
 //! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
+//! | neighbour solicitation and advertisement in by a bridge to a local pod: accept | A channel between pods of one bridge that is there all the same, as the bridge itself carries these ([`bridge`](super::bridge)). With bridge-nf-call-ip6tables it shows them to this hook, and without them isolated pods would lose their neighbours. |
 //!
 //! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
 //! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
@@ -52,7 +54,9 @@
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
 //! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
-//! and the packet was meant for the proxy), what belongs to a diverted flow (another program has taken our mark away), and new flows to an interface behind which the snapshot knows no such pod.
+//! and the packet was meant for the proxy), what belongs to a diverted flow (another program has taken our mark away), and new
+//! flows to an interface behind which the snapshot knows no such pod. Neighbour discovery to the link is never forwarded: here it
+//! can only be a bridge's, shown by bridge-nf-call-ip6tables, and passes.
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
@@ -97,6 +101,7 @@ pub(super) const UPLINKS: &str = "uplinks";
 const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
+const NEIGHBOURS: &str = "neighbours";
 pub(super) const LOCAL: &str = "local";
 pub(super) const ELSEWHERE: &str = "elsewhere";
 pub(super) const ITSELF: &str = "itself";
@@ -130,6 +135,9 @@ pub(super) const OUTSIDE: [&str; 19] = [
 
 /// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
 const ON_LINK_TYPES: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+/// Neighbour solicitation and advertisement.
+const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
 
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
@@ -167,6 +175,10 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
         (
             Set::new(edition.name(ON_LINK), &[Field::Icmpv6Type], SetKind::Plain),
             ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
+        ),
+        (
+            Set::new(edition.name(NEIGHBOURS), &[Field::Icmpv6Type], SetKind::Plain),
+            NEIGHBOUR_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
         ),
     ];
     for family in Family::BOTH {
@@ -300,10 +312,15 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         ));
     }
+    let dhcp = match family {
+        Family::V4 => expr::frame::dhcp_v4(),
+        Family::V6 => expr::frame::dhcp_v6(),
+    };
     rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
+        Rule::new([expr::family(family), dhcp], &Verdict::Accept).because("DHCP"),
         Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true)], &denied::goto(Site::Unknown, edition))
             .because("a pod that is not known yet"),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
@@ -366,6 +383,17 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
             rules.extend(reach.map(|destination| {
                 Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
             }));
+            rules.push(
+                Rule::new(
+                    [
+                        expr::address_in(Family::V6, Address::Destination, &edition.sets_of(LOCAL, family), false),
+                        expr::icmpv6_type_in(&edition.name(NEIGHBOURS)),
+                        expr::frame::from_bridge(),
+                    ],
+                    &Verdict::Accept,
+                )
+                .because("neighbours on a bridge"),
+            );
         }
     }
     rules
@@ -471,6 +499,11 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
         Rule::new([expr::has_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop).because("the proxy's flow"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
+    let reach = [expr::destination_is_link_local(), expr::destination_begins(Family::V6, &[0xff, 0x02])];
+    rules.extend(reach.map(|destination| {
+        let words = [expr::family(Family::V6), expr::icmpv6_type_in(&edition.name(ON_LINK)), destination];
+        Rule::new(words, &Verdict::Accept).because("neighbours on a bridge")
+    }));
     rules.extend(Family::BOTH.map(|family| {
         let local = edition.sets_of(LOCAL, family);
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)

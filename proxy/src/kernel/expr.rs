@@ -13,6 +13,8 @@ use nftnl::nftnl_sys as sys;
 
 use super::object::{Family, Verdict};
 
+pub(super) mod frame;
+
 /// One expression of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Expr {
@@ -38,6 +40,7 @@ pub(super) enum Value {
 pub(super) const TCP: u8 = 6;
 pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
+const UDP: u8 = 17;
 
 pub(super) const REGISTER: u32 = 1;
 const SECOND: u32 = 2;

@@ -68,7 +68,7 @@ pub(super) fn stand(socket: &mut Socket) -> Result<Option<Stand>, Error> {
 /// What `read` makes of each list of elements that is not empty.
 fn elements<T>(socket: &mut Socket, set: &str, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
     // NFTA_SET_ELEM_LIST_TABLE, _SET and _ELEMENTS.
-    socket.dump(inquiry::dump_of(inquiry::GET_ELEMENTS, 1, 2, Some(set)), |_, body| {
+    socket.dump(inquiry::dump_of(inquiry::NFPROTO_INET, inquiry::GET_ELEMENTS, 1, 2, Some(set)), |_, body| {
         inquiry::attribute(body, 3).filter(|list| !list.is_empty()).and_then(&read)
     })
 }

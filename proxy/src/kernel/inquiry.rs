@@ -33,13 +33,18 @@ pub(super) fn request(kind: u16) -> Message {
 
 /// A request for all objects of a kind.
 pub(super) fn dump(kind: u16) -> Message {
-    Message::new(kind, flags::DUMP, &[NFPROTO_INET, 0, 0, 0])
+    dump_in(NFPROTO_INET, kind)
 }
 
-/// A request for what is in our table: in the chain or the set `within`, or all of it. `table` and `name` are the attributes
-/// that say so.
-pub(super) fn dump_of(kind: u16, table: u16, name: u16, within: Option<&str>) -> Message {
-    let mut request = dump(kind);
+/// A request for all objects of a kind in the tables of a family.
+pub(super) fn dump_in(family: u8, kind: u16) -> Message {
+    Message::new(kind, flags::DUMP, &[family, 0, 0, 0])
+}
+
+/// A request for what is in our table of a family: in the chain or the set `within`, or all of it. `table` and `name` are the
+/// attributes that say so.
+pub(super) fn dump_of(family: u8, kind: u16, table: u16, name: u16, within: Option<&str>) -> Message {
+    let mut request = dump_in(family, kind);
     request.put(table, &zero_ended(TABLE));
     if let Some(within) = within {
         request.put(name, &zero_ended(within));

@@ -23,9 +23,11 @@
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
+//! | [`bridge`] | pods on bridges: tables `bridge sluice` and `netdev sluice`, and filters at their ports |
 
 mod address;
 mod base;
+pub mod bridge;
 mod bundle;
 mod channel;
 mod comment;
@@ -103,6 +105,8 @@ pub enum Error {
     Interfaces(#[source] std::io::Error),
     #[error("remove policy routing")]
     Routes(#[from] routes::Error),
+    #[error(transparent)]
+    Bridges(#[from] bridge::Error),
 }
 
 /// The table `inet sluice` of one network namespace, and what is known of its contents.
@@ -113,6 +117,8 @@ pub struct Kernel {
     names: netlink::Socket,
     /// What the next change writes beside the rules, so that a successor can tell an older table from this one.
     stand: Option<Stand>,
+    /// Bridges that aren't pods', by name.
+    foreign_bridges: BTreeSet<String>,
     /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
     /// What rules of this process counted that were written anew.
@@ -170,6 +176,8 @@ pub struct Applied {
 pub struct Removed {
     /// There was a table.
     pub table: bool,
+    /// There was something on bridges.
+    pub bridges: bool,
 }
 
 impl Kernel {
@@ -180,7 +188,8 @@ impl Kernel {
         let channel = Channel::open()?;
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
-        Ok(Self { config, channel, names, stand: None, installed: None, former: Former::default() })
+        let foreign_bridges = BTreeSet::new();
+        Ok(Self { config, channel, names, stand: None, foreign_bridges, installed: None, former: Former::default() })
     }
 
     /// What was there before this process put anything in force. A table without rules, which a replacement that was never
@@ -302,6 +311,16 @@ impl Kernel {
         self.apply(&table, None, &[]).map(Some)
     }
 
+    /// Bridges behind which there are no pods: as if they were uplinks. Whether they are others than before; then
+    /// [`refresh_uplinks`](Self::refresh_uplinks) puts it in force.
+    pub fn set_foreign_bridges(&mut self, names: &BTreeSet<String>) -> bool {
+        let is_new = self.foreign_bridges != *names;
+        if is_new {
+            self.foreign_bridges.clone_from(names);
+        }
+        is_new
+    }
+
     /// Once no tuple is revoked any more, established flows' packets aren't looked up among them. To be called now and then.
     pub fn end_cutting(&mut self) -> Result<(), Error> {
         let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
@@ -330,11 +349,14 @@ impl Kernel {
             channel.commit(&transaction.into_messages())?;
         }
         routes::remove()?;
-        Ok(Removed { table: held.table })
+        let bridges = bridge::Bridges::cleanup()?;
+        Ok(Removed { table: held.table, bridges })
     }
 
     fn uplinks(&self, table: &Table) -> Result<BTreeSet<String>, Error> {
-        uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)
+        let mut uplinks = uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)?;
+        uplinks.extend(self.foreign_bridges.iter().cloned());
+        Ok(uplinks)
     }
 
     fn change(&mut self, table: &Table, touched: &Touched, revocations: &[Revocation], start: Instant) -> Result<Applied, Small> {

@@ -50,9 +50,19 @@ pub(super) mod flags {
     /// In an answer: the table changed while it was dumped.
     pub(in crate::kernel) const DUMP_INTERRUPTED: u16 = 0x10;
     pub(in crate::kernel) const DUMP: u16 = 0x300;
+    pub(in crate::kernel) const REPLACE: u16 = 0x100;
     pub(in crate::kernel) const EXCLUSIVE: u16 = 0x200;
     pub(in crate::kernel) const CREATE: u16 = 0x400;
 }
+
+/// `NETLINK_GET_STRICT_CHK`, which `libc` doesn't name.
+const STRICT_CHECKS: i32 = 12;
+
+/// The kernel heeds all that a dump's request says, and refuses what it doesn't know.
+#[derive(Clone, Copy, Debug)]
+struct StrictChecks;
+
+nix::setsockopt_impl!(StrictChecks, libc::SOL_NETLINK, STRICT_CHECKS, bool, sockopt::SetBool);
 
 const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
@@ -166,6 +176,13 @@ impl Socket {
             Ok(fd)
         };
         Ok(Self { fd: open().map_err(Error::Open)?, sequence: 0, buffer: vec![0; FIRST_BUFFER_BYTES] })
+    }
+
+    /// As [`open`](Self::open), for dumps that are narrowed down: by default the kernel overlooks by what.
+    pub(super) fn open_strict(family: SockProtocol) -> Result<Self, Error> {
+        let opened = Self::open(family)?;
+        setsockopt(&opened.fd, StrictChecks, &true).map_err(Error::Open)?;
+        Ok(opened)
     }
 
     /// Sends `message` and waits for the kernel's acknowledgement.

@@ -23,7 +23,7 @@ use super::expr::{Expr, Value};
 use super::netlink::Message;
 use super::object::{Element, Rule, Set, SetKind};
 
-/// The one table, of family inet.
+/// What each table is called, in whatever family.
 pub(super) const TABLE: &str = "sluice";
 
 /// Elements per message: a message's attributes end at 64 KiB, and an element with a chain's name stays below 128 bytes.
@@ -49,6 +49,7 @@ pub(super) struct BaseHook {
 /// A list of changes to the table, in order. What one [`channel`](super::channel) call sends of it takes effect as a whole or not
 /// at all.
 pub(super) struct Transaction {
+    family: ProtoFamily,
     table: nftnl::Table,
     messages: Vec<u8>,
     /// Where libnftnl writes a message; of words, because a message begins at a multiple of 4.
@@ -57,10 +58,17 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
+    /// For the table of family inet.
     pub(super) fn new() -> Self {
+        Self::of(ProtoFamily::Inet)
+    }
+
+    /// For the table of another family.
+    pub(super) fn of(family: ProtoFamily) -> Self {
         let words = nftnl::nft_nlmsg_maxsize() as usize / 8 + 1;
         Self {
-            table: nftnl::Table::new(text(TABLE), ProtoFamily::Inet),
+            family,
+            table: nftnl::Table::new(text(TABLE), family),
             messages: Vec::new(),
             scratch: vec![0; words].into_boxed_slice(),
             sets: 0,
@@ -88,6 +96,26 @@ impl Transaction {
             chain.set_type(kind);
             chain.set_policy(nftnl::Policy::Accept);
         }
+        write(&mut self.messages, &mut self.scratch, &chain, MsgType::Add);
+    }
+
+    /// Adds a base chain that drops what none of its rules accepts, or changes nothing if it is there.
+    pub(super) fn add_closed_chain(&mut self, name: &str, hook: BaseHook) {
+        let mut chain = nftnl::Chain::new(text(name), &self.table);
+        chain.set_hook(hook.hook, hook.priority);
+        chain.set_type(hook.kind);
+        chain.set_policy(nftnl::Policy::Drop);
+        write(&mut self.messages, &mut self.scratch, &chain, MsgType::Add);
+    }
+
+    /// Adds a base chain for what comes in by one interface: in a table of family netdev.
+    pub(super) fn add_ingress_chain(&mut self, name: &str, device: &str, priority: i32) {
+        let mut chain = nftnl::Chain::new(text(name), &self.table);
+        // That family's only hook has the number that ingress has there, not that of the others.
+        chain.set_hook(Hook::PreRouting, priority);
+        chain.set_type(nftnl::ChainType::Filter);
+        chain.set_policy(nftnl::Policy::Accept);
+        chain.set_device(text(device));
         write(&mut self.messages, &mut self.scratch, &chain, MsgType::Add);
     }
 
@@ -121,7 +149,7 @@ impl Transaction {
     /// Adds a set or map, or changes nothing if it is there with the same key.
     pub(super) fn add_set(&mut self, set: &Set) {
         self.sets += 1;
-        let message = SetObject::described(set, self.sets);
+        let message = SetObject::described(set, self.sets, self.family);
         write(&mut self.messages, &mut self.scratch, &message, MsgType::Add);
     }
 
@@ -137,7 +165,7 @@ impl Transaction {
 
     /// No rule may use the set any more.
     pub(super) fn delete_set(&mut self, name: &str) {
-        write(&mut self.messages, &mut self.scratch, &SetObject::named(name), MsgType::Del);
+        write(&mut self.messages, &mut self.scratch, &SetObject::named(name, self.family), MsgType::Del);
     }
 
     pub(super) fn add_elements(&mut self, set: &str, elements: &[Element]) {
@@ -151,12 +179,12 @@ impl Transaction {
 
     /// Deletes all elements.
     pub(super) fn flush_set(&mut self, set: &str) {
-        write(&mut self.messages, &mut self.scratch, &Elements(SetObject::named(set)), MsgType::Del);
+        write(&mut self.messages, &mut self.scratch, &Elements(SetObject::named(set, self.family)), MsgType::Del);
     }
 
     fn elements(&mut self, set: &str, elements: &[Element], kind: MsgType) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            let mut object = SetObject::named(set);
+            let mut object = SetObject::named(set, self.family);
             for element in chunk {
                 object.add(element);
             }
@@ -228,19 +256,23 @@ fn length(bytes: &[u8]) -> u32 {
 }
 
 /// A libnftnl set, with or without elements; freed with them.
-struct SetObject(NonNull<sys::nftnl_set>);
+struct SetObject {
+    object: NonNull<sys::nftnl_set>,
+    family: ProtoFamily,
+}
 
 impl SetObject {
-    fn named(name: &str) -> Self {
+    fn named(name: &str, family: ProtoFamily) -> Self {
         // SAFETY: takes nothing; gives a new object or null.
-        let object = Self(NonNull::new(unsafe { sys::nftnl_set_alloc() }).expect("memory is left"));
+        let object = NonNull::new(unsafe { sys::nftnl_set_alloc() }).expect("memory is left");
+        let object = Self { object, family };
         object.put_text(sys::NFTNL_SET_TABLE, &text(TABLE));
         object.put_text(sys::NFTNL_SET_NAME, &text(name));
-        object.put(sys::NFTNL_SET_FAMILY, ProtoFamily::Inet as u32);
+        object.put(sys::NFTNL_SET_FAMILY, family as u32);
         object
     }
 
-    fn described(set: &Set, id: u32) -> Self {
+    fn described(set: &Set, id: u32, family: ProtoFamily) -> Self {
         const INTERVAL: u32 = 4;
         const MAP: u32 = 8;
         const TIMEOUT: u32 = 16;
@@ -249,7 +281,7 @@ impl SetObject {
         const MOST_LEARNED: u32 = 65_535;
         // More pods than a node has, and more interfaces.
         const MOST_RATIONED: u32 = 8_192;
-        let object = Self::named(&set.name);
+        let object = Self::named(&set.name, family);
         let flags = match set.kind {
             SetKind::Plain => 0,
             SetKind::Interval => INTERVAL,
@@ -268,7 +300,7 @@ impl SetObject {
                 object.put(sys::NFTNL_SET_DESC_SIZE, MOST_RATIONED);
                 let kept_ms = u64::try_from(KEPT_FOR.as_millis()).expect("minutes fit");
                 // SAFETY: the object is live and not shared; the attribute is of 64 bits.
-                unsafe { sys::nftnl_set_set_u64(object.0.as_ptr(), attribute(sys::NFTNL_SET_TIMEOUT), kept_ms) }
+                unsafe { sys::nftnl_set_set_u64(object.object.as_ptr(), attribute(sys::NFTNL_SET_TIMEOUT), kept_ms) }
             }
             _ => {}
         }
@@ -278,19 +310,24 @@ impl SetObject {
         let notes = set.user_data();
         // SAFETY: the object is live and not shared; the bytes outlive the call, which copies them.
         unsafe {
-            sys::nftnl_set_set_data(object.0.as_ptr(), attribute(sys::NFTNL_SET_USERDATA), notes.as_ptr().cast(), length(&notes));
+            sys::nftnl_set_set_data(
+                object.object.as_ptr(),
+                attribute(sys::NFTNL_SET_USERDATA),
+                notes.as_ptr().cast(),
+                length(&notes),
+            );
         }
         object
     }
 
     fn put(&self, kind: u32, value: u32) {
         // SAFETY: the object is live and not shared; the attributes that come here are all of 32 bits.
-        unsafe { sys::nftnl_set_set_u32(self.0.as_ptr(), attribute(kind), value) }
+        unsafe { sys::nftnl_set_set_u32(self.object.as_ptr(), attribute(kind), value) }
     }
 
     fn put_text(&self, kind: u32, value: &CStr) {
         // SAFETY: the object is live and not shared; the string outlives the call, which copies it.
-        let _ = unsafe { sys::nftnl_set_set_str(self.0.as_ptr(), attribute(kind), value.as_ptr()) };
+        let _ = unsafe { sys::nftnl_set_set_str(self.object.as_ptr(), attribute(kind), value.as_ptr()) };
     }
 
     fn add(&mut self, element: &Element) {
@@ -315,20 +352,20 @@ impl SetObject {
                     sys::nftnl_set_elem_set_str(object, attribute(sys::NFTNL_SET_ELEM_CHAIN), chain.as_ptr());
                 }
             }
-            sys::nftnl_set_elem_add(self.0.as_ptr(), object);
+            sys::nftnl_set_elem_add(self.object.as_ptr(), object);
         }
     }
 
-    fn header(buffer: *mut c_void, kind: u16, flags: u16, sequence: u32) -> *mut nftnl::nftnl_sys::libc::nlmsghdr {
+    fn header(&self, buffer: *mut c_void, kind: u16, flags: u16, sequence: u32) -> *mut nftnl::nftnl_sys::libc::nlmsghdr {
         // SAFETY: called by NlMsg::write alone, whose caller gives a buffer with room for the largest message.
-        unsafe { sys::nftnl_nlmsg_build_hdr(buffer.cast::<c_char>(), kind, ProtoFamily::Inet as u16, flags, sequence) }
+        unsafe { sys::nftnl_nlmsg_build_hdr(buffer.cast::<c_char>(), kind, self.family as u16, flags, sequence) }
     }
 }
 
 impl Drop for SetObject {
     fn drop(&mut self) {
         // SAFETY: the object was made in `named`, is freed once, and nothing else holds it.
-        unsafe { sys::nftnl_set_free(self.0.as_ptr()) }
+        unsafe { sys::nftnl_set_free(self.object.as_ptr()) }
     }
 }
 
@@ -343,9 +380,9 @@ unsafe impl NlMsg for SetObject {
             MsgType::Add => (NFT_MSG_NEWSET, NLM_F_CREATE),
             MsgType::Del => (NFT_MSG_DELSET, 0),
         };
-        let header = Self::header(buffer, kind, flags, sequence);
+        let header = self.header(buffer, kind, flags, sequence);
         // SAFETY: the header stands in a buffer with room for the largest message, and the object is live.
-        unsafe { sys::nftnl_set_nlmsg_build_payload(header, self.0.as_ptr()) }
+        unsafe { sys::nftnl_set_nlmsg_build_payload(header, self.object.as_ptr()) }
     }
 }
 
@@ -359,8 +396,8 @@ unsafe impl NlMsg for Elements {
             MsgType::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
             MsgType::Del => (NFT_MSG_DELSETELEM, 0),
         };
-        let header = SetObject::header(buffer, kind, flags, sequence);
+        let header = self.0.header(buffer, kind, flags, sequence);
         // SAFETY: as above.
-        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.0.as_ptr()) }
+        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.object.as_ptr()) }
     }
 }
