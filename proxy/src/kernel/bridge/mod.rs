@@ -359,6 +359,13 @@ impl Bridges {
         for (_, name) in told.pods.difference(&self.told.pods) {
             tracing::info!(bridge = name, "pods' frames are taken off this bridge and judged");
         }
+        for (_, name) in told.unjudged.difference(&self.told.unjudged) {
+            tracing::warn!(
+                bridge = name,
+                "pods of this node are found on a bridge that is an uplink (by `uplinks`, or by the node's address): what they say to each \
+                 other there isn't judged. Give them a bridge of their own"
+            );
+        }
         self.told = told;
         Ok(())
     }

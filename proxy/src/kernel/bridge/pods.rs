@@ -43,6 +43,8 @@ pub(super) struct Bridges {
     pub(super) surely_pods: BTreeSet<Device>,
     /// Those that are not: what comes by them comes from outside.
     pub(super) foreign: BTreeSet<Device>,
+    /// Of these, those on whose link pods of this node are found all the same: what they say to each other there isn't judged.
+    pub(super) unjudged: BTreeSet<Device>,
     /// The interfaces that the guard lets through.
     pub(super) exempt: BTreeSet<String>,
     /// There is a bridge, pods' or not.
@@ -62,6 +64,9 @@ pub(super) fn tell(known: &Known<'_>) -> Bridges {
         let is_surely_pods = known.ways.contains(&link.index) || has_pod_address || known.before.surely_pods.contains(&device);
         let is_surely_foreign = has_address && (can_tell || known.before.foreign.contains(&device));
         if known.uplinks.contains(&link.name) || (is_surely_foreign && !is_surely_pods) {
+            if known.ways.contains(&link.index) {
+                bridges.unjudged.insert(device.clone());
+            }
             bridges.foreign.insert(device);
             continue;
         }
@@ -122,6 +127,10 @@ mod tests {
         let mut wanted: Vec<&str> = ["br0", "eth0", "lo"].into_iter().chain(exempt.iter().copied()).collect();
         wanted.sort_unstable();
         assert_eq!(told.exempt.iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{what}");
+        assert_eq!(
+            told.unjudged.iter().map(|(index, _)| *index).collect::<Vec<_>>(),
+            if ways.contains(&5) { vec![5] } else { vec![] }
+        );
         assert!(told.any && told.foreign.contains(&(5, "br0".to_owned())));
     }
 
@@ -143,6 +152,7 @@ mod tests {
         check("by a pod's route", &with(&[3], &[]), &["cni0"], &["veth2"]);
         check("pods routed elsewhere", &with(&[99], &[]), &[], &["veth1", "veth2"]);
         check("as before", &with(&[], &[3]), &["cni0"], &["veth2"]);
+        check("a pod on the node's own way out", &with(&[5], &[]), &[], &["veth1", "veth2"]);
         check("another of the same name", &with(&[], &[33]), &[], &["veth1", "veth2"]);
         let mut drained = Given::default();
         drained.before.surely_pods.insert((3, "cni0".to_owned()));
