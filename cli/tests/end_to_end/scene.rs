@@ -49,6 +49,17 @@ impl Scene {
     ///
     /// Node `n` of the list has the pod CIDRs 10.N.0.0/16 and fd00:N::/64. `arguments` go to every proxy.
     pub(crate) fn start(nodes: &[&str], pods: &[PodSpec<'_>], policies: &str, arguments: &[&str]) -> Option<Self> {
+        Self::start_on(Options { layout: layout(), ..Options::default() }, nodes, pods, policies, arguments)
+    }
+
+    /// [`Scene::start`] on a network of another kind.
+    pub(crate) fn start_on(
+        options: Options,
+        nodes: &[&str],
+        pods: &[PodSpec<'_>],
+        policies: &str,
+        arguments: &[&str],
+    ) -> Option<Self> {
         if let Err(why) = capability() {
             assert!(!nix::unistd::geteuid().is_root(), "{why}");
             println!("SKIPPED: {why}");
@@ -57,7 +68,7 @@ impl Scene {
         // Servers and clients of a whole network are files of this one process.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
-        let net = Net::with(Options { layout: layout(), ..Options::default() }).unwrap();
+        let net = Net::with(options).unwrap();
         let nodes: Vec<Node> = nodes.iter().map(|name| net.add_node(name, &[]).unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
         for name in ["manifests", "new"] {

@@ -21,6 +21,7 @@
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
 //! | `jump live` | |
+//! | to the node, a group or everybody, by UDP to the port of a tunnel (VXLAN, Geneve) or by a protocol that carries packets: drop | The node's end of a tunnel trusts its peers by their knowing it: what a pod wraps up arrives here as a packet of another node's pod. |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
 //! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
@@ -30,6 +31,8 @@
 //! | rule | attack it closes |
 //! |---|---|
 //! | established and not *diverted*: `goto established`, which accepts; while tuples are revoked, it drops `@revoked` first | None, and nearly all packets end here: so it comes first. What the proxy has to do with carries the label. |
+//! | IPv6, a fragment header: drop | Reassembly takes off one fragment header. Fragments inside fragments are left, show no port, and match no Deny rule; the pod would put them together. |
+//! | ICMP of a pod, about no flow, or about one that it is no end of: out of this chain, to be judged like any packet | An error with a forged quotation is *related* to the flow it quotes: it would reach the flow's ends from a pod that may not speak to them, with whatever it carries, and the sockets of the proxy ("fragmentation needed"). |
 //! | to 127.0.0.0/8 and not a reply: drop | With `route_localnet` (kube-proxy sets it) a pod would reach the proxy's listener, or the node's own, by its loopback address. Replies stay: a node's connection to its NodePort by 127.0.0.1 is translated. |
 //! | `socket transparent 1 socket wildcard 0`: `goto own_socket`, which labels what begins, marks and accepts | Packets of the proxy's own sockets, ICMP errors about them included. A pod can end the tracking of a live proxied flow (forged FIN and RST, or by waiting) and have it begin anew: without the label it would be established and no longer the proxy's. The tuple must be that of a live connection, and the source was checked. Without `wildcard 0` a listener matches at any address. |
 //! | invalid, no bare SYN, `socket transparent 1`: mark, accept | None: the last step of a handshake with the proxy, which `wildcard` does not match. Client and server leg share ports and so one conntrack entry; where the last connection's server leg is still ending, the new one's packets are invalid to it. A bare SYN stays out, and a listener takes nothing else. |
@@ -78,6 +81,7 @@ use super::denied;
 use super::expr::{self, Address, Side};
 use super::names::{self, Edition};
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
+use super::pretence;
 use super::ration;
 use super::site::Site;
 use super::transaction::BaseHook;
@@ -98,7 +102,7 @@ const FIRST_SEEN: &str = "first_seen";
 const FROM_POD: &str = "from_pod";
 
 pub(super) const UPLINKS: &str = "uplinks";
-const INSIDE: &str = "inside";
+pub(super) const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
 const NEIGHBOURS: &str = "neighbours";
@@ -133,8 +137,9 @@ pub(super) const OUTSIDE: [&str; 19] = [
     "wwan",
 ];
 
-/// Router and neighbour solicitation, advertisement and redirect; multicast listeners.
-const ON_LINK_TYPES: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+/// Router solicitation, neighbour solicitation and advertisement; multicast listeners. What a router says, advertisement (134) and
+/// redirect (137), is no pod's to say: a node that listens to routers would take the pod for its next hop (CVE-2020-10749).
+const ON_LINK_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 
 /// Neighbour solicitation and advertisement.
 const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
@@ -181,6 +186,7 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             NEIGHBOUR_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
         ),
     ];
+    sets.extend(pretence::sets(edition));
     for family in Family::BOTH {
         let address = Field::Address(family);
         sets.extend([
@@ -319,6 +325,9 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
     rules.extend([
         Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
+    ]);
+    rules.extend(pretence::tunnels(edition));
+    rules.extend([
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
         Rule::new([expr::family(family), dhcp], &Verdict::Accept).because("DHCP"),
         Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true)], &denied::goto(Site::Unknown, edition))
@@ -341,6 +350,10 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         [expr::state(expr::ESTABLISHED), expr::lacks_label(config.label_bit)],
         &Verdict::Goto(edition.sets_of(ESTABLISHED, family)),
     )];
+    if family == Family::V6 {
+        rules.push(Rule::new([expr::fragment_header()], &Verdict::Drop).because("fragments inside fragments"));
+    }
+    rules.extend(pretence::errors(family, edition));
     if family == Family::V4 {
         rules.push(
             Rule::new(

@@ -176,6 +176,11 @@ pub(super) fn not_protocol(number: u8) -> Vec<Expr> {
     vec![meta(META_L4PROTO), compare(DIFFERENT, &[number])]
 }
 
+/// `meta l4proto @set`
+pub(super) fn protocol_in(set: &str) -> Vec<Expr> {
+    vec![meta(META_L4PROTO), lookup(set, false)]
+}
+
 /// Which address of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -342,14 +347,39 @@ pub(super) fn not_state(states: u32) -> Vec<Expr> {
     vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(EQUAL, &[0; 4])]
 }
 
+/// `IP_CT_DIR_*`
+pub(super) const ORIGINAL: u8 = 0;
+pub(super) const REPLY: u8 = 1;
+
 /// `ct direction original`
 pub(super) fn original_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[0])]
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[ORIGINAL])]
 }
 
 /// `ct direction reply`
 pub(super) fn reply_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[1])]
+    vec![ct(CT_DIRECTION), compare(EQUAL, &[REPLY])]
+}
+
+/// `ct direction original ct original ip saddr . ip saddr != @set`: the flow's sender in this direction and the packet's make no
+/// pair of the set. Without a flow no packet matches.
+pub(super) fn sender_is_not_the_flows(of: Family, direction: u8, set: &str) -> Vec<Expr> {
+    const CT_SOURCE_V4: u32 = 19;
+    const CT_SOURCE_V6: u32 = 21;
+    let key = if of == Family::V4 { CT_SOURCE_V4 } else { CT_SOURCE_V6 };
+    let flows_sender = expr(
+        "ct",
+        [
+            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
+            (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER)),
+            (sys::NFTNL_EXPR_CT_DIR, Value::U8(direction)),
+        ],
+    );
+    let mut words = family(of);
+    words.extend([ct(CT_DIRECTION), compare(EQUAL, &[direction])]);
+    let second = word_register(of.address_bytes() / 4);
+    words.extend([flows_sender, address_at(of, Address::Source, second), lookup(set, true)]);
+    words
 }
 
 /// A conntrack label is a bit in 16 bytes, words in host byte order.
@@ -435,6 +465,14 @@ pub(super) fn destination_is_local(wanted: bool) -> Vec<Expr> {
     vec![fib(TYPE, DESTINATION), compare(operation, &LOCAL.to_ne_bytes())]
 }
 
+/// `fib daddr type != unicast`: of the node itself, of a group, of everybody, or of nobody.
+pub(super) fn destination_is_not_unicast() -> Vec<Expr> {
+    const DESTINATION: u32 = 2;
+    const TYPE: u32 = 3;
+    const UNICAST: u32 = 1;
+    vec![fib(TYPE, DESTINATION), compare(DIFFERENT, &UNICAST.to_ne_bytes())]
+}
+
 fn fib(result: u32, flags: u32) -> Expr {
     expr(
         "fib",
@@ -461,6 +499,13 @@ pub(super) fn routing_header() -> Vec<Expr> {
     words
 }
 
+/// `exthdr frag exists`: what defragmentation leaves of fragments inside a packet that was itself one.
+pub(super) fn fragment_header() -> Vec<Expr> {
+    let mut words = family(Family::V6);
+    words.extend(extension(IPV6_HEADER, FRAGMENT));
+    words
+}
+
 /// `@nh,0,8 != 0x45`, in a chain of IPv4: its header is longer than 20 bytes.
 pub(super) fn has_options() -> Vec<Expr> {
     vec![payload(NETWORK, 0, 1, REGISTER), compare(DIFFERENT, &[VERSION_4_WITHOUT_OPTIONS])]
@@ -469,6 +514,7 @@ pub(super) fn has_options() -> Vec<Expr> {
 const VERSION_4_WITHOUT_OPTIONS: u8 = 0x45;
 const IPV6_HEADER: u32 = 0;
 const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
 
 fn extension(operation: u32, kind: u8) -> Vec<Expr> {
     const PRESENT: u32 = 1;

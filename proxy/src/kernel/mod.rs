@@ -46,6 +46,7 @@ pub mod nflog;
 mod object;
 pub mod others;
 pub mod path;
+mod pretence;
 mod program;
 mod ration;
 mod replace;
