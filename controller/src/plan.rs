@@ -14,7 +14,7 @@
 mod payload;
 mod session;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,9 @@ pub(crate) struct Plan {
     sessions: HashMap<SessionId, Session>,
     /// Nodes that went away: their last session, and until when it is kept.
     parked: BTreeMap<Arc<str>, (Session, Instant)>,
-    /// The last generation of each node that has a session, live or parked.
-    generations: BTreeMap<Arc<str>, Generation>,
+    /// The last generation that was sent to any node. One count for all of them and the whole run: a node tells an older table
+    /// from a newer one by it, also one that was away for so long that nothing else is known of it here.
+    last: Generation,
     pub(crate) counts: Counts,
 }
 
@@ -117,7 +118,7 @@ impl Plan {
             limits,
             sessions: HashMap::new(),
             parked: BTreeMap::new(),
-            generations: BTreeMap::new(),
+            last: Generation::default(),
             counts: Counts::default(),
         }
     }
@@ -137,10 +138,9 @@ impl Plan {
         now: Instant,
     ) -> Result<(bool, Vec<Send>), Refusal> {
         let parked = self.parked.remove(&hello.node).map(|(session, _)| session);
-        if parked.is_none() && !self.generations.contains_key(&hello.node) && self.generations.len() >= self.limits.nodes {
+        if parked.is_none() && self.is_full() && !self.knows(&hello.node) {
             return Err(Refusal::TooManyNodes(self.limits.nodes));
         }
-        self.generations.entry(hello.node.clone()).or_default();
         let goes_on = parked.filter(|session| hello.epoch == self.epoch && session.stands_at(hello.generation));
         let current = goes_on.is_some();
         let holds_foreign_table = hello.generation > Generation(0) && hello.epoch != self.epoch;
@@ -160,18 +160,20 @@ impl Plan {
                 session.fall_behind(now);
             }
             let Some(changes) = session.delta(world, effects) else { continue };
-            let last = self.generations.entry(session.node.clone()).or_default();
-            *last = Generation(last.0 + 1);
-            match session.send_delta(*last, &changes) {
+            self.last = Generation(self.last.0 + 1);
+            match session.send_delta(self.last, &changes) {
                 Ok((base, payload)) => {
                     self.counts.deltas += 1;
-                    sends.push(Send { session: *id, heading: Heading { epoch: self.epoch, generation: *last, base }, payload });
+                    sends.push(Send {
+                        session: *id,
+                        heading: Heading { epoch: self.epoch, generation: self.last, base },
+                        payload,
+                    });
                 }
                 Err(error) => session.fail(&error, now),
             }
         }
         sends.extend(self.tick(world, now));
-        self.forget_strangers();
         sends
     }
 
@@ -215,25 +217,20 @@ impl Plan {
             if session.snapshot_at(self.gate).is_none_or(|at| at > now) {
                 continue;
             }
-            let last = self.generations.entry(session.node.clone()).or_default();
-            *last = Generation(last.0 + 1);
-            match session.send_snapshot(*last, world) {
+            self.last = Generation(self.last.0 + 1);
+            match session.send_snapshot(self.last, world) {
                 Ok(payload) => {
                     self.counts.snapshots += 1;
                     sends.push(Send {
                         session: *id,
-                        heading: Heading { epoch: self.epoch, generation: *last, base: None },
+                        heading: Heading { epoch: self.epoch, generation: self.last, base: None },
                         payload,
                     });
                 }
                 Err(error) => session.fail(&error, now),
             }
         }
-        let before = self.parked.len();
         self.parked.retain(|_, (_, until)| *until > now);
-        if self.parked.len() != before {
-            self.forget_strangers();
-        }
         sends
     }
 
@@ -243,10 +240,16 @@ impl Plan {
         snapshots.chain(self.parked.values().map(|(_, until)| *until)).min()
     }
 
-    /// Drops the counters of nodes that have no session any more: a node that comes back gets a snapshot anyway.
-    fn forget_strangers(&mut self) {
-        let live: std::collections::HashSet<_> = self.sessions.values().map(|session| session.node.clone()).collect();
-        self.generations.retain(|node, _| live.contains(node) || self.parked.contains_key(node));
+    fn knows(&self, node: &str) -> bool {
+        self.parked.contains_key(node) || self.sessions.values().any(|session| *session.node == *node)
+    }
+
+    /// Whether as many nodes as may be have a session, live or parked.
+    fn is_full(&self) -> bool {
+        let sessions = self.sessions.len() + self.parked.len();
+        let live = || self.sessions.values().map(|session| &*session.node).collect::<HashSet<&str>>().len();
+        // Two sessions of one node are rare, and counting the nodes isn't free.
+        sessions >= self.limits.nodes && live() + self.parked.len() >= self.limits.nodes
     }
 
     /// Whose session it is; empty if it has ended.

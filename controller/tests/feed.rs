@@ -48,7 +48,8 @@ async fn each_node_gets_what_its_policies_name_and_no_more() {
     assert_eq!(status["nodes"][0]["name"], "one");
     assert_eq!(status["nodes"][0]["programmed"], true);
     let metrics = scene.get("/metrics").await;
-    assert!(metrics.contains("sluice_controller_node_acknowledged_generation{node=\"two\"} 2"), "{metrics}");
+    let acknowledged = format!("sluice_controller_node_acknowledged_generation{{node=\"two\"}} {}", two.held.1);
+    assert!(two.held.1 > Generation(1) && metrics.contains(&acknowledged), "{acknowledged}\n{metrics}");
     assert!(scene.get("/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(scene.get("/healthz").await.starts_with("HTTP/1.1 200"));
     scene.stop().await;
@@ -85,6 +86,19 @@ async fn a_node_that_comes_back_goes_on_where_it_was() {
     assert!(!node.current);
     node.until("the policy of now", closed).await;
     assert_eq!(node.snapshots, 1);
+
+    // It was away for so long that the controller has forgotten it: what it gets now is no older table's number.
+    let (table, held) = (node.table.clone(), node.held);
+    drop(node);
+    scene.status_until("a node that is away", |s| s["nodes"][0]["connected"] == false).await;
+    scene.write("policy.yaml", &policy("web", "web", "stranger"));
+    scene.status_until("a node that is forgotten", |s| s["nodes"][0]["generation"].is_null()).await;
+    let mut forgotten = Node::connect(&scene, "one").await;
+    let update = forgotten.take().await;
+    assert!(update.heading.epoch == held.0 && update.heading.generation > held.1, "{:?} after {held:?}", update.heading);
+    drop(forgotten);
+    let mut node = Node::reconnect(&scene, "one", table, held).await;
+    node.until("the policy of now", |t| judge(t, STRANGER, WEB) == Decision::Allow).await;
 
     // Another run of the controller counts anew.
     let (table, held) = (node.table.clone(), node.held);

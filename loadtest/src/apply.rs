@@ -19,49 +19,79 @@ use sluice_testnet::{Net, Netns, Programs};
 use crate::manifests;
 use crate::statistics::Sorted;
 
-/// Pods elsewhere that the node's policies name, from the start.
-const PEERS: u32 = 5_000;
-/// Policies of the node's pods.
-const POLICIES: u32 = 200;
-/// Pods of the node.
-const LOCAL: u8 = 20;
+/// A cluster as one node sees it.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// Pods of the node.
+    local: u32,
+    /// Policies of the node's pods, in turn.
+    policies: u32,
+    /// Pods elsewhere, which the policies name in turn.
+    peers: u32,
+    /// The policies name all pods of all namespaces instead.
+    everyone: bool,
+}
 
-/// Prints quantiles of the time that pods elsewhere, which policies here name, take to reach the kernel: first as they appear,
-/// then as they change their labels.
+/// A busy node.
+const BUSY: Size = Size { local: 250, policies: 1_000, peers: 20_000, everyone: false };
+/// One policy that names everyone in a large cluster.
+const WIDE: Size = Size { local: 1, policies: 1, peers: 100_000, everyone: true };
+
+/// Prints how long the whole table takes to load, and quantiles of the time that pods elsewhere, which policies here name, take to
+/// reach the kernel: first as they appear, then as they change their labels.
 pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
-    println!(
-        "apply: a node of {LOCAL} pods and {POLICIES} policies that name {PEERS} pods elsewhere; {changes} new pods, one at a time, then \
-         their labels"
-    );
+    for (name, size) in [("busy", BUSY), ("wide", WIDE)] {
+        let Size { local, policies, peers, everyone } = size;
+        let whom = if everyone { "all pods, " } else { "in turn " };
+        println!(
+            "apply, {name}: a node of {local} pods and {policies} policies that name {whom}{peers} pods elsewhere; {changes} new pods, one at a \
+             time, then their labels"
+        );
+        measure_one(size, changes)?;
+    }
+    Ok(())
+}
+
+fn measure_one(size: Size, changes: usize) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let files = folder.path().join("manifests");
     fs::create_dir_all(&files)?;
     let net = Net::new()?;
     let node = net.add_node("node-1", &[])?;
-    let mut text = manifests::namespace("bench") + &manifests::node("node-1", node.addresses());
-    for number in 0..LOCAL {
-        let ip = IpAddr::V4(Ipv4Addr::new(10, 1, 0, number + 1));
-        net.add_pod(&node, &format!("bench/server-{number}"), &[ip])?;
-        text += &manifests::pod("bench", &format!("server-{number}"), &format!("server-{number}"), "node-1", ip);
-    }
-    for number in 0..POLICIES {
-        let (subject, peer) = (format!("server-{}", number % u32::from(LOCAL)), format!("client-{number}"));
-        text += &manifests::allow("bench", &format!("policy-{number}"), &subject, &peer);
-    }
-    for number in 0..PEERS {
-        text += &peer(number);
-    }
-    fs::write(files.join("all.yaml"), text)?;
+    fs::write(files.join("all.yaml"), size.manifests(node.addresses()))?;
     let begin = Instant::now();
-    let programs = Programs::start(&net, folder.path(), &files, &[&node], &[])?;
-    println!("{:>16}   {:.2} s from start to ready", "whole", begin.elapsed().as_secs_f64());
+    let mut programs = Programs::start(&net, folder.path(), &files, &[&node], &[])?;
+    println!("{:>16}   {:.2} s from start to ready, with reading the files", "first", begin.elapsed().as_secs_f64());
+
+    let table = || node.ns().exec("nft", &["delete", "table", "inet", "sluice"]);
+    let mut whole = Vec::new();
+    for _ in 0..3 {
+        programs.kill_proxy("node-1");
+        table().context("remove the kernel's table")?;
+        // What was saved on disk is another way to the table than the one that is measured.
+        fs::remove_dir_all(programs.state_folder("node-1"))?;
+        let before = Memory::now()?;
+        let begin = Instant::now();
+        programs.start_proxy("node-1")?;
+        programs.wait_ready("node-1", Duration::from_secs(60))?;
+        let took = begin.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(programs.proxy("node-1").context("the proxy runs")?.id())?;
+        whole.push((took, cpu, Memory::now()?.kernel_mib() - before.kernel_mib()));
+    }
+    whole.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+    let (took, cpu, memory) = whole[1];
+    println!(
+        "{:>16}   {took:.2} s from the proxy's start to ready, {cpu:.2} s of its CPU, {memory:.0} MiB of the kernel",
+        "whole"
+    );
 
     let announcements = Announcements::listen(node.ns())?;
     for (what, shift) in [("new, ms", 0), ("changed, ms", 1)] {
         let mut milliseconds = Vec::with_capacity(changes);
-        for number in (PEERS + 1..).take(changes) {
+        let before = cpu_seconds(programs.proxy("node-1").context("the proxy runs")?.id())?;
+        for number in (size.peers + 1..).take(changes) {
             let (written, place) = (folder.path().join("new.yaml"), files.join(format!("pod-{number}.yaml")));
-            fs::write(&written, peer_of(number, number + shift))?;
+            fs::write(&written, size.peer_of(number, number + shift))?;
             announcements.forget_past()?;
             let begin = Instant::now();
             fs::rename(&written, &place)?;
@@ -69,12 +99,47 @@ pub(crate) fn measure(changes: usize) -> anyhow::Result<()> {
             milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
             std::thread::sleep(Duration::from_millis(20));
         }
+        let cpu = cpu_seconds(programs.proxy("node-1").context("the proxy runs")?.id())? - before;
         let sorted = Sorted::new(milliseconds);
         let [half, most, nearly] = [0.5, 0.9, 0.99].map(|share| sorted.quantile(share));
-        println!("{what:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}", sorted.most());
+        let each = cpu * 1e3 / changes as f64;
+        println!("{what:>16}   p50 {half:.2}  p90 {most:.2}  p99 {nearly:.2}  max {:.2}  CPU {each:.2} each", sorted.most());
+        if size.everyone {
+            // Whatever its labels, such a pod is named: there is no change to wait for.
+            break;
+        }
     }
     drop(programs);
     Ok(())
+}
+
+/// Seconds that a process has computed, in user space and in the kernel for it.
+fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
+    /// `USER_HZ`, which Linux fixes.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in brackets, may hold anything. Behind it the times are fields 14 and 15 of `man proc_pid_stat`.
+    let (_, fields) = stat.rsplit_once(')').context("a name in brackets")?;
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    Ok(ticks.iter().sum::<f64>() / TICKS)
+}
+
+/// `/proc/meminfo`, in KiB.
+struct Memory(String);
+
+impl Memory {
+    fn now() -> anyhow::Result<Self> {
+        Ok(Self(fs::read_to_string("/proc/meminfo")?))
+    }
+
+    /// What the kernel has taken for itself.
+    fn kernel_mib(&self) -> f64 {
+        let kib = |name: &str| {
+            let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        ["Slab", "VmallocUsed", "Percpu"].into_iter().map(kib).sum::<f64>() / 1024.0
+    }
 }
 
 /// What the kernel announces about nftables in one namespace.
@@ -112,15 +177,34 @@ impl Announcements {
     }
 }
 
-fn peer_ip(number: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 100, 0, 0)) + number))
+impl Size {
+    fn manifests(self, node: &[IpAddr]) -> String {
+        let mut text = manifests::namespace("bench") + &manifests::node("node-1", node);
+        for number in 0..self.local {
+            let name = format!("server-{number}");
+            text += &manifests::pod("bench", &name, &name, "node-1", address([10, 1, 0, 0], number));
+        }
+        for number in 0..self.policies {
+            let (name, subject) = (format!("policy-{number}"), format!("server-{}", number % self.local));
+            text += &if self.everyone {
+                manifests::allow_everyone("bench", &name, &subject)
+            } else {
+                manifests::allow("bench", &name, &subject, &format!("client-{number}"))
+            };
+        }
+        for number in 0..self.peers {
+            text += &self.peer_of(number, number);
+        }
+        text
+    }
+
+    /// One of the pods that the policy `policy` names.
+    fn peer_of(self, number: u32, policy: u32) -> String {
+        let (name, app) = (format!("peer-{number}"), format!("client-{}", policy % self.policies.max(2)));
+        manifests::pod("bench", &name, &app, "node-2", address([10, 100, 0, 0], number))
+    }
 }
 
-fn peer(number: u32) -> String {
-    peer_of(number, number)
-}
-
-/// One of the pods that the policy `policy` names.
-fn peer_of(number: u32, policy: u32) -> String {
-    manifests::pod("bench", &format!("peer-{number}"), &format!("client-{}", policy % POLICIES), "node-2", peer_ip(number))
+fn address(first: [u8; 4], number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::from(first)) + number + 1))
 }

@@ -11,6 +11,8 @@ mod statistics;
 
 use clap::{Parser, ValueEnum};
 
+use l4::Joined;
+
 /// Measures Sluice on a test network of namespaces. Needs root, or `sluice-testnet run -- sluice-bench`.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -21,6 +23,9 @@ struct Args {
     /// Turns of each peer in `l4`.
     #[arg(long, default_value_t = 31)]
     turns: usize,
+    /// How the pods are joined in `l4` (repeatable; all ways by default).
+    #[arg(long, value_enum)]
+    layout: Vec<Joined>,
     /// Changes in `apply`.
     #[arg(long, default_value_t = 500)]
     changes: usize,
@@ -42,7 +47,10 @@ fn main() -> anyhow::Result<()> {
         apply::measure(args.changes)?;
     }
     if matches!(args.scenario, Scenario::L4 | Scenario::All) {
-        l4::measure(args.turns)?;
+        let layouts = if args.layout.is_empty() { Joined::value_variants() } else { &args.layout };
+        for layout in layouts {
+            l4::measure(args.turns, *layout)?;
+        }
     }
     Ok(())
 }

@@ -31,3 +31,12 @@ pub(crate) fn allow(namespace: &str, name: &str, subject: &str, peer: &str) -> S
          - from: [ {{ podSelector: {{ matchLabels: {{ app: {peer} }} }} }} ]\n    ports: [ {{ port: 8080 }} ]\n"
     )
 }
+
+/// `subject` takes TCP 8080 from every pod of every namespace.
+pub(crate) fn allow_everyone(namespace: &str, name: &str, subject: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+         spec:\n  podSelector: {{ matchLabels: {{ app: {subject} }} }}\n  policyTypes: [Ingress]\n  ingress:\n  \
+         - from: [ {{ namespaceSelector: {{}} }} ]\n    ports: [ {{ port: 8080 }} ]\n"
+    )
+}

@@ -69,6 +69,16 @@ reasons! {
     NotDiverted,
     /// The client or the server ended the connection in the middle.
     Aborted,
+    /// The packet's source is not the pod's that sent it, or is a pod's here and came from outside the node.
+    ForgedSource,
+    /// The packet says by itself which way it wants to go (a source route, a routing header).
+    SourceRouted,
+    /// The packet is for the node's loopback addresses and came from a pod, or from outside.
+    ToLoopback,
+    /// The flow has to be read, and no proxy listens: it isn't running, or is ending.
+    ProxyNotListening,
+    /// The flow has to be read, and the kernel doesn't track it, so that it could pass unread later.
+    NotTracked,
 }
 
 impl std::fmt::Display for Reason {

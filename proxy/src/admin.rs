@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::enforcer::{AskCounts, KernelState};
+use crate::enforcer::{AskCounts, KernelState, Unready};
 use crate::kernel::Count;
 use crate::metrics::Metrics;
 use crate::records::RecordSink;
@@ -77,7 +77,7 @@ impl Admin {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n".into()),
             "/readyz" => match self.unready() {
-                None => text(StatusCode::OK, "ok\n".into()),
+                None => text(StatusCode::OK, format!("ok\n{}", self.remark())),
                 Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             "/metrics" => self.exposition().await,
@@ -91,9 +91,17 @@ impl Admin {
             return Some("Draining: the proxy is ending".into());
         }
         match &*self.kernel.borrow() {
-            KernelState::InForce => None,
+            KernelState::InForce | KernelState::InForceBeside(_) => None,
             KernelState::Waiting => Some("NoSnapshot: no table is in force yet".into()),
-            KernelState::Failing(error) => Some(format!("KernelRefused: {error}")),
+            KernelState::Failing(troubles) => Some(troubles.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        }
+    }
+
+    /// What a ready node has to say all the same.
+    fn remark(&self) -> String {
+        match &*self.kernel.borrow() {
+            KernelState::InForceBeside(others) => format!("{}: {others}\n", Unready::OtherEngine.as_str()),
+            _ => String::new(),
         }
     }
 

@@ -3,11 +3,13 @@
 //! ```text
 //! main thread     feed, table on disk, admin, signals
 //! kernel thread   enforcer: netlink
+//! denials thread  what the kernel reports and counts
 //! worker threads  one per core: listeners and their connections
 //! records thread  standard output
 //! ```
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -27,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::connection::{Dataplane, Drain};
-use crate::enforcer::{AskCounts, Enforcer, KernelState};
+use crate::denials::{DenialMetrics, Witness};
+use crate::enforcer::{AskCounts, Enforcer, KernelState, kernel_config};
 use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
 use crate::intercept::{self, Listeners};
 use crate::kernel::Left;
 use crate::metrics::Metrics;
-use crate::records;
+use crate::records::{self, RecordSink};
 use crate::state;
 use crate::upstream::Dialer;
 
@@ -59,17 +62,23 @@ pub fn run(mut options: Options) -> Result<()> {
 }
 
 async fn live(options: Options) -> Result<()> {
-    let Options { controller, node, state_dir, admin, config } = options;
+    let Options { controller, node, state_dir, admin, mut config } = options;
     let mut end = Signals::new()?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let feed_metrics = FeedMetrics::new(&mut registry);
+    let denial_metrics = DenialMetrics::new(&mut registry);
     let admin_listener = TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
 
     let (tables, table) = watch::channel(Arc::new(Table::empty()));
     let (kernel_state, kernel) = watch::channel(KernelState::Waiting);
     let (sink, writer) =
         records::start(config.records.queue_lines, std::io::stdout()).context("start the thread that writes records")?;
+    let watched = (table.clone(), sink.clone(), denial_metrics);
+    let (witness, witness_end, reports) = start_witness(&config, &node, watched).await?;
+    if !reports {
+        config.records.kernel_per_second = 0;
+    }
     let dataplane = Arc::new(Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent));
     let drain = dataplane.drain.clone();
 
@@ -101,9 +110,11 @@ async fn live(options: Options) -> Result<()> {
     drain_out(&drain, &workers, Duration::from_secs(config.limits.drain_seconds.into()), &mut end).await;
     cancel.cancel();
     let _ = tokio::time::timeout(LAST_WORDS, async { (feed.await, keeper.await) }).await;
+    drop(witness_end);
+    let _ = tokio::time::timeout(LAST_WORDS, witness.ended.cancelled()).await;
     admin_task.abort();
     let _ = admin_task.await;
-    // The workers held the last senders of records, so what is queued can be written out now.
+    // The workers and the witness held the last senders of records, so what is queued can be written out now.
     writer.finish(LAST_WORDS);
     tracing::info!("ended; what the kernel enforces stays in force");
     result
@@ -155,6 +166,30 @@ fn start_workers(config: &Config, dataplane: &Arc<Dataplane>) -> Result<Vec<Work
         })?);
     }
     Ok(workers)
+}
+
+/// Listens to the kernel before it gets its first rules. Yields what ends it when it is dropped, and whether rules may report.
+async fn start_witness(
+    config: &Config,
+    node: &str,
+    (tables, sink, metrics): (watch::Receiver<Arc<Table>>, RecordSink, DenialMetrics),
+) -> Result<(Worker, UnixStream, bool)> {
+    let (opened, is_open) = oneshot::channel();
+    let (end, ended) = UnixStream::pair().context("a pair of sockets")?;
+    let log = kernel_config(config).log;
+    let node = node.to_owned();
+    let worker = start_thread("denials".into(), move |_| match Witness::open(log, &node, tables, sink, metrics) {
+        Ok(witness) => {
+            let _ = opened.send(Ok(witness.is_of_use()));
+            witness.run(&ended);
+        }
+        Err(error) => drop(opened.send(Err(error))),
+    })?;
+    let reports = is_open
+        .await
+        .context("the thread that listens to the kernel ended at once")?
+        .context("listen to the kernel (needs CAP_NET_ADMIN in this network namespace)")?;
+    Ok((worker, end, reports))
 }
 
 async fn start_enforcer(

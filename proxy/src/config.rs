@@ -13,7 +13,7 @@ use serde_json::Value;
 pub use args::{Args, Command};
 
 /// Keys that the documentation names and this version doesn't know how to follow.
-const NOT_YET: [&str; 4] = ["dns", "nameCheck", "redirect", "enforcementAlone"];
+const NOT_YET: [&str; 2] = ["dns", "nameCheck"];
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +44,21 @@ pub struct Config {
     pub deny: Deny,
     /// What the body of a 403 says.
     pub denial_body: DenialBody,
+    /// Sluice alone decides about this node's pods: connections are handed to the proxy although rules of others are never asked
+    /// about them then, or would stop them. `/readyz` names such rules while this is false, and nothing is diverted.
+    pub enforcement_alone: bool,
     /// The bits of the packet mark that Sluice uses. At least one; others are never touched.
     pub mark: u32,
     /// The routing table that brings diverted packets to the proxy.
     pub routing_table: u32,
+    /// The NFLOG group by which the kernel's rules report what they deny. Nobody else may listen to it in this network namespace.
+    pub nflog_group: u16,
+    /// The priority of the routing rule that leads to this table: before whatever else routes pods' addresses.
+    pub rule_priority: u32,
+    /// Where our chain stands among those of `prerouting`: behind the translation of Services (-100), before filters (0).
+    pub hook_priority: i32,
+    /// How pods' frames are taken off a bridge.
+    pub redirect: Redirect,
     pub records: Records,
     pub limits: Limits,
 }
@@ -61,6 +72,19 @@ pub enum Deny {
     Drop,
     /// The client hears RST, or ICMP admin-prohibited.
     Reject,
+}
+
+/// How pods' frames are taken off a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// By the best means there is: for now the classifiers.
+    #[default]
+    Auto,
+    /// By the kernel's packet classifiers (cls_u32, act_mirred), which need no privilege beyond the network namespace's.
+    Classifier,
+    /// By a BPF program.
+    Bpf,
 }
 
 /// What the body of a 403 says.
@@ -79,11 +103,14 @@ pub enum DenialBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Records {
     pub connections: ConnectionRecords,
+    /// Of what the kernel denies without the proxy: records per second of one pod and direction, and twice as many at once after
+    /// a time without any. What is left out is counted. 0: no records of it.
+    pub kernel_per_second: u32,
     /// Lines that may wait for a reader of standard output. Beyond, records are left out and counted.
     pub queue_lines: usize,
 }
 
-/// Which connections get a record. Requests always do.
+/// Which connections get a record. Requests always do, and so does what the kernel denies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionRecords {
@@ -92,7 +119,7 @@ pub enum ConnectionRecords {
     /// Those that went through the proxy.
     #[default]
     Proxied,
-    /// All that the proxy knows of: for now the same as `proxied`, because what the kernel decides alone isn't reported yet.
+    /// Those that the kernel allows without the proxy too, as far as `kernelPerSecond` goes.
     All,
 }
 
@@ -126,8 +153,13 @@ impl Default for Config {
             uplinks: Vec::new(),
             deny: Deny::default(),
             denial_body: DenialBody::default(),
+            enforcement_alone: false,
             mark: crate::kernel::Mark::default().value,
             routing_table: 15001,
+            nflog_group: 15001,
+            rule_priority: crate::kernel::routes::DEFAULT_PRIORITY,
+            hook_priority: crate::kernel::DEFAULT_HOOK_PRIORITY,
+            redirect: Redirect::default(),
             records: Records::default(),
             limits: Limits::default(),
         }
@@ -136,7 +168,7 @@ impl Default for Config {
 
 impl Default for Records {
     fn default() -> Self {
-        Self { connections: ConnectionRecords::default(), queue_lines: 8192 }
+        Self { connections: ConnectionRecords::default(), kernel_per_second: 10, queue_lines: 8192 }
     }
 }
 
@@ -239,7 +271,8 @@ impl Config {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Value { key, message: "must be more than 0".into() });
         }
-        let at_most: [(&'static str, u64, u64); 4] = [
+        let at_most: [(&'static str, u64, u64); 5] = [
+            ("records.kernelPerSecond", u64::from(self.records.kernel_per_second), 10_000),
             ("workers", self.workers as u64, 1024),
             ("records.queueLines", self.records.queue_lines as u64, 1 << 20),
             ("limits.headerBytes", u64::from(self.limits.header_bytes), 1 << 20),
@@ -256,6 +289,20 @@ impl Config {
         if (253..=255).contains(&self.routing_table) {
             let message = format!("{} is one of the kernel's own tables", self.routing_table);
             return Err(ConfigError::Value { key: "routingTable", message });
+        }
+        // 32766 is the main table's, which knows the way to every pod.
+        if !(1..32766).contains(&self.rule_priority) {
+            let message = format!("{} is not between 1 and 32765, before the main table", self.rule_priority);
+            return Err(ConfigError::Value { key: "rulePriority", message });
+        }
+        if !(-99..=-1).contains(&self.hook_priority) {
+            let why = "behind the translation of Services (-100), before filters (0)";
+            let message = format!("{} is not between -99 and -1: {why}", self.hook_priority);
+            return Err(ConfigError::Value { key: "hookPriority", message });
+        }
+        if self.redirect == Redirect::Bpf {
+            let message = "this program was built without BPF; use `auto` or `classifier`".into();
+            return Err(ConfigError::Value { key: "redirect", message });
         }
         // IFNAMSIZ counts the final NUL.
         if let Some(name) = self.uplinks.iter().find(|name| name.is_empty() || name.len() > 15) {

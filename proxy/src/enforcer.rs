@@ -6,28 +6,40 @@
 //! ```
 //!
 //! Reading the conntrack table takes milliseconds, and no flow that the new rules forbid begins behind the transaction. So the
-//! generation is acknowledged before the second reading.
+//! generation is acknowledged before the second reading. The first one is a glance: what it misses the second one finds.
 //!
 //! The data path gets a table first: what it newly forbids is closed there at once, and what it newly allows arrives only
 //! when the kernel lets it. Netlink blocks, so all this has a thread of its own.
 //!
 //! Others change the node too. Between tables the thread looks whether the rules are still there, and routing and uplinks as they
-//! should be, and repairs what isn't. Until that is done the state is `Failing`.
+//! should be, and repairs what isn't. Until that is done the state is `Failing`. What others do that can't be repaired is looked at
+//! by [`node`].
 
+mod node;
+mod state;
+
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
 
-use crate::config::{Config, Deny};
+use crate::config::{Config, ConnectionRecords, Deny};
 use crate::feed::{Extent, Handover};
+use crate::kernel::bridge::{self, Bridges};
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::kernel::revoke::{self, Revoked, Suspects};
-use crate::kernel::routes::{self, DEFAULT_PRIORITY, PolicyRouting};
+use crate::kernel::routes::{self, PolicyRouting};
 use crate::kernel::{self, Count, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
+use node::Node;
+
+pub use state::{KernelState, Trouble, Unready};
 
 /// How often routing and uplinks are looked at: others change them too.
 const LOOK: Duration = Duration::from_secs(2);
@@ -45,21 +57,14 @@ const MOST_PASSES: usize = 3;
 pub enum EnforceError {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    #[error("pods on bridges")]
+    Bridges(#[from] bridge::Error),
     #[error("policy routing")]
     Routes(#[from] routes::Error),
     #[error("read the kernel's live flows")]
     Conntrack(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Whether the kernel holds what it should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KernelState {
-    /// No table has been put in force by this process.
-    Waiting,
-    InForce,
-    /// The newest table was refused, and what was in force still is; or somebody else changed the node, and it isn't repaired
-    /// yet.
-    Failing(String),
+    #[error("look at what others do on this node")]
+    Node(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A question: what have the rules counted? Answered between two tables.
@@ -71,6 +76,8 @@ pub struct Enforcer {
     kernel: Kernel,
     conntrack: Conntrack,
     routing: PolicyRouting,
+    node: Node,
+    bridges: Bridges,
     label_bit: u8,
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
@@ -82,6 +89,15 @@ pub struct Enforcer {
     unsettled: Option<Suspects>,
     /// No table has been put in force yet.
     is_first: bool,
+}
+
+/// How the live flows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Before a transaction, which waits for it. What it misses is found by the other.
+    Glance,
+    /// Behind a transaction: nothing is missed.
+    Whole,
 }
 
 /// A table whose rules are in force.
@@ -101,8 +117,12 @@ struct Failures {
     rules: Option<String>,
     /// The rules for uplinks that have changed.
     uplinks: Option<String>,
+    /// The rules that divert, or don't any more.
+    diverting: Option<String>,
     /// Looking for flows that the table in force forbids.
     flows: Option<String>,
+    /// Pods on bridges.
+    bridges: Option<String>,
 }
 
 /// The kernel's part of the configuration.
@@ -110,6 +130,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
     kernel::Config {
         mark: Mark { value: config.mark, mask: config.mark },
         routing_table: config.routing_table,
+        hook_priority: config.hook_priority,
         proxy_port_v4: config.port,
         proxy_port_v6: config.port,
         uplinks: config.uplinks.clone(),
@@ -117,6 +138,11 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
             Deny::Drop => kernel::Deny::Drop,
             Deny::Reject => kernel::Deny::Reject,
         },
+        log: NonZeroU32::new(config.records.kernel_per_second).map(|per_second| kernel::Log {
+            group: config.nflog_group,
+            per_second,
+            passed: config.records.connections == ConnectionRecords::All,
+        }),
         ..kernel::Config::default()
     }
 }
@@ -130,9 +156,13 @@ impl Enforcer {
         metrics: Metrics,
     ) -> Result<Self, EnforceError> {
         let kernel_config = kernel_config(config);
-        let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, DEFAULT_PRIORITY)?;
+        let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, config.rule_priority)?;
         let label_bit = kernel_config.label_bit;
-        let kernel = Kernel::open(kernel_config)?;
+        let bridges = Bridges::open(&config.uplinks)?;
+        let mut node = Node::open(config, &kernel_config, metrics.clone())?;
+        let mut kernel = Kernel::open(kernel_config)?;
+        node.look(&kernel);
+        kernel.set_diverts(node.may_divert());
         routing.install()?;
         for obstacle in routing.obstacles()? {
             tracing::warn!("diverted connections may not arrive: {obstacle}");
@@ -142,6 +172,8 @@ impl Enforcer {
             kernel,
             conntrack,
             routing,
+            node,
+            bridges,
             label_bit,
             tables,
             state,
@@ -160,13 +192,19 @@ impl Enforcer {
 
     /// Works until nobody hands over tables any more.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>, mut asked: mpsc::Receiver<AskCounts>) {
-        let (mut watch, mut look) = (every(WATCH), every(LOOK));
+        let changes = self.bridges.descriptor().and_then(readable);
+        if let Err(error) = &changes {
+            tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
+        }
+        let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
             // In this order: however many tables come, none of them puts off a look that is due.
             tokio::select! {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
+                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
+                _ = bridges.tick() => self.look_at_bridges(),
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
@@ -189,6 +227,8 @@ impl Enforcer {
         let started = Instant::now();
         self.kernel.set_stand(Stand { epoch, generation: generation.0 });
         let in_force = self.put_in_force(&table, &extent);
+        // What is acknowledged holds on bridges too.
+        let kept = in_force.as_ref().ok().map(|_| self.bridges.keep(&table, extent.touched()));
         let _ = done.send(in_force.as_ref().map(|_| ()).map_err(|error| crate::error_chain(error)));
         let unsettled = match in_force {
             Ok(unsettled) => unsettled,
@@ -205,12 +245,17 @@ impl Enforcer {
         // After harm and failed repairs a table is written whole, with the uplinks of now.
         self.harm = None;
         self.failures = Failures::default();
+        if let Some(kept) = kept {
+            self.note_bridges(kept);
+        }
+        self.set_foreign_bridges();
         let settled = self.settle(&table, unsettled);
         self.note_flows(settled.as_ref().err());
         let took = started.elapsed();
         tracing::debug!(%generation, ?took, ended = settled.unwrap_or_default(), "table in force");
         if std::mem::take(&mut self.is_first) {
-            tracing::info!(%generation, "ready: the first table is in force");
+            let ready = if self.node.troubles().is_empty() { "ready" } else { "not ready" };
+            tracing::info!(%generation, "{ready}: the first table is in force");
         }
     }
 
@@ -220,7 +265,7 @@ impl Enforcer {
             Extent::Whole => (None, Suspects::All),
             Extent::Touched(touched) => (Some(touched), revoke::suspects(table, touched)),
         };
-        let revoked = self.revoked(table, &suspects)?;
+        let revoked = self.revoked(table, &suspects, Reading::Glance)?;
         self.kernel.apply(table, touched, &revoked.tuples)?;
         self.forget(&revoked)?;
         Ok(Unsettled { suspects, ended: revoked.entries.len() })
@@ -246,7 +291,7 @@ impl Enforcer {
             return Ok(ended);
         }
         for _ in 1..MOST_PASSES {
-            let revoked = self.revoked(table, suspects)?;
+            let revoked = self.revoked(table, suspects, Reading::Whole)?;
             if revoked.entries.is_empty() {
                 break;
             }
@@ -257,17 +302,19 @@ impl Enforcer {
         Ok(ended)
     }
 
-    fn revoked(&mut self, table: &Table, suspects: &Suspects) -> Result<Revoked, EnforceError> {
+    fn revoked(&mut self, table: &Table, suspects: &Suspects, reading: Reading) -> Result<Revoked, EnforceError> {
         if suspects.is_empty() {
             return Ok(Revoked::default());
         }
         let label = self.label_bit;
         let own = revoke::own_addresses().map_err(|error| EnforceError::Conntrack(error.into()))?;
         let is_judged = |entry: &Entry| suspects.contains(entry) && !own.contains(&entry.original.source);
-        let entries = self
-            .conntrack
-            .keep(|entry| (is_judged(&entry) && revoke::must_end(table, label, &entry)).then_some(entry))
-            .map_err(|error| EnforceError::Conntrack(error.into()))?;
+        let ends = |entry: &Entry| is_judged(entry) && revoke::must_end(table, label, entry);
+        let entries = match reading {
+            Reading::Glance => self.conntrack.glance(ends),
+            Reading::Whole => self.conntrack.keep(|entry| ends(&entry).then_some(entry)),
+        };
+        let entries = entries.map_err(|error| EnforceError::Conntrack(error.into()))?;
         Ok(revoke::judge(table, suspects, label, entries))
     }
 
@@ -313,6 +360,8 @@ impl Enforcer {
         let Some(table) = self.kernel.in_force().cloned() else { return Ok(()) };
         let started = Instant::now();
         self.kernel.keep_stand();
+        // Whoever flushed the ruleset took their tables too.
+        self.bridges.restore()?;
         let unsettled = self.put_in_force(&table, &Extent::Whole)?;
         let ended = self.settle(&table, unsettled)?;
         self.harm = None;
@@ -352,7 +401,32 @@ impl Enforcer {
                 Some(error)
             }
         };
+        self.look_at_others();
         self.show_failures();
+    }
+
+    /// Looks at what others do on this node, and begins or ceases to divert.
+    fn look_at_others(&mut self) {
+        self.node.look(&self.kernel);
+        let diverts = self.node.may_divert();
+        self.kernel.set_diverts(diverts);
+        if self.kernel.diverts().is_none_or(|in_force| in_force == diverts) {
+            self.failures.diverting = None;
+            return;
+        }
+        let did = if diverts { "diverting" } else { "denying what needs the proxy" };
+        self.failures.diverting = match self.restore() {
+            Ok(()) => {
+                tracing::info!("{did} from now on");
+                None
+            }
+            Err(error) => {
+                let error = format!("not yet {did}: {}", crate::error_chain(&error));
+                self.metrics.kernel_failures.inc();
+                tracing::error!("{error}");
+                Some(error)
+            }
+        };
     }
 
     /// What was found when flows that began under former rules were looked for.
@@ -366,13 +440,50 @@ impl Enforcer {
         self.show_failures();
     }
 
+    fn look_at_bridges(&mut self) {
+        let kept = self.bridges.tick();
+        self.note_bridges(kept);
+        self.set_foreign_bridges();
+    }
+
+    /// How it stands with the pods on bridges.
+    fn note_bridges(&mut self, kept: Result<bridge::Standing, bridge::Error>) {
+        let standing = self.bridges.standing();
+        self.metrics.bridge_ports.set(size(standing.bound));
+        self.metrics.bridge_ports_unidentified.set(size(standing.unidentified));
+        let error = kept.err().map(|error| format!("pods on bridges may be closed: {}", crate::error_chain(&error)));
+        if self.failures.bridges == error {
+            return;
+        }
+        if let Some(error) = &error {
+            self.metrics.kernel_failures.inc();
+            tracing::error!("{error}");
+        }
+        self.failures.bridges = error;
+        self.show_failures();
+    }
+
+    /// What comes in by a bridge that isn't pods' comes from outside.
+    fn set_foreign_bridges(&mut self) {
+        if !self.kernel.set_foreign_bridges(&self.bridges.foreign()) {
+            return;
+        }
+        if let Err(error) = self.kernel.refresh_uplinks() {
+            // Looked at again with the uplinks.
+            tracing::error!("leave alone what comes by bridges that aren't pods': {}", crate::error_chain(&error));
+        }
+    }
+
     /// Says whether anything is wrong. Before the first table there is nothing to say that it is not.
     fn show_failures(&self) {
-        let Failures { table, rules, uplinks, flows } = &self.failures;
-        let state = match rules.as_ref().or(table.as_ref()).or(uplinks.as_ref()).or(flows.as_ref()) {
-            Some(error) => KernelState::Failing(error.clone()),
-            None if self.kernel.in_force().is_none() => KernelState::Waiting,
-            None => KernelState::InForce,
+        let Failures { table, rules, uplinks, diverting, flows, bridges } = &self.failures;
+        let refused = [rules, table, uplinks, bridges, diverting, flows].into_iter().find_map(Option::as_ref);
+        let refused = refused.map(|error| Trouble { word: Unready::KernelRefused, detail: error.clone() });
+        let troubles: Vec<Trouble> = refused.into_iter().chain(self.node.troubles()).collect();
+        let state = match self.kernel.in_force() {
+            _ if !troubles.is_empty() => KernelState::Failing(troubles),
+            None => KernelState::Waiting,
+            Some(_) => self.node.tolerated().map_or(KernelState::InForce, KernelState::InForceBeside),
         };
         self.state.send_if_modified(|shown| {
             let is_new = *shown != state;
@@ -382,12 +493,35 @@ impl Enforcer {
     }
 
     fn note_sizes(&self, table: &Table, generation: i64) {
-        let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.generation.set(generation);
         self.metrics.table_endpoints.set(size(table.endpoints().count()));
         self.metrics.table_programs.set(size(table.program_ids().count()));
         self.metrics.table_sets.set(size(table.set_ids().count()));
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound for types whose descriptor may change or close: an OwnedFd's doesn't, and what replaces it is unsafe"
+)]
+fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+/// Once an interface has changed, or a filter of one.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    match changes {
+        // Whoever is told reads to the end.
+        Some(changes) => match changes.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Ticks from one period on; a tick that is late moves those after it.

@@ -51,6 +51,16 @@ pub enum Extent {
     Touched(Touched),
 }
 
+impl Extent {
+    /// What differs; None: perhaps everything.
+    pub fn touched(&self) -> Option<&Touched> {
+        match self {
+            Self::Whole => None,
+            Self::Touched(touched) => Some(touched),
+        }
+    }
+}
+
 /// A table that the kernel holds.
 #[derive(Clone, Debug)]
 pub struct Held {

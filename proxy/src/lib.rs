@@ -5,12 +5,14 @@
 //!                        `----watch--> connection    (one per diverted connection)
 //! intercept -> connection -> detect -> http | relay -> upstream
 //!                        `-> records, metrics -> admin
+//! kernel --NFLOG--> denials -> records
 //! ```
 
 pub mod admin;
 pub mod app;
 pub mod config;
 pub mod connection;
+pub mod denials;
 pub mod detect;
 pub mod enforcer;
 pub mod feed;

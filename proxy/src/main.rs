@@ -52,7 +52,13 @@ fn print_config(config: &Config) -> anyhow::Result<()> {
 
 fn cleanup() -> anyhow::Result<()> {
     let removed = Kernel::cleanup().context("clean up the kernel's side (needs CAP_NET_ADMIN)")?;
-    println!("{}", if removed.table { "removed table inet sluice and its routing" } else { "nothing to remove" });
+    let found = match (removed.table, removed.bridges) {
+        (true, false) => "removed table inet sluice and its routing",
+        (true, true) => "removed table inet sluice, its routing, and what was on bridges",
+        (false, true) => "removed what was on bridges",
+        (false, false) => "nothing to remove",
+    };
+    println!("{found}");
     Ok(())
 }
 

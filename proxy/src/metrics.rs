@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use sluice_policy::Reason;
 
 use crate::kernel::Count;
+use crate::kernel::others::Effect;
 use crate::records::RecordVerdict;
 
 /// How a connection or request ended.
@@ -84,12 +85,25 @@ pub struct Metrics {
     pub kernel_generation: Gauge,
     /// Times the kernel refused a table.
     pub kernel_failures: Counter,
+    /// Ports of pods' bridges that are open for their pod.
+    pub bridge_ports: Gauge,
+    /// Ports of pods' bridges whose pod isn't known: closed.
+    pub bridge_ports_unidentified: Gauge,
     /// Endpoints of the table.
     pub table_endpoints: Gauge,
     /// Programs of the table.
     pub table_programs: Gauge,
     /// Address sets of the table.
     pub table_sets: Gauge,
+    other_engine_findings: Family<EffectLabel, Gauge>,
+    /// Ways on which packets of this node's pods don't come by the rules.
+    pub path_not_seen: Gauge,
+}
+
+/// What becomes of connections that go through the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EffectLabel {
+    effect: &'static str,
 }
 
 impl Metrics {
@@ -108,10 +122,17 @@ impl Metrics {
             generation: Gauge::default(),
             kernel_generation: Gauge::default(),
             kernel_failures: Counter::default(),
+            bridge_ports: Gauge::default(),
+            bridge_ports_unidentified: Gauge::default(),
             table_endpoints: Gauge::default(),
             table_programs: Gauge::default(),
             table_sets: Gauge::default(),
+            other_engine_findings: Family::default(),
+            path_not_seen: Gauge::default(),
         };
+        for effect in [Effect::Evades, Effect::Cuts] {
+            metrics.other_engine_findings(effect, 0);
+        }
         let m = metrics.clone();
         registry.register("connections", "Connections that the proxy ended, by outcome", m.connections);
         registry.register("requests", "Requests that the proxy judged, by outcome", m.requests);
@@ -130,10 +151,21 @@ impl Metrics {
         registry.register("generation", "Generation of the table that decides", m.generation);
         registry.register("kernel_generation", "Generation that the kernel holds", m.kernel_generation);
         registry.register("kernel_failures", "Tables that the kernel refused", m.kernel_failures);
+        registry.register("bridge_ports", "Ports of pods' bridges that are open for their pod", m.bridge_ports);
+        let unidentified = "Ports of pods' bridges whose pod is not known, which are closed";
+        registry.register("bridge_ports_unidentified", unidentified, m.bridge_ports_unidentified);
         registry.register("table_endpoints", "Pod addresses in the table", m.table_endpoints);
         registry.register("table_programs", "Policy sets in the table", m.table_programs);
         registry.register("table_sets", "Selectors in the table", m.table_sets);
+        let help = "Rules of others that connections through the proxy would evade, or that would cut them";
+        registry.register("other_engine_findings", help, m.other_engine_findings);
+        registry.register("path_not_seen", "Ways on which packets of pods don't come by the rules", m.path_not_seen);
         metrics
+    }
+
+    pub(crate) fn other_engine_findings(&self, effect: Effect, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.other_engine_findings.get_or_create(&EffectLabel { effect: effect.as_str() }).set(count);
     }
 
     pub(crate) fn connection(&self, verdict: RecordVerdict, reason: Reason) {

@@ -1,4 +1,5 @@
-//! Flow records: one JSON object a line on standard output, for each connection and each request.
+//! Flow records: one JSON object a line on standard output, for each connection and each request, and for what the kernel
+//! denied.
 //!
 //! A record is written down by the core that made it and handed to one writer thread through a bounded queue. Traffic never
 //! waits for standard output: while the queue is full, records are left out, and the next one that fits says how many.
@@ -102,7 +103,8 @@ pub struct Record {
     pub node: Arc<str>,
     pub source: RecordEnd,
     pub destination: RecordEnd,
-    pub protocol: &'static str,
+    /// `TCP`, `UDP`, `SCTP`, `ICMP` (for both families), or another protocol's number.
+    pub protocol: Cow<'static, str>,
     pub verdict: RecordVerdict,
     pub reason: Reason,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +116,9 @@ pub struct Record {
     pub policies: Vec<NamedRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpFacts>,
+    /// By which interface of the node a packet came that the kernel dropped for no policy's sake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// From the source to the destination: the whole connection, or the request's body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_sent: Option<u64>,
@@ -121,7 +126,8 @@ pub struct Record {
     pub bytes_received: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
-    /// How many records before this one found no place in the queue.
+    /// How many records were left out before this one: because they found no place in the queue, or, where the kernel denied, of
+    /// packets of the same pod beyond those that are reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
 }
@@ -137,13 +143,14 @@ impl Record {
             node: Arc::clone(node),
             source: RecordEnd::new(table, ends.client.0),
             destination: RecordEnd::new(table, ends.original.0),
-            protocol: "TCP",
+            protocol: Cow::Borrowed("TCP"),
             verdict: RecordVerdict::Allow,
             reason: Reason::NeedsRequest,
             direction: None,
             policy: None,
             policies: Vec::new(),
             http: None,
+            interface: None,
             bytes_sent: None,
             bytes_received: None,
             duration_ms: None,
@@ -185,7 +192,7 @@ struct SinkState {
 impl RecordSink {
     /// Queues a record, or counts that it was left out.
     pub fn write(&self, mut record: Record) {
-        let left_out = self.state.pending.swap(0, Ordering::Relaxed);
+        let left_out = self.state.pending.swap(0, Ordering::Relaxed) + record.suppressed.unwrap_or_default();
         record.suppressed = (left_out > 0).then_some(left_out);
         let Ok(mut line) = serde_json::to_vec(&record) else {
             return self.leave_out(left_out);

@@ -65,6 +65,9 @@ fn contents(stage: &Stage) -> BTreeSet<String> {
         if body.get("name").and_then(|name| name.as_str()).is_some_and(|name| name.starts_with("inside")) {
             body.as_object_mut().unwrap().remove("elem");
         }
+        if kind == "counter" {
+            body.as_object_mut().unwrap().retain(|key, _| key == "name");
+        }
         if let Some(elements) = body.get_mut("elem").and_then(|e| e.as_array_mut()) {
             elements.sort_by_key(ToString::to_string);
         }

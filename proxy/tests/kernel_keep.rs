@@ -66,7 +66,7 @@ impl Running {
 
     fn failure(&self) -> Option<String> {
         match &*self.state.borrow() {
-            KernelState::Failing(why) => Some(why.clone()),
+            KernelState::Failing(troubles) => Some(troubles.iter().map(ToString::to_string).collect()),
             _ => None,
         }
     }

@@ -7,12 +7,17 @@
 mod bypass;
 mod client;
 mod counters;
+mod denials;
 mod drain;
 mod ends;
 mod files;
+mod histories;
 mod hostile_clients;
 mod hostile_files;
 mod http;
+mod killed;
+mod node_processes;
+mod others;
 mod restart;
 mod revocation;
 mod scene;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use sluice_testnet::{Net, Node, Options, Pod, Programs, capability, wait_until};
+use sluice_testnet::{Layout, Net, Node, Options, Pod, Programs, capability, wait_until};
 use tempfile::TempDir;
 
 use crate::web::{Seen, Web};
@@ -32,12 +32,24 @@ pub(crate) struct Scene {
     folder: TempDir,
 }
 
+/// How the nodes have their pods: `SLUICE_LAYOUT=routed` (default), `bridge0` or `bridge1`, by bridge-nf-call-iptables.
+pub(crate) fn layout() -> Layout {
+    #[expect(clippy::disallowed_methods, reason = "the one place where these tests read their environment")]
+    let given = std::env::var("SLUICE_LAYOUT").ok();
+    match given.as_deref() {
+        None | Some("routed") => Layout::Routed,
+        Some("bridge0") => Layout::Bridge { call_iptables: false },
+        Some("bridge1") => Layout::Bridge { call_iptables: true },
+        Some(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
+    }
+}
+
 impl Scene {
     /// Starts everything with `policies` in force; None where no namespaces can be made, with the reason printed.
     ///
     /// Node `n` of the list has the pod CIDRs 10.N.0.0/16 and fd00:N::/64. `arguments` go to every proxy.
     pub(crate) fn start(nodes: &[&str], pods: &[PodSpec<'_>], policies: &str, arguments: &[&str]) -> Option<Self> {
-        Self::start_on(Options::default(), nodes, pods, policies, arguments)
+        Self::start_on(Options { layout: layout(), ..Options::default() }, nodes, pods, policies, arguments)
     }
 
     /// [`Scene::start`] on a network of another kind.
@@ -112,9 +124,16 @@ impl Scene {
         self.apply("policies.yaml", text);
     }
 
-    /// Takes a file away, and waits until that holds on the nodes.
-    pub(crate) fn remove(&mut self, file: &str) {
+    /// Takes a file away. The controller believes that once the file has been away for 40 ms, so what is saved next comes after
+    /// it.
+    pub(crate) fn take_away(&self, file: &str) {
         fs::remove_file(self.manifests().join(file)).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    /// [`Scene::take_away`], and waits until that holds on the nodes.
+    pub(crate) fn remove(&mut self, file: &str) {
+        self.take_away(file);
         self.settle();
     }
 

@@ -3,7 +3,8 @@
 use clap::{CommandFactory, Parser};
 use expect_test::{Expect, expect};
 
-use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits};
+use super::{Args, Config, ConnectionRecords, DenialBody, Deny, Limits, Redirect};
+use crate::enforcer::kernel_config;
 
 fn refused(text: &str, expected: &Expect) {
     let error = Config::parse(text, "proxy.yaml").and_then(|config| config.check()).unwrap_err();
@@ -50,6 +51,31 @@ fn a_file_replaces_what_it_names() {
 }
 
 #[test]
+fn what_the_kernel_reports_is_for_the_configuration_to_say() {
+    let log = |text: &str| kernel_config(&Config::parse(text, "proxy.yaml").unwrap()).log;
+    let of_default = log("").expect("denials have records unless somebody says otherwise");
+    assert_eq!((of_default.group, of_default.per_second.get(), of_default.passed), (15001, 10, false));
+    assert_eq!(log("records: {kernelPerSecond: 0}"), None);
+    let all = log("nflogGroup: 7\nrecords: {connections: all, kernelPerSecond: 3}").expect("some");
+    assert_eq!((all.group, all.per_second.get(), all.passed), (7, 3, true));
+}
+
+#[test]
+fn the_operators_word_and_the_places_in_the_kernel_are_taken() {
+    let text = "enforcementAlone: true\nmark: 0x40\nroutingTable: 77\nrulePriority: 50\nhookPriority: -42\n";
+    let config = Config::parse(text, "proxy.yaml").unwrap();
+    config.check().unwrap();
+    let told = crate::enforcer::kernel_config(&config);
+    assert!(config.enforcement_alone && !Config::default().enforcement_alone);
+    assert_eq!((told.mark.value, told.mark.mask, told.routing_table, told.hook_priority), (0x40, 0x40, 77, -42));
+    assert_eq!(config.rule_priority, 50);
+    let printed = serde_saphyr::to_string(&config).unwrap();
+    for key in ["enforcementAlone: true", "rulePriority: 50", "hookPriority: -42", "mark: 64", "routingTable: 77"] {
+        assert!(printed.contains(key), "{key}: {printed}");
+    }
+}
+
+#[test]
 fn an_empty_file_is_the_defaults() {
     for text in ["", "---\n", "# nothing\n"] {
         assert_eq!(Config::parse(text, "proxy.yaml").unwrap(), Config::default(), "{text:?}");
@@ -65,8 +91,18 @@ fn what_is_printed_can_be_read_back() {
 #[test]
 fn refusals_name_the_key() {
     refused("dns: {minTTLSeconds: 5}", &expect!["proxy.yaml: `dns` is not supported yet; leave it out"]);
-    refused("enforcementAlone: true", &expect!["proxy.yaml: `enforcementAlone` is not supported yet; leave it out"]);
+    refused(
+        "hookPriority: -100",
+        &expect!["hookPriority: -100 is not between -99 and -1: behind the translation of Services (-100), before filters (0)"],
+    );
+    refused(
+        "hookPriority: 0",
+        &expect!["hookPriority: 0 is not between -99 and -1: behind the translation of Services (-100), before filters (0)"],
+    );
+    refused("rulePriority: 0", &expect!["rulePriority: 0 is not between 1 and 32765, before the main table"]);
+    refused("rulePriority: 32766", &expect!["rulePriority: 32766 is not between 1 and 32765, before the main table"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
+    refused("redirect: bpf", &expect!["redirect: this program was built without BPF; use `auto` or `classifier`"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
     refused(
         "uplinks: [a-name-that-is-too-long]",
@@ -74,6 +110,7 @@ fn refusals_name_the_key() {
     );
     refused("limits: {headerBytes: 9999999}", &expect!["limits.headerBytes: must be at most 1048576"]);
     refused("limits: {headerBytes: 10}", &expect!["limits.headerBytes: must be at least 1024"]);
+    refused("records: {kernelPerSecond: 10001}", &expect!["records.kernelPerSecond: must be at most 10000"]);
     let unknown = Config::parse("limit: {}", "proxy.yaml").unwrap_err().to_string();
     assert!(unknown.contains("limit") && unknown.contains("proxy.yaml"), "{unknown}");
     let wrong = Config::parse("port: eighty", "proxy.yaml").unwrap_err().to_string();
@@ -85,6 +122,8 @@ fn settings_go_over_the_file() {
     let config = Config::load(None, &["limits.idleSeconds=5".into(), "uplinks=[eth0, eth1]".into()]).unwrap();
     assert_eq!(config.limits.idle_seconds, 5);
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
+    let config = Config::load(None, &["redirect=classifier".into()]).unwrap();
+    assert_eq!(config.redirect, Redirect::Classifier);
     for (setting, word) in [
         ("limits.idle=5", "idle"),
         ("limits", "="),
@@ -92,6 +131,8 @@ fn settings_go_over_the_file() {
         ("dns.minTTLSeconds=1", "not supported yet"),
         ("port=many", "port=many"),
         ("limits.headSeconds=0", "limits.headSeconds"),
+        ("redirect=bpf", "built without BPF"),
+        ("redirect=magic", "redirect=magic"),
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
         assert!(error.contains(word), "{setting}: {error}");

@@ -11,8 +11,10 @@ use sluice_policy::{Direction, Protocol, Table};
 
 use super::base;
 use super::bundle::{self, BundleId, Pair};
+use super::denied;
 use super::names::Edition;
 use super::object::{Element, Family, Key, Verdict, concatenation, octets};
+use super::site::Site;
 
 /// Where pods go that are isolated in the other direction alone.
 pub(super) const STARTED: &str = "started";
@@ -67,7 +69,7 @@ impl Says {
         };
         let verdict = match self {
             Self::Present | Self::Free => Verdict::Continue,
-            Self::Conflict => Verdict::Drop,
+            Self::Conflict => denied::goto(Site::Conflict, edition),
             Self::Started => Verdict::Jump(edition.name(STARTED)),
             Self::Program(program) => Verdict::Jump(edition.program(*direction, program, 0)),
         };

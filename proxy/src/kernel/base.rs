@@ -3,7 +3,7 @@
 //! A pod may hold CAP_NET_RAW: it can send any frame out of its interface, and what it sends is all it can do. So every rule is
 //! asked: what could such a frame gain here?
 //!
-//! `prerouting`, priority -90, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's, leads each family to
+//! `prerouting`, priority -90 unless configured, after kube-proxy's DNAT (-100), so addresses are pods' and never a Service's, leads each family to
 //! chains of its own, which begin with `arriving`:
 //!
 //! | rule | attack it closes |
@@ -23,6 +23,7 @@
 //! | `jump live` | |
 //! | to the node, a group or everybody, by UDP to the port of a tunnel (VXLAN, Geneve) or by a protocol that carries packets: drop | The node's end of a tunnel trusts its peers by their knowing it: what a pod wraps up arrives here as a packet of another node's pod. |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
+//! | DHCP from 0.0.0.0 to 255.255.255.255, and from a link-local address to ff02::1:2: accept | None: a pod without an address yet, to a server on the node. Neither destination is forwarded. |
 //! | a source that is no local pod: drop | The first SYN of a pod that the snapshot doesn't know yet. Behind `live`, so that the node's probe of such a pod is answered. |
 //!
 //! `live`, packets of flows that were judged before:
@@ -39,6 +40,7 @@
 //! | `@revoked`: drop | The flow that a new policy forbids: its entry is deleted, and the server's next packet would open one the other way round. |
 //! | related ICMP: accept | None that a pod gains alone: errors about allowed flows. Related TCP and UDP (a helper's expectations) are judged as new: a pod could talk a helper into opening any port. |
 //! | neighbour discovery to the link or the node: accept | Only what is not forwarded: to another pod's address it would be a channel. |
+//! | neighbour solicitation and advertisement in by a bridge to a local pod: accept | A channel between pods of one bridge that is there all the same, as the bridge itself carries these ([`bridge`](super::bridge)). With bridge-nf-call-ip6tables it shows them to this hook, and without them isolated pods would lose their neighbours. |
 //!
 //! `judge`, what begins a flow (or has none: untracked, invalid): egress of the source, ingress of the destination, both by
 //! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
@@ -47,15 +49,22 @@
 //! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
 //! pass by `established`: drop.
 //!
+//! Where another engine's rules forbid that flows are diverted ([`others`](super::others)), `inspect` denies and `divert` drops:
+//! connections that the proxy holds already go on by their sockets, and no other begins.
+//!
 //! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
 //! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
 //! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
-//! and the packet was meant for the proxy), and new flows to an interface behind which the snapshot knows no such pod.
+//! and the packet was meant for the proxy), what belongs to a diverted flow (another program has taken our mark away), and new
+//! flows to an interface behind which the snapshot knows no such pod. Neighbour discovery to the link is never forwarded: here it
+//! can only be a bridge's, shown by bridge-nf-call-ip6tables, and passes.
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
+//!
+//! Most drops are a `goto` a chain that says by its name why: it counts, reports some, and drops ([`denied`]).
 //!
 //! All this holds as long as the table does. Another program on the node that flushes the ruleset takes it along:
 //! [`harm`](super::harm) notices, and the proxy writes it anew within a second and ends what began meanwhile. Until then
@@ -67,20 +76,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use nftnl::{ChainType, Hook};
 use sluice_policy::Direction;
 
-use super::config::{Config, Deny};
+use super::config::Config;
+use super::denied;
 use super::expr::{self, Address, Side};
 use super::names::{self, Edition};
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
 use super::pretence;
+use super::ration;
+use super::site::Site;
 use super::transaction::BaseHook;
 
-/// Behind DNAT (-100), before all that filters.
-const PRIORITY: i32 = -90;
+/// Where our chain of `forward` stands.
+const FORWARD_PRIORITY: i32 = -90;
 /// Where `type route` chains stand (mangle).
 const OUTPUT_PRIORITY: i32 = -150;
 
-pub(super) const DENIED: &str = "denied";
-pub(super) const INSPECT: &str = "inspect";
 const DIVERT: &str = "divert";
 const ARRIVING: &str = "arriving";
 const OPTIONS: &str = "options";
@@ -95,6 +105,7 @@ pub(super) const UPLINKS: &str = "uplinks";
 pub(super) const INSIDE: &str = "inside";
 const OUTSIDE_KINDS: &str = "outside_kinds";
 const ON_LINK: &str = "neighbour_discovery";
+const NEIGHBOURS: &str = "neighbours";
 pub(super) const LOCAL: &str = "local";
 pub(super) const ELSEWHERE: &str = "elsewhere";
 pub(super) const ITSELF: &str = "itself";
@@ -104,7 +115,7 @@ pub(super) const POD_CIDRS: &str = "pod_cidrs";
 /// bundled into.
 ///
 /// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
-const OUTSIDE: [&str; 19] = [
+pub(super) const OUTSIDE: [&str; 19] = [
     "vxlan",
     "geneve",
     "wireguard",
@@ -130,15 +141,18 @@ const OUTSIDE: [&str; 19] = [
 /// redirect (137), is no pod's to say: a node that listens to routers would take the pod for its next hop (CVE-2020-10749).
 const ON_LINK_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 
+/// Neighbour solicitation and advertisement.
+const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
+
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
 
 /// The base chains and where they hang.
-pub(super) fn hooks() -> [(&'static str, BaseHook); 3] {
+pub(super) fn hooks(config: &Config) -> [(&'static str, BaseHook); 3] {
     [
-        (names::PREROUTING, BaseHook { hook: Hook::PreRouting, priority: PRIORITY, kind: ChainType::Filter }),
+        (names::PREROUTING, BaseHook { hook: Hook::PreRouting, priority: config.hook_priority, kind: ChainType::Filter }),
         (names::OUTPUT, BaseHook { hook: Hook::Out, priority: OUTPUT_PRIORITY, kind: ChainType::Route }),
-        (names::FORWARD, BaseHook { hook: Hook::Forward, priority: PRIORITY, kind: ChainType::Filter }),
+        (names::FORWARD, BaseHook { hook: Hook::Forward, priority: FORWARD_PRIORITY, kind: ChainType::Filter }),
     ]
 }
 
@@ -167,6 +181,10 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             Set::new(edition.name(ON_LINK), &[Field::Icmpv6Type], SetKind::Plain),
             ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
         ),
+        (
+            Set::new(edition.name(NEIGHBOURS), &[Field::Icmpv6Type], SetKind::Plain),
+            NEIGHBOUR_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
+        ),
     ];
     sets.extend(pretence::sets(edition));
     for family in Family::BOTH {
@@ -189,14 +207,17 @@ pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
 pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Chain> {
     let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.name(name), rules };
     let mut chains = vec![
-        chain(DENIED, denied(config)),
-        chain(INSPECT, inspect(config, edition)),
-        chain(DIVERT, divert(config)),
-        chain(OWN_SOCKET, own_socket(config)),
-        chain(OPTIONS, options()),
+        chain(DIVERT, divert(config, edition)),
+        chain(OWN_SOCKET, own_socket(config, edition)),
+        chain(OPTIONS, options(edition)),
         // Entered by pods that are isolated in the other direction alone.
         chain(super::address::STARTED, vec![started()]),
     ];
+    chains.extend(denied::chains(config, edition));
+    chains.extend(Direction::BOTH.map(|direction| {
+        let rules = if config.diverts { inspect(config, direction, edition) } else { no_proxy(edition) };
+        chain(&inspect_of(direction), rules)
+    }));
     chains.extend(established(edition, cutting));
     for family in Family::BOTH {
         let chain = |name: &str, rules: Vec<Rule>| Chain { name: edition.sets_of(name, family), rules };
@@ -219,15 +240,15 @@ pub(super) fn established(edition: Edition, cutting: bool) -> [Chain; 2] {
     Family::BOTH.map(|family| {
         let mut rules = Vec::new();
         if cutting {
-            rules.push(revoked(family));
+            rules.push(revoked(family, edition));
         }
         rules.push(Rule::new([], &Verdict::Accept));
         Chain { name: edition.sets_of(ESTABLISHED, family), rules }
     })
 }
 
-fn revoked(family: Family) -> Rule {
-    Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &Verdict::Drop)
+fn revoked(family: Family, edition: Edition) -> Rule {
+    Rule::new([expr::whole_tuple_in(family, &names::revoked(family))], &denied::goto(Site::Revoked, edition))
 }
 
 /// TCP that doesn't begin with a bare SYN: see [`program`](super::program).
@@ -260,14 +281,14 @@ fn arriving(family: Family, edition: Edition) -> Vec<Rule> {
     let chain = |name: &str| edition.sets_of(name, family);
     let options = match family {
         Family::V4 => Rule::new([expr::has_options()], &Verdict::Jump(edition.name(OPTIONS))),
-        Family::V6 => Rule::new([expr::routing_header()], &Verdict::Drop),
+        Family::V6 => Rule::new([expr::routing_header()], &denied::goto(Site::SourceRouted, edition)),
     };
     vec![
         options,
         Rule::new([expr::interface_in(&edition.name(INSIDE))], &Verdict::Goto(chain(FROM_POD))),
         Rule::new([neither(Side::In, edition)], &Verdict::Goto(chain(FIRST_SEEN))),
         Rule::new([expr::from_loopback()], &Verdict::Accept),
-        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), false)], &Verdict::Drop)
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), false)], &denied::goto(Site::Forged, edition))
             .because("a pod's address from outside"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
@@ -275,8 +296,9 @@ fn arriving(family: Family, edition: Edition) -> Vec<Rule> {
 }
 
 /// What may be done with an IPv4 packet that has options.
-fn options() -> Vec<Rule> {
-    [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &Verdict::Drop)).into()
+fn options(edition: Edition) -> Vec<Rule> {
+    let drop = denied::goto(Site::SourceRouted, edition);
+    [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &drop)).into()
 }
 
 fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
@@ -296,14 +318,19 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         ));
     }
+    let dhcp = match family {
+        Family::V4 => expr::frame::dhcp_v4(),
+        Family::V6 => expr::frame::dhcp_v6(),
+    };
     rules.extend([
-        Rule::new([expr::source_not_behind_its_interface()], &Verdict::Drop).because("forged source"),
+        Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source"),
         Rule::new([], &Verdict::Jump(chain(LIVE))),
     ]);
     rules.extend(pretence::tunnels(edition));
     rules.extend([
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),
-        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([expr::family(family), dhcp], &Verdict::Accept).because("DHCP"),
+        Rule::new([expr::address_in(family, Address::Source, &chain(LOCAL), true)], &denied::goto(Site::Unknown, edition))
             .because("a pod that is not known yet"),
         Rule::new([], &Verdict::Goto(chain(JUDGE))),
     ]);
@@ -313,7 +340,7 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
 /// Behind a pod's interface that `inside` doesn't hold yet. A full set must change nothing, so learning has a rule of its own.
 fn first_seen(family: Family, edition: Edition) -> Vec<Rule> {
     vec![
-        Rule::acting([expr::learn_interface(&edition.name(INSIDE))]),
+        Rule::acting([ration::learn_interface(&edition.name(INSIDE))]),
         Rule::new([], &Verdict::Goto(edition.sets_of(FROM_POD, family))),
     ]
 }
@@ -335,7 +362,7 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
                     expr::destination_begins(Family::V4, &[Ipv4Addr::LOCALHOST.octets()[0]]),
                     expr::not_state(expr::ESTABLISHED | expr::RELATED),
                 ],
-                &Verdict::Drop,
+                &denied::goto(Site::ToLoopback, edition),
             )
             .because("the node's loopback from outside"),
         );
@@ -354,7 +381,7 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         )
         .because("the proxy's connections that begin"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
-        revoked(family),
+        revoked(family, edition),
     ]);
     match family {
         Family::V4 => rules.push(Rule::new([expr::state(expr::RELATED), expr::protocol(expr::ICMP)], &Verdict::Accept)),
@@ -369,6 +396,17 @@ fn live(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
             rules.extend(reach.map(|destination| {
                 Rule::new([expr::family(Family::V6), expr::icmpv6_type_in(&on_link), destination], &Verdict::Accept)
             }));
+            rules.push(
+                Rule::new(
+                    [
+                        expr::address_in(Family::V6, Address::Destination, &edition.sets_of(LOCAL, family), false),
+                        expr::icmpv6_type_in(&edition.name(NEIGHBOURS)),
+                        expr::frame::from_bridge(),
+                    ],
+                    &Verdict::Accept,
+                )
+                .because("neighbours on a bridge"),
+            );
         }
     }
     rules
@@ -389,50 +427,54 @@ fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
                 expr::address_also_in(family, Address::Destination, &cidrs, false),
                 expr::address_also_in(family, Address::Destination, &elsewhere, true),
                 expr::destination_is_local(false),
-                vec![expr::counter()],
             ],
-            &Verdict::Drop,
+            &denied::goto(Site::Unknown, edition),
         )
         .because("to a pod that is not known yet"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ]);
+    rules.extend(denied::reports_of_passed(config, family, &local));
     rules
 }
 
-fn denied(config: &Config) -> Vec<Rule> {
-    match config.deny {
-        Deny::Drop => vec![Rule::new([], &Verdict::Drop)],
-        Deny::Reject => vec![
-            Rule::acting([expr::protocol(expr::TCP), vec![expr::reject_by_reset()]]),
-            Rule::acting([vec![expr::reject_by_icmp()]]),
-        ],
-    }
+/// The chain that marks a flow for the proxy, because a policy of this direction wants it read.
+pub(super) fn inspect_of(direction: Direction) -> String {
+    format!("inspect_{direction}")
 }
 
-fn inspect(config: &Config, edition: Edition) -> Vec<Rule> {
+fn inspect(config: &Config, direction: Direction, edition: Edition) -> Vec<Rule> {
     vec![
-        Rule::new([expr::not_protocol(expr::TCP)], &Verdict::Goto(edition.name(DENIED))),
+        Rule::new([expr::not_protocol(expr::TCP)], &denied::goto(Site::Unreadable(direction), edition)),
         Rule::acting([expr::set_label(config.label_bit)]),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Return),
-        Rule::new([vec![expr::counter()]], &Verdict::Drop).because("can't be labelled"),
+        Rule::new([], &denied::goto(Site::Untracked, edition)).because("can't be labelled"),
     ]
 }
 
-fn own_socket(config: &Config) -> Vec<Rule> {
+/// Where nothing may be diverted, what only the proxy could decide is denied.
+fn no_proxy(edition: Edition) -> Vec<Rule> {
+    vec![
+        Rule::new([], &denied::goto(Site::Unheard, edition))
+            .because("needs the proxy, and another engine's rules forbid it: see /readyz"),
+    ]
+}
+
+fn own_socket(config: &Config, edition: Edition) -> Vec<Rule> {
     let begins = || expr::state(expr::NEW | expr::RELATED);
     vec![
         Rule::acting([begins(), expr::set_label(config.label_bit)]),
-        Rule::new([begins(), expr::lacks_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([begins(), expr::lacks_label(config.label_bit)], &denied::goto(Site::Untracked, edition))
             .because("can't be labelled"),
         Rule::new([expr::set_mark(config.mark.value, config.mark.mask)], &Verdict::Accept),
     ]
 }
 
-fn divert(config: &Config) -> Vec<Rule> {
+fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
     let listeners =
         [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
     let mut rules: Vec<Rule> = listeners
         .into_iter()
+        .filter(|_| config.diverts)
         .map(|(address, port)| {
             Rule::new(
                 [
@@ -446,7 +488,8 @@ fn divert(config: &Config) -> Vec<Rule> {
             )
         })
         .collect();
-    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("nobody listens"));
+    rules.push(Rule::new([expr::original_direction()], &denied::goto(Site::Unheard, edition)).because("nobody listens"));
+    rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a leg of the proxy that has ended"));
     rules
 }
 
@@ -464,16 +507,22 @@ fn output(config: &Config) -> Vec<Rule> {
 
 fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
     let mut rules = vec![
-        Rule::new([expr::has_mark(config.mark.value, config.mark.mask), vec![expr::counter()]], &Verdict::Drop)
+        Rule::new([expr::has_mark(config.mark.value, config.mark.mask)], &denied::goto(Site::Unheard, edition))
             .because("meant for the proxy"),
+        Rule::new([expr::has_label(config.label_bit), vec![expr::counter()]], &Verdict::Drop).because("the proxy's flow"),
         Rule::new([expr::state(expr::ESTABLISHED | expr::RELATED)], &Verdict::Accept),
     ];
+    let reach = [expr::destination_is_link_local(), expr::destination_begins(Family::V6, &[0xff, 0x02])];
+    rules.extend(reach.map(|destination| {
+        let words = [expr::family(Family::V6), expr::icmpv6_type_in(&edition.name(ON_LINK)), destination];
+        Rule::new(words, &Verdict::Accept).because("neighbours on a bridge")
+    }));
     rules.extend(Family::BOTH.map(|family| {
         let local = edition.sets_of(LOCAL, family);
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)
     }));
     rules.push(
-        Rule::new([neither(Side::Out, edition), vec![expr::counter()]], &Verdict::Drop).because("to a pod that is not known yet"),
+        Rule::new([neither(Side::Out, edition)], &denied::goto(Site::Unknown, edition)).because("to a pod that is not known yet"),
     );
     rules
 }

@@ -48,6 +48,7 @@ pub(super) struct Channel {
     fd: OwnedFd,
     sequence: u32,
     limit_bytes: usize,
+    commits: u32,
 }
 
 impl Channel {
@@ -69,7 +70,7 @@ impl Channel {
         let (fd, buffer) = open().map_err(ChannelError::Open)?;
         // What the kernel itself takes off (netlink_sendmsg), and the batch's head and end.
         let limit_bytes = buffer.saturating_sub(128).min(LONGEST_BYTES);
-        Ok(Self { fd, sequence: 0, limit_bytes })
+        Ok(Self { fd, sequence: 0, limit_bytes, commits: 0 })
     }
 
     /// The longest transaction that is sent as one.
@@ -117,7 +118,14 @@ impl Channel {
         let kernel = NetlinkAddr::new(0, 0);
         sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(&batch)], &[], MsgFlags::empty(), Some(&kernel))
             .map_err(|source| ChannelError::Send { bytes: batch.len(), source })?;
-        self.read_answer(first, last, &kinds)
+        self.read_answer(first, last, &kinds)?;
+        self.commits = self.commits.wrapping_add(1);
+        Ok(())
+    }
+
+    /// How many transactions were made, each of which is one more change of the ruleset.
+    pub(super) fn commits(&self) -> u32 {
+        self.commits
     }
 
     fn read_answer(&mut self, first: u32, last: u32, kinds: &[u8]) -> Result<(), ChannelError> {

@@ -1,11 +1,19 @@
 //! What the kernel's part can be told.
 
+use std::num::NonZeroU32;
+
+use super::ration::Ration;
+
 /// The kernel's part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub mark: Mark,
     /// The routing table by which marked packets are delivered to the proxy's sockets.
     pub routing_table: u32,
+    /// Where our chain stands among those of `prerouting`: behind -100, where addresses of Services are translated.
+    pub hook_priority: i32,
+    /// Whether flows that need the proxy are handed to it. If not, they are denied.
+    pub diverts: bool,
     /// The proxy's TPROXY listener on 127.0.0.1.
     pub proxy_port_v4: u16,
     /// The proxy's TPROXY listener on ::1.
@@ -19,6 +27,25 @@ pub struct Config {
     /// Up to so many rules of policies that do the same are tried one after the other, which reads like the policies and costs
     /// little; more are looked up together.
     pub in_series: usize,
+    /// Whether and how packets are reported to the proxy. Without it nothing is; what is denied is counted all the same.
+    pub log: Option<Log>,
+}
+
+/// How packets are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The NFLOG group.
+    pub group: u16,
+    /// How many denied packets of one pod and direction, or of one interface. Twice as many after a while without any.
+    pub per_second: NonZeroU32,
+    /// What begins allowed flows is reported too.
+    pub passed: bool,
+}
+
+impl Log {
+    pub(super) fn ration(&self) -> Ration {
+        Ration { per_second: self.per_second, burst: self.per_second.get().saturating_mul(2) }
+    }
 }
 
 /// The bits of the packet mark that are ours. Bits outside `mask` are never touched, and no rule accepts a packet for its mark.
@@ -32,6 +59,9 @@ pub struct Mark {
     pub value: u32,
     pub mask: u32,
 }
+
+/// Behind DNAT (-100), before all that filters.
+pub const DEFAULT_HOOK_PRIORITY: i32 = -90;
 
 /// What a denied packet's sender sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,12 +83,15 @@ impl Default for Config {
         Self {
             mark: Mark::default(),
             routing_table: 15_001,
+            hook_priority: DEFAULT_HOOK_PRIORITY,
+            diverts: true,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             uplinks: Vec::new(),
             deny: Deny::default(),
             label_bit: 111,
             in_series: 16,
+            log: None,
         }
     }
 }
@@ -68,6 +101,8 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("mark: value {value:#x} has bits outside the mask {mask:#x}, or none")]
     Mark { value: u32, mask: u32 },
+    #[error("hookPriority: {0} is not between -99 and -1: behind the translation of Services (-100), before filters (0)")]
+    HookPriority(i32),
     #[error("label: {0} is not between 0 and 127")]
     Label(u8),
     #[error("uplinks: {0:?} can't be the name of an interface (1 to 15 bytes, no slash, no space)")]
@@ -80,6 +115,9 @@ impl Config {
         let Mark { value, mask } = self.mark;
         if value == 0 || value & !mask != 0 {
             return Err(ConfigError::Mark { value, mask });
+        }
+        if !(-99..=-1).contains(&self.hook_priority) {
+            return Err(ConfigError::HookPriority(self.hook_priority));
         }
         if self.label_bit > 127 {
             return Err(ConfigError::Label(self.label_bit));

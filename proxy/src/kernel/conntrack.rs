@@ -14,6 +14,8 @@ use sluice_policy::Protocol;
 
 use super::netlink::{Attributes, Error, Message, Socket, flags};
 
+mod listing;
+
 const GET: u16 = message_type(1);
 const DELETE: u16 = message_type(2);
 
@@ -148,6 +150,27 @@ impl Conntrack {
         self.socket.dump(request, |_, body| keep(decode(body)?))
     }
 
+    /// The entries that `wanted` takes by their tuples alone, wherever they are found sooner. One may be missing that the kernel
+    /// moves at this moment; [`Conntrack::keep`] misses none.
+    pub fn glance(&mut self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, Error> {
+        let Some(listed) = listing::read() else {
+            return self.keep(|entry| wanted(&entry).then_some(entry));
+        };
+        let mut entries = Vec::new();
+        for entry in listed.iter().filter(|entry| wanted(entry)) {
+            entries.extend(self.get(entry)?);
+        }
+        Ok(entries)
+    }
+
+    /// The entry with the original tuple of `like`, if it is still there.
+    fn get(&mut self, like: &Entry) -> Result<Option<Entry>, Error> {
+        match self.socket.answered(naming(GET, like), |_, body| decode(body)) {
+            Err(Error::Refused(Errno::ENOENT)) => Ok(None),
+            answer => answer,
+        }
+    }
+
     /// Deletes exactly this entry. One that has gone meanwhile, or whose tuple is a later flow's, is no error: `false`.
     pub fn delete(&mut self, entry: &Entry) -> Result<bool, Error> {
         match self.socket.acknowledged(deletion(entry)) {
@@ -159,11 +182,17 @@ impl Conntrack {
 }
 
 fn deletion(entry: &Entry) -> Message {
+    let mut message = naming(DELETE, entry);
+    message.put(cta::ID, &entry.id.to_be_bytes());
+    message
+}
+
+/// A request about the entry with this original tuple.
+fn naming(kind: u16, entry: &Entry) -> Message {
     let original = &entry.original;
     let family = if original.source.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut message = Message::new(DELETE, 0, &[family, 0, 0, 0]);
+    let mut message = Message::new(kind, 0, &[family, 0, 0, 0]);
     message.nest(cta::TUPLE_ORIGINAL, |m| put_tuple(m, entry.protocol, original));
-    message.put(cta::ID, &entry.id.to_be_bytes());
     if entry.zone != 0 {
         message.put(cta::ZONE, &entry.zone.to_be_bytes());
     }

@@ -188,7 +188,7 @@ fn by(table: &Table, program: ProgramId, counted: &Counted) -> Vec<NamedRule> {
 
 /// The packets that each rule of our table counted, 0 where it counts none: of one chain, or by chain.
 fn read(socket: &mut Socket, chain: Option<&str>) -> Result<BTreeMap<String, Vec<u64>>, Error> {
-    let request = inquiry::dump_of(inquiry::GET_RULE, NFTA_RULE_TABLE, NFTA_RULE_CHAIN, chain);
+    let request = inquiry::dump_of(inquiry::NFPROTO_INET, inquiry::GET_RULE, NFTA_RULE_TABLE, NFTA_RULE_CHAIN, chain);
     let rules = socket.dump(request, |kind, body| {
         let is_ours = kind == inquiry::NEW_RULE && inquiry::is_inet(body) && is_text(attribute(body, NFTA_RULE_TABLE)?, TABLE);
         let chain = inquiry::text(attribute(body, NFTA_RULE_CHAIN)?)?;

@@ -13,6 +13,8 @@ use nftnl::nftnl_sys as sys;
 
 use super::object::{Family, Verdict};
 
+pub(super) mod frame;
+
 /// One expression of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Expr {
@@ -25,21 +27,26 @@ pub(super) struct Expr {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Value {
     U8(u8),
+    U16(u16),
     U32(u32),
+    U64(u64),
     Text(String),
     Bytes(Vec<u8>),
+    /// What each element of a set carries.
+    Inner(Vec<Expr>),
 }
 
 /// `NFPROTO_*` and IANA protocol numbers.
 pub(super) const TCP: u8 = 6;
 pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
+const UDP: u8 = 17;
 
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
 const SECOND: u32 = 2;
 
 const META_MARK: u32 = 3;
-const META_IIF: u32 = 4;
+pub(super) const META_IIF: u32 = 4;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
@@ -65,11 +72,11 @@ pub(super) const ESTABLISHED: u32 = 2;
 pub(super) const RELATED: u32 = 4;
 pub(super) const NEW: u32 = 8;
 
-fn expr(name: &'static str, attributes: impl IntoIterator<Item = (u32, Value)>) -> Expr {
+pub(super) fn expr(name: &'static str, attributes: impl IntoIterator<Item = (u32, Value)>) -> Expr {
     Expr { name, attributes: attributes.into_iter().collect() }
 }
 
-fn meta(key: u32) -> Expr {
+pub(super) fn meta(key: u32) -> Expr {
     expr("meta", [(sys::NFTNL_EXPR_META_KEY, Value::U32(key)), (sys::NFTNL_EXPR_META_DREG, Value::U32(REGISTER))])
 }
 
@@ -181,7 +188,7 @@ pub(super) enum Address {
     Destination,
 }
 
-fn address_at(family: Family, address: Address, register: u32) -> Expr {
+pub(super) fn address_at(family: Family, address: Address, register: u32) -> Expr {
     let offset = match (family, address) {
         (Family::V4, Address::Source) => 12,
         (Family::V4, Address::Destination) => 16,
@@ -549,35 +556,7 @@ pub(super) fn interface_in(set: &str) -> Vec<Expr> {
     vec![meta(META_IIF), lookup(set, false)]
 }
 
-/// `add @set { meta iif }`. Ends the rule's evaluation where the set is full.
-pub(super) fn learn_interface(set: &str) -> Vec<Expr> {
-    const ADD: u32 = 0;
-    let add = expr(
-        "dynset",
-        [
-            (sys::NFTNL_EXPR_DYNSET_SREG_KEY, Value::U32(REGISTER)),
-            (sys::NFTNL_EXPR_DYNSET_OP, Value::U32(ADD)),
-            (sys::NFTNL_EXPR_DYNSET_SET_NAME, Value::Text(set.to_owned())),
-        ],
-    );
-    vec![meta(META_IIF), add]
-}
-
 /// `iifname "lo"`
 pub(super) fn from_loopback() -> Vec<Expr> {
     vec![meta(META_IIFNAME), compare(EQUAL, &super::object::interface_key("lo"))]
-}
-
-/// `reject with tcp reset`
-pub(super) fn reject_by_reset() -> Expr {
-    reject(1, 0)
-}
-
-/// `reject with icmpx admin-prohibited`
-pub(super) fn reject_by_icmp() -> Expr {
-    reject(2, 3)
-}
-
-fn reject(kind: u32, code: u8) -> Expr {
-    expr("reject", [(sys::NFTNL_EXPR_REJECT_TYPE, Value::U32(kind)), (sys::NFTNL_EXPR_REJECT_CODE, Value::U8(code))])
 }

@@ -48,16 +48,21 @@ pub(super) struct Rules {
 impl Rules {
     /// Asks the kernel, in the network namespace of `socket`.
     pub(super) fn read(socket: &mut Socket, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
+        Self::read_of(socket, inquiry::NFPROTO_INET, chains)
+    }
+
+    /// As [`read`](Self::read), for the table of another family.
+    pub(super) fn read_of(socket: &mut Socket, family: u8, chains: impl IntoIterator<Item = String>) -> Result<Self, Error> {
         let table = socket
-            .dump(inquiry::dump(inquiry::GET_TABLE), |kind, body| {
-                let is_ours = kind == inquiry::NEW_TABLE && inquiry::is_inet(body);
+            .dump(inquiry::dump_in(family, inquiry::GET_TABLE), |kind, body| {
+                let is_ours = kind == inquiry::NEW_TABLE && body.first() == Some(&family);
                 let name = attribute(body, NFTA_TABLE_NAME)?;
                 (is_ours && is_text(name, TABLE)).then(|| number(body, NFTA_TABLE_HANDLE)).flatten()
             })?
             .pop();
         let mut read = BTreeMap::new();
         for chain in chains {
-            let request = inquiry::dump_of(inquiry::GET_RULE, NFTA_RULE_TABLE, NFTA_RULE_CHAIN, Some(&chain));
+            let request = inquiry::dump_of(family, inquiry::GET_RULE, NFTA_RULE_TABLE, NFTA_RULE_CHAIN, Some(&chain));
             let rules = socket.dump(request, |kind, body| {
                 let (table, of) = (attribute(body, NFTA_RULE_TABLE)?, attribute(body, NFTA_RULE_CHAIN)?);
                 let is_asked = kind == inquiry::NEW_RULE && is_text(table, TABLE) && is_text(of, &chain);

@@ -1,5 +1,7 @@
 //! What the kernel's table holds by name: asked after a restart, and after an error, when nothing is known any more.
 
+use std::collections::BTreeMap;
+
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
@@ -17,6 +19,8 @@ pub(super) struct Held {
     pub(super) chains: Vec<String>,
     /// Sets and maps.
     pub(super) sets: Vec<String>,
+    /// Where the base chains stand among others of their hooks.
+    pub(super) priorities: BTreeMap<String, i32>,
     /// There are revoked tuples.
     pub(super) revoked: bool,
 }
@@ -32,7 +36,8 @@ impl Held {
         for set in Family::BOTH.map(names::revoked) {
             revoked = revoked || (sets.contains(&set) && !elements(socket, &set, |_| Some(()))?.is_empty());
         }
-        Ok(Self { table: !tables.is_empty(), chains, sets, revoked })
+        let priorities = priorities(socket)?;
+        Ok(Self { table: !tables.is_empty(), chains, sets, priorities, revoked })
     }
 
     /// A socket for [`Held::read`] in the calling thread's network namespace.
@@ -63,9 +68,22 @@ pub(super) fn stand(socket: &mut Socket) -> Result<Option<Stand>, Error> {
 /// What `read` makes of each list of elements that is not empty.
 fn elements<T>(socket: &mut Socket, set: &str, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
     // NFTA_SET_ELEM_LIST_TABLE, _SET and _ELEMENTS.
-    socket.dump(inquiry::dump_of(inquiry::GET_ELEMENTS, 1, 2, Some(set)), |_, body| {
+    socket.dump(inquiry::dump_of(inquiry::NFPROTO_INET, inquiry::GET_ELEMENTS, 1, 2, Some(set)), |_, body| {
         inquiry::attribute(body, 3).filter(|list| !list.is_empty()).and_then(&read)
     })
+}
+
+/// Of our base chains.
+fn priorities(socket: &mut Socket) -> Result<BTreeMap<String, i32>, Error> {
+    let found = socket.dump(inquiry::dump(inquiry::GET_CHAIN), |kind, body| {
+        let is_ours = kind == inquiry::NEW_CHAIN && inquiry::is_inet(body);
+        let table = inquiry::attribute(body, 1).filter(|_| is_ours)?;
+        // NFTA_CHAIN_HOOK, in it NFTA_HOOK_PRIORITY.
+        let hook = inquiry::attribute(body, 4).filter(|_| inquiry::is_text(table, TABLE))?;
+        let priority = inquiry::within(hook, 2)?;
+        Some((inquiry::text(inquiry::attribute(body, 3)?)?, i32::from_be_bytes(*priority.first_chunk()?)))
+    })?;
+    Ok(found.into_iter().collect())
 }
 
 fn listed(socket: &mut Socket, get: u16, new: u16, table: u16, name: u16) -> Result<Vec<String>, Error> {

@@ -1,4 +1,4 @@
-//! Questions about our table: the messages of `linux/netfilter/nf_tables.h`, and how their answers are read.
+//! Questions about tables, ours above all: the messages of `linux/netfilter/nf_tables.h`, and how their answers are read.
 
 use super::netlink::{Attributes, Message, flags};
 use super::transaction::TABLE;
@@ -11,12 +11,15 @@ pub(super) const NEW_RULE: u16 = message_type(6);
 pub(super) const GET_RULE: u16 = message_type(7);
 pub(super) const NEW_SET: u16 = message_type(9);
 pub(super) const GET_SET: u16 = message_type(10);
+pub(super) const NEW_ELEMENTS: u16 = message_type(12);
 pub(super) const GET_ELEMENTS: u16 = message_type(13);
 pub(super) const NEW_GENERATION: u16 = message_type(15);
 pub(super) const GET_GENERATION: u16 = message_type(16);
+pub(super) const NEW_OBJECT: u16 = message_type(18);
+pub(super) const GET_OBJECT: u16 = message_type(19);
 pub(super) const NFPROTO_INET: u8 = 1;
 /// `struct nfgenmsg`.
-const FIXED_BYTES: usize = 4;
+pub(super) const FIXED_BYTES: usize = 4;
 
 /// `NFNL_SUBSYS_NFTABLES` is 10 and stands in the upper byte.
 const fn message_type(message: u16) -> u16 {
@@ -30,13 +33,18 @@ pub(super) fn request(kind: u16) -> Message {
 
 /// A request for all objects of a kind.
 pub(super) fn dump(kind: u16) -> Message {
-    Message::new(kind, flags::DUMP, &[NFPROTO_INET, 0, 0, 0])
+    dump_in(NFPROTO_INET, kind)
 }
 
-/// A request for what is in our table: in the chain or the set `within`, or all of it. `table` and `name` are the attributes
-/// that say so.
-pub(super) fn dump_of(kind: u16, table: u16, name: u16, within: Option<&str>) -> Message {
-    let mut request = dump(kind);
+/// A request for all objects of a kind in the tables of a family.
+pub(super) fn dump_in(family: u8, kind: u16) -> Message {
+    Message::new(kind, flags::DUMP, &[family, 0, 0, 0])
+}
+
+/// A request for what is in our table of a family: in the chain or the set `within`, or all of it. `table` and `name` are the
+/// attributes that say so.
+pub(super) fn dump_of(family: u8, kind: u16, table: u16, name: u16, within: Option<&str>) -> Message {
+    let mut request = dump_in(family, kind);
     request.put(table, &zero_ended(TABLE));
     if let Some(within) = within {
         request.put(name, &zero_ended(within));

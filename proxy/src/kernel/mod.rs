@@ -7,6 +7,8 @@
 //! | module | |
 //! |---|---|
 //! | [`base`] | the chains that every packet meets, and the attack that each rule closes |
+//! | [`denied`], [`site`], [`ration`] | where a packet is denied: counted, reported, dropped |
+//! | [`nflog`], [`tally`] | the reports, and the counters |
 //! | [`program`] | the rules of one kind of pod in one direction |
 //! | [`bundle`] | many of them as few look-ups |
 //! | [`address`] | what the sets and maps hold of one address |
@@ -16,12 +18,16 @@
 //! | [`counts`] | what the rules have matched |
 //! | [`harm`] | whether somebody else has taken the rules away |
 //! | [`stand`] | of which of the controller's tables the rules are |
+//! | [`others`] | what other programs' rules do to flows that go through the proxy |
+//! | [`path`] | whether the pods' packets come by here at all |
 //! | [`uplinks`] | which interfaces lead away from the node |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
+//! | [`bridge`] | pods on bridges: tables `bridge sluice` and `netdev sluice`, and filters at their ports |
 
 mod address;
 mod base;
+pub mod bridge;
 mod bundle;
 mod channel;
 mod comment;
@@ -29,20 +35,27 @@ mod config;
 pub mod conntrack;
 mod counts;
 mod delta;
+mod denied;
 mod expr;
 mod harm;
 mod held;
 mod inquiry;
 mod names;
 mod netlink;
+pub mod nflog;
 mod object;
+pub mod others;
+pub mod path;
 mod pretence;
 mod program;
+mod ration;
 mod replace;
 pub mod revoke;
 pub mod routes;
 mod rtnl;
+mod site;
 mod stand;
+pub mod tally;
 mod transaction;
 mod uplinks;
 
@@ -66,9 +79,11 @@ use revoke::Revocation;
 use transaction::Transaction;
 
 pub use channel::ChannelError;
-pub use config::{Config, ConfigError, Deny, Mark};
+pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark};
 pub use counts::{Count, CountedAction};
 pub use harm::Harm;
+pub use netlink::Error as NetlinkError;
+pub use site::{Budget, Site, Subject};
 pub use stand::{Left, Stand};
 
 /// How long a revoked tuple is closed: longer than its peers go on trying on it.
@@ -91,6 +106,8 @@ pub enum Error {
     Interfaces(#[source] std::io::Error),
     #[error("remove policy routing")]
     Routes(#[from] routes::Error),
+    #[error(transparent)]
+    Bridges(#[from] bridge::Error),
 }
 
 /// The table `inet sluice` of one network namespace, and what is known of its contents.
@@ -101,6 +118,8 @@ pub struct Kernel {
     names: netlink::Socket,
     /// What the next change writes beside the rules, so that a successor can tell an older table from this one.
     stand: Option<Stand>,
+    /// Bridges that aren't pods', by name.
+    foreign_bridges: BTreeSet<String>,
     /// What this process put in force last. `None` until the first time.
     installed: Option<Installed>,
     /// What rules of this process counted that were written anew.
@@ -119,6 +138,8 @@ struct Installed {
     stand: Option<Stand>,
     /// Until when there may be revoked tuples, so that established flows' packets are looked up among them.
     cutting_until: Option<Instant>,
+    /// Whether flows are handed to the proxy.
+    diverts: bool,
     /// The ruleset's state in which `rules` were seen last.
     seen: Option<u32>,
     /// After an error the next change replaces everything.
@@ -156,6 +177,8 @@ pub struct Applied {
 pub struct Removed {
     /// There was a table.
     pub table: bool,
+    /// There was something on bridges.
+    pub bridges: bool,
 }
 
 impl Kernel {
@@ -166,7 +189,8 @@ impl Kernel {
         let channel = Channel::open()?;
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
-        Ok(Self { config, channel, names, stand: None, installed: None, former: Former::default() })
+        let foreign_bridges = BTreeSet::new();
+        Ok(Self { config, channel, names, stand: None, foreign_bridges, installed: None, former: Former::default() })
     }
 
     /// What was there before this process put anything in force. A table without rules, which a replacement that was never
@@ -209,7 +233,37 @@ impl Kernel {
         if let Some(installed) = &mut self.installed {
             installed.is_certain = false;
         }
-        self.replace(table, revocations, start)
+        let refused = match self.replace(table, revocations, start) {
+            Err(Error::Channel(error @ ChannelError::Refused { .. })) if self.config.log.is_some() => error,
+            replaced => return replaced,
+        };
+        // A kernel without log rules, or another version's sets in their place: what shall be enforced does not wait for that.
+        let log = self.config.log.take();
+        let replaced = self.replace(table, revocations, start);
+        self.config.log = log;
+        if replaced.is_ok() {
+            let error = crate::error_chain(&refused);
+            tracing::warn!("the kernel refuses rules that report, so what it denies gets no records: {error}");
+        }
+        replaced.map_err(|_| refused.into())
+    }
+
+    /// Whether flows are handed to the proxy from the next change on, which then writes everything anew; else they are denied.
+    pub fn set_diverts(&mut self, diverts: bool) {
+        self.config.diverts = diverts;
+        if let Some(installed) = self.installed.as_mut().filter(|installed| installed.diverts != diverts) {
+            installed.is_certain = false;
+        }
+    }
+
+    /// Whether what is in force hands flows to the proxy; `None` before the first table.
+    pub fn diverts(&self) -> Option<bool> {
+        self.installed.as_ref().map(|installed| installed.diverts)
+    }
+
+    /// How often this has changed the node's ruleset.
+    pub fn own_changes(&self) -> u32 {
+        self.channel.commits()
     }
 
     /// The table that this process put in force last.
@@ -258,6 +312,16 @@ impl Kernel {
         self.apply(&table, None, &[]).map(Some)
     }
 
+    /// Bridges behind which there are no pods: as if they were uplinks. Whether they are others than before; then
+    /// [`refresh_uplinks`](Self::refresh_uplinks) puts it in force.
+    pub fn set_foreign_bridges(&mut self, names: &BTreeSet<String>) -> bool {
+        let is_new = self.foreign_bridges != *names;
+        if is_new {
+            self.foreign_bridges.clone_from(names);
+        }
+        is_new
+    }
+
     /// Once no tuple is revoked any more, established flows' packets aren't looked up among them. To be called now and then.
     pub fn end_cutting(&mut self) -> Result<(), Error> {
         let Some(installed) = self.installed.as_mut().filter(|installed| installed.is_certain) else {
@@ -286,11 +350,14 @@ impl Kernel {
             channel.commit(&transaction.into_messages())?;
         }
         routes::remove()?;
-        Ok(Removed { table: held.table })
+        let bridges = bridge::Bridges::cleanup()?;
+        Ok(Removed { table: held.table, bridges })
     }
 
     fn uplinks(&self, table: &Table) -> Result<BTreeSet<String>, Error> {
-        uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)
+        let mut uplinks = uplinks::find(&table.node().ips, &self.config.uplinks).map_err(Error::Interfaces)?;
+        uplinks.extend(self.foreign_bridges.iter().cloned());
+        Ok(uplinks)
     }
 
     fn change(&mut self, table: &Table, touched: &Touched, revocations: &[Revocation], start: Instant) -> Result<Applied, Small> {
@@ -368,6 +435,12 @@ impl Kernel {
         let cutting = held.revoked || !revocations.is_empty();
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting);
         revoke(&mut replacement.switch, revocations);
+        if self.installed.is_none() {
+            // Elements keep the limit that they began with, and the configuration may be another one since.
+            for set in denied::sets(&self.config) {
+                replacement.switch.flush_set(&set.name);
+            }
+        }
         write_stand(&mut replacement.switch, self.stand);
         let lists = [replacement.fill, replacement.switch, replacement.sweep].map(Transaction::into_messages);
         let limit = self.channel.limit_bytes();
@@ -416,6 +489,7 @@ impl Kernel {
             rules,
             stand,
             cutting_until,
+            diverts: self.config.diverts,
             seen: None,
             is_certain: true,
         });

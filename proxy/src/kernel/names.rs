@@ -9,6 +9,7 @@ use sluice_policy::{Direction, Protocol};
 
 use super::bundle::BundleId;
 use super::object::Family;
+use super::site::Budget;
 
 /// Which of the states that lie side by side in the table during a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,7 @@ pub(super) fn revoked(family: Family) -> String {
 
 /// Names that every edition shares.
 pub(super) fn is_permanent(name: &str) -> bool {
-    [PREROUTING, OUTPUT, FORWARD, STAND].contains(&name) || Family::BOTH.iter().any(|f| name == revoked(*f))
+    [PREROUTING, OUTPUT, FORWARD, STAND].contains(&name) || Family::BOTH.iter().any(|f| name == revoked(*f)) || Budget::owns(name)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -50,9 +50,19 @@ pub(super) mod flags {
     /// In an answer: the table changed while it was dumped.
     pub(in crate::kernel) const DUMP_INTERRUPTED: u16 = 0x10;
     pub(in crate::kernel) const DUMP: u16 = 0x300;
+    pub(in crate::kernel) const REPLACE: u16 = 0x100;
     pub(in crate::kernel) const EXCLUSIVE: u16 = 0x200;
     pub(in crate::kernel) const CREATE: u16 = 0x400;
 }
+
+/// `NETLINK_GET_STRICT_CHK`, which `libc` doesn't name.
+const STRICT_CHECKS: i32 = 12;
+
+/// The kernel heeds all that a dump's request says, and refuses what it doesn't know.
+#[derive(Clone, Copy, Debug)]
+struct StrictChecks;
+
+nix::setsockopt_impl!(StrictChecks, libc::SOL_NETLINK, STRICT_CHECKS, bool, sockopt::SetBool);
 
 const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
@@ -107,7 +117,7 @@ impl Message {
         &self.bytes[HEADER_BYTES..]
     }
 
-    fn seal(&mut self, sequence: u32) -> &[u8] {
+    pub(super) fn seal(&mut self, sequence: u32) -> &[u8] {
         let length = u32::try_from(self.bytes.len()).expect("our messages are a few bytes long");
         self.bytes[0..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
@@ -166,6 +176,13 @@ impl Socket {
             Ok(fd)
         };
         Ok(Self { fd: open().map_err(Error::Open)?, sequence: 0, buffer: vec![0; FIRST_BUFFER_BYTES] })
+    }
+
+    /// As [`open`](Self::open), for dumps that are narrowed down: by default the kernel overlooks by what.
+    pub(super) fn open_strict(family: SockProtocol) -> Result<Self, Error> {
+        let opened = Self::open(family)?;
+        setsockopt(&opened.fd, StrictChecks, &true).map_err(Error::Open)?;
+        Ok(opened)
     }
 
     /// Sends `message` and waits for the kernel's acknowledgement.
@@ -241,6 +258,21 @@ impl Socket {
         }
     }
 
+    /// What the kernel has sent of itself since the last call, if it has: `visit` gets the type and body of each message of one
+    /// datagram. `false`: nothing waits.
+    pub(super) fn take_waiting(&mut self, mut visit: impl FnMut(u16, &[u8])) -> Result<bool, Error> {
+        let Some((length, _)) = self.receive_by(MsgFlags::MSG_DONTWAIT)? else { return Ok(false) };
+        Answers(&self.buffer[..length]).for_each(|answer| visit(answer.kind, answer.body));
+        Ok(true)
+    }
+
+    /// Room for what the kernel sends of itself, in bytes, as far as this process may have it.
+    pub(super) fn set_room(&self, bytes: usize) {
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &bytes).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::RcvBuf, &bytes);
+        }
+    }
+
     fn send(&mut self, message: &mut Message) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.seal(self.sequence);
@@ -251,17 +283,29 @@ impl Socket {
 
     /// The length of the next message of the kernel, and whether it was longer than the buffer.
     fn receive(&mut self) -> Result<(usize, bool), Error> {
+        self.receive_by(MsgFlags::empty())?.ok_or(Error::Receive(Errno::EAGAIN))
+    }
+
+    /// `None`: nothing came, in the time that the socket or `how` allows.
+    fn receive_by(&mut self, how: MsgFlags) -> Result<Option<(usize, bool)>, Error> {
         loop {
             let mut slices = [IoSliceMut::new(&mut self.buffer)];
-            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut slices, None, MsgFlags::empty()) {
+            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut slices, None, how) {
                 // Whoever has CAP_NET_ADMIN may send to this socket too; the kernel's port is 0.
                 Ok(received) if received.address.is_some_and(|a| a.pid() == 0) => {
-                    return Ok((received.bytes, received.flags.contains(MsgFlags::MSG_TRUNC)));
+                    return Ok(Some((received.bytes, received.flags.contains(MsgFlags::MSG_TRUNC))));
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
                 Err(errno) => return Err(Error::Receive(errno)),
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

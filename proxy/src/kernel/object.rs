@@ -173,6 +173,8 @@ pub(super) enum SetKind {
     Timed,
     /// Rules add elements.
     Learned,
+    /// Rules add elements with a counter and a limit, which vanish by themselves.
+    Rationed,
     /// Key to verdict.
     Verdicts,
 }

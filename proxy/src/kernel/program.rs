@@ -4,8 +4,9 @@
 //! | line | rule's last word |
 //! |---|---|
 //! | Allow | `return`: the base chain goes on with the other end's judgement |
-//! | Inspect | `goto inspect`, which labels the flow and returns to the base chain: the other end may still deny it |
-//! | Deny, and the end of a program that isolates | `goto denied` |
+//! | Inspect | `goto inspect_ingress` (or egress), which labels the flow and returns to the base chain: the other end may still deny it |
+//! | Deny | `goto denied_ingress` (or egress) |
+//! | the end of a program that isolates | `goto isolated_ingress` (or egress) |
 //! | Pass | `goto` the chain with the lower tiers' lines |
 //!
 //! A chain is entered by `jump` from the base chain alone, and left for another of the same program by `goto` alone, so that a
@@ -29,6 +30,7 @@ use super::bundle::{self, Bundle, BundleId, BundleKind, Group};
 use super::expr::{self, Address, Expr};
 use super::names::Edition;
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, octets, ranges};
+use super::site::Site;
 
 /// The chains of a program, and the sets that its rules look into beside those of pods.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -165,11 +167,11 @@ impl Writer<'_> {
             (Some(one), others) => format!("isolated by {one} and {others} more"),
         };
         self.count(LineAction::Deny, &[]);
-        self.push(Rule::new([vec![expr::counter()]], &self.denied()).because(comment));
+        self.push(Rule::new([vec![expr::counter()]], &self.denied(Site::Isolated)).because(comment));
     }
 
-    fn denied(&self) -> Verdict {
-        Verdict::Goto(self.edition.name(super::base::DENIED))
+    fn denied(&self, site: fn(Direction) -> Site) -> Verdict {
+        super::denied::goto(site(self.direction), self.edition)
     }
 
     /// Notes what the next rule counts.
@@ -189,8 +191,8 @@ impl Writer<'_> {
     fn rules(&mut self, rules: &[RuleId], action: LineAction, peers: &[Alternative], ports: &[Alternative]) {
         let verdict = match action {
             LineAction::Allow => Verdict::Return,
-            LineAction::Deny => self.denied(),
-            LineAction::Inspect => Verdict::Goto(self.edition.name(super::base::INSPECT)),
+            LineAction::Deny => self.denied(Site::Denied),
+            LineAction::Inspect => Verdict::Goto(self.edition.name(&super::base::inspect_of(self.direction))),
             LineAction::Pass => Verdict::Goto(self.following_part()),
         };
         let comment = self.named(rules);

@@ -23,11 +23,12 @@ use super::address::{self, Place};
 use super::base;
 use super::bundle::Index;
 use super::config::Config;
+use super::denied;
 use super::held::Held;
 use super::names::{self, Edition};
 use super::object::{Element, Family, Field, Set, SetKind, interface_key, octets, ranges};
 use super::program::{self, Auxiliary, Rendered};
-use super::transaction::Transaction;
+use super::transaction::{BaseHook, Transaction};
 
 /// The three lists, and what the table then holds.
 pub(super) struct Replacement {
@@ -53,13 +54,21 @@ pub(super) fn replacement(
         .collect();
     let mut fill = Transaction::new();
     fill.add_table();
-    for (name, hook) in base::hooks() {
+    let is_elsewhere = |name: &str, hook: &BaseHook| held.priorities.get(name).is_some_and(|held| *held != hook.priority);
+    let (moved, others): (Vec<_>, Vec<_>) = base::hooks(config).into_iter().partition(|(name, hook)| is_elsewhere(name, hook));
+    for (name, hook) in others {
         fill.add_chain(name, Some(hook));
     }
     for family in Family::BOTH {
         fill.add_set(&base::revoked_set(family));
     }
     fill.add_set(&base::stand_set());
+    for counter in denied::counters() {
+        fill.add_counter(&counter);
+    }
+    for set in denied::sets(config) {
+        fill.add_set(&set);
+    }
     let index = Index::of(programs.values().flat_map(|rendered| &rendered.bundles));
     let contents = elements_by_place(table, &programs, &index, edition);
     fill_sets(&mut fill, table, uplinks, &programs, &contents, edition);
@@ -80,6 +89,12 @@ pub(super) fn replacement(
     }
 
     let mut switch = Transaction::new();
+    // A chain can't be hung elsewhere: one of another configuration is replaced.
+    for (name, hook) in moved {
+        switch.flush_chain(name);
+        switch.delete_chain(name);
+        switch.add_chain(name, Some(hook));
+    }
     for chain in base::switch(config, edition) {
         switch.flush_chain(&chain.name);
         switch.add_rules(&chain.name, &chain.rules);

@@ -206,3 +206,22 @@ fn a_successor_learns_which_table_the_rules_are_of() {
     ns.exec("nft", &["flush table inet sluice"]).expect("nft");
     assert_eq!(left(), Left::Nothing);
 }
+
+#[test]
+fn rules_that_report_stand_in_nobodys_way() {
+    let Some(ns) = namespace("no-reports") else { return };
+    let log = Log { group: 7, per_second: std::num::NonZeroU32::MIN, passed: false };
+    let mut kernel = ns.run(|| Kernel::open(Config { log: Some(log), ..Config::default() })).expect("nftables");
+    // A set of another kind has the name of one that reports need.
+    for line in ["add table inet sluice", "add set inet sluice reported_egress_v4 { type ipv6_addr; }"] {
+        ns.exec("nft", &line.split(' ').collect::<Vec<_>>()).expect("nft takes it");
+    }
+    let listing = || ns.exec("nft", &["list", "table", "inet", "sluice"]).expect("nft reads it");
+    ns.run(|| kernel.apply(&table(), None, &[])).expect("in force without them");
+    assert!(listing().contains("counter name \"isolated_egress\"") && !listing().contains("log prefix"), "{}", listing());
+    assert_eq!(ns.run(|| kernel.harm()).expect("a look"), None);
+    // With the next whole replacement it is tried again.
+    ns.exec("nft", &["delete", "set", "inet", "sluice", "reported_egress_v4"]).expect("nobody uses it");
+    ns.run(|| kernel.apply(&table(), None, &[])).expect("in force");
+    assert!(listing().contains("log prefix \"sluice NoRuleMatched egress\" group 7"), "{}", listing());
+}

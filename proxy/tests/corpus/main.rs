@@ -12,7 +12,8 @@
 //! | `many_random_worlds` (ignored: minutes) | many more |
 //! | `all` (ignored: minutes) | every case, in both layouts |
 //!
-//! `SLUICE_SEED=NUMBER` draws the same tenth, and the same worlds, again. Cases with a ClusterNetworkPolicy are a later version's.
+//! `SLUICE_SEED=NUMBER` draws the same tenth, and the same worlds, again. `SLUICE_LAYOUT=bridge0` and `bridge1` put each node's pods on a
+//! bridge, without and with bridge-nf-call-iptables. Cases with a ClusterNetworkPolicy are a later version's.
 
 mod judge;
 mod listener;

@@ -15,6 +15,18 @@ const WHOLE: &str = "edge";
 /// The variable that repeats a draw.
 const SEED: &str = "SLUICE_SEED";
 
+/// How the nodes have their pods: `SLUICE_LAYOUT=routed` (default), `bridge0` or `bridge1`, by bridge-nf-call-iptables.
+pub(crate) fn network() -> sluice_testnet::Layout {
+    #[expect(clippy::disallowed_methods, reason = "beside the seed, all that this test reads of its environment")]
+    let given = std::env::var("SLUICE_LAYOUT").ok();
+    match given.as_deref() {
+        None | Some("routed") => sluice_testnet::Layout::Routed,
+        Some("bridge0") => sluice_testnet::Layout::Bridge { call_iptables: false },
+        Some("bridge1") => sluice_testnet::Layout::Bridge { call_iptables: true },
+        Some(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
+    }
+}
+
 /// A case in one layout.
 pub(crate) struct Job {
     pub(crate) case: Case,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sluice_crds::case::{End, State};
@@ -9,12 +10,14 @@ use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, P
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
 use sluice_policy::{Table, View, World};
+use sluice_proxy::kernel::bridge::Bridges;
 use sluice_proxy::kernel::conntrack::Conntrack;
 use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
-use sluice_proxy::kernel::{Config, Kernel};
-use sluice_testnet::{Net, Netns, Node, Port};
+use sluice_proxy::kernel::{Config, Kernel, Log};
+use sluice_testnet::{Net, Netns, Node, Options, Port};
 
 use crate::listener::Listener;
+use crate::select;
 
 /// Where the pods are that the case itself puts on no node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub(crate) struct Enforced {
     view: View,
     pub(crate) table: Table,
     kernel: Kernel,
+    /// Where pods are on a bridge.
+    bridges: Option<Bridges>,
     _listener: Listener,
 }
 
@@ -64,7 +69,8 @@ pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 impl Stage {
     /// Empty nodes for a case that begins with `state`: those that it names, else as many as `layout` says. `config` is each kernel's.
     pub(crate) fn new(state: &State, layout: Layout, config: Config) -> Result<Self, Broken> {
-        let net = Net::new()?;
+        let network = select::network();
+        let net = Net::with(Options { layout: network, ..Options::default() })?;
         let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
         for edit in &state.edits {
             match edit {
@@ -90,7 +96,7 @@ impl Stage {
             addresses.sort_unstable();
             addresses.dedup();
             let node = stage.net.add_node(&name, &addresses)?;
-            stage.enforced.push(Enforced::new(node, name, config.clone())?);
+            stage.enforced.push(Enforced::new(node, name, config.clone(), network)?);
         }
         let nodes: Vec<Edit> = stage.enforced.iter().map(Enforced::object).collect();
         stage.apply(nodes)?;
@@ -202,12 +208,17 @@ impl Stage {
 }
 
 impl Enforced {
-    fn new(node: Node, name: Arc<str>, config: Config) -> Result<Self, Broken> {
+    fn new(node: Node, name: Arc<str>, config: Config, network: sluice_testnet::Layout) -> Result<Self, Broken> {
+        // With the rules that report, as a node has them.
+        let log = Log { group: 15_001, per_second: NonZeroU32::MIN, passed: true };
+        let config = Config { log: Some(log), ..config };
         let routing = PolicyRouting::new(config.mark, config.routing_table, DEFAULT_PRIORITY)?;
         node.ns().run(|| routing.install())?;
         let listener = Listener::start(&node, &config)?;
+        let has_bridge = network != sluice_testnet::Layout::Routed;
+        let bridges = has_bridge.then(|| node.ns().run(|| Bridges::open(&[]))).transpose()?;
         let kernel = node.ns().run(|| Kernel::open(config))?;
-        Ok(Self { node, view: View::new(Scope::Node(name)), table: Table::empty(), kernel, _listener: listener })
+        Ok(Self { node, view: View::new(Scope::Node(name)), table: Table::empty(), kernel, bridges, _listener: listener })
     }
 
     fn object(&self) -> Edit {
@@ -221,8 +232,11 @@ impl Enforced {
 
     fn apply(&mut self, delta: &[sluice_policy::snapshot::Change]) -> Result<(), Broken> {
         let (table, touched) = self.table.apply(delta)?;
-        let kernel = &mut self.kernel;
+        let (kernel, bridges) = (&mut self.kernel, &mut self.bridges);
         self.node.ns().run(|| kernel.apply(&table, Some(&touched), &[]))?;
+        if let Some(bridges) = bridges {
+            self.node.ns().run(|| bridges.keep(&table, Some(&touched)))?;
+        }
         self.table = table;
         Ok(())
     }

@@ -3,7 +3,9 @@
 #![expect(unreachable_pub, reason = "the module belongs to several test programs")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod frame;
 pub mod packet;
+pub mod running;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,9 +15,10 @@ use sluice_policy::table::Touched;
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit, World};
 use sluice_policy::{Table, View};
+use sluice_proxy::kernel::bridge::{Bridges, Standing};
 use sluice_proxy::kernel::routes::PolicyRouting;
 use sluice_proxy::kernel::{Applied, Config, Kernel};
-use sluice_testnet::{Net, Node, Options, Outcome, Pod, Port, Probe, Protocol, ReversePath};
+use sluice_testnet::{Layout, Net, Node, Options, Outcome, Pod, Port, Probe, Protocol, ReversePath};
 
 /// How long a probe may stay unanswered before it counts as dropped.
 pub const SILENCE: Duration = Duration::from_millis(400);
@@ -88,19 +91,41 @@ pub struct Stage {
     pub node: Node,
     pub engine: Engine,
     pub kernel: Kernel,
+    /// In the layouts with a bridge.
+    pub bridges: Option<Bridges>,
+}
+
+/// Pods on a bridge, without and with bridge-nf-call-iptables.
+pub const BRIDGES: [Layout; 2] = [Layout::Bridge { call_iptables: false }, Layout::Bridge { call_iptables: true }];
+
+/// `SLUICE_LAYOUT`: `routed` (default), `bridge0`, `bridge1`.
+#[expect(clippy::disallowed_methods, reason = "the one place where these tests read their environment")]
+pub fn layout() -> Layout {
+    match std::env::var("SLUICE_LAYOUT").as_deref() {
+        Err(_) | Ok("routed") => Layout::Routed,
+        Ok("bridge0") => BRIDGES[0],
+        Ok("bridge1") => BRIDGES[1],
+        Ok(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
+    }
 }
 
 impl Stage {
     pub fn new(config: Config) -> Self {
+        Self::laid_out(layout(), config)
+    }
+
+    pub fn laid_out(layout: Layout, config: Config) -> Self {
         // Without rp_filter: what is dropped shall be dropped by our rules.
-        let options = Options { reverse_path: ReversePath::Off, ..Options::default() };
+        let options = Options { layout, reverse_path: ReversePath::Off };
         let net = Net::with(options).expect("a network");
         let node = net.add_node("node-1", &[]).expect("a node");
         let mark = config.mark;
         let table = config.routing_table;
-        let kernel = node.ns().run(|| {
+        let uplinks = config.uplinks.clone();
+        let (kernel, bridges) = node.ns().run(|| {
             PolicyRouting::new(mark, table, 100).expect("routing").install().expect("rules and routes");
-            Kernel::open(config).expect("nftables")
+            let bridges = (layout != Layout::Routed).then(|| Bridges::open(&uplinks).expect("bridges"));
+            (Kernel::open(config).expect("nftables"), bridges)
         });
         let mut engine = Engine::new("node-1");
         let addresses: Vec<String> =
@@ -110,7 +135,7 @@ impl Stage {
              spec: {{podCIDRs: [10.0.1.0/24]}}\nstatus: {{addresses: [{}]}}\n",
             addresses.join(", ")
         )));
-        Self { net, node, engine, kernel }
+        Self { net, node, engine, kernel, bridges }
     }
 
     /// A pod that exists, and that nobody has told the engine of.
@@ -133,7 +158,9 @@ impl Stage {
     /// Puts what the engine says in force, all of it.
     pub fn apply_whole(&mut self) -> Applied {
         let (table, kernel) = (&self.engine.table, &mut self.kernel);
-        self.node.ns().run(|| kernel.apply(table, None, &[])).expect("a whole table")
+        let applied = self.node.ns().run(|| kernel.apply(table, None, &[])).expect("a whole table");
+        self.keep_bridges(None);
+        applied
     }
 
     /// Puts a change in force, as a small one.
@@ -144,7 +171,39 @@ impl Stage {
     pub fn change_by(&mut self, edits: Vec<Edit>) -> Applied {
         let touched = self.engine.edit(edits);
         let (table, kernel) = (&self.engine.table, &mut self.kernel);
-        self.node.ns().run(|| kernel.apply(table, Some(&touched), &[])).expect("a change")
+        let applied = self.node.ns().run(|| kernel.apply(table, Some(&touched), &[])).expect("a change");
+        self.keep_bridges(Some(&touched));
+        applied
+    }
+
+    fn keep_bridges(&mut self, touched: Option<&Touched>) {
+        let table = &self.engine.table;
+        if let Some(bridges) = &mut self.bridges {
+            self.node.ns().run(|| bridges.keep(table, touched)).expect("the bridges");
+            self.follow_foreign();
+        }
+    }
+
+    /// Tells the kernel's part of the bridges that aren't pods'.
+    pub fn follow_foreign(&mut self) {
+        let (bridges, kernel) = (self.bridges.as_ref().expect("a layout with a bridge"), &mut self.kernel);
+        if kernel.set_foreign_bridges(&bridges.foreign()) {
+            self.node.ns().run(|| kernel.refresh_uplinks()).expect("a whole table");
+        }
+    }
+
+    /// What the enforcer does between tables.
+    pub fn tick(&mut self) -> Standing {
+        let bridges = self.bridges.as_mut().expect("a layout with a bridge");
+        self.node.ns().run(|| bridges.tick()).expect("the bridges")
+    }
+
+    /// Takes the rules away that decide about packets.
+    pub fn unguard(&self) {
+        let families: &[&str] = if self.bridges.is_some() { &["inet", "bridge"] } else { &["inet"] };
+        for family in families {
+            self.node.ns().exec("nft", &["delete", "table", family, "sluice"]).expect("the table was there");
+        }
     }
 
     /// What `nft list ruleset` prints on the node.

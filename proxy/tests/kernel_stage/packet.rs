@@ -8,7 +8,20 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// A UDP datagram as a pod with CAP_NET_RAW sends it: any source, and for IPv4 any options (a multiple of 4 bytes).
 pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) {
-    let packet = match (source.ip(), to.ip()) {
+    let packet = datagram(source, to, options, text);
+    from.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(255))).expect("a raw socket");
+        if to.is_ipv4() {
+            socket.set_header_included_v4(true).expect("our own header");
+        }
+        let target = SockAddr::from(SocketAddr::new(to.ip(), 0));
+        socket.send_to(&packet, &target).expect("a forged packet is sent");
+    });
+}
+
+/// The packet itself.
+pub fn datagram(source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) -> Vec<u8> {
+    match (source.ip(), to.ip()) {
         (IpAddr::V4(s), IpAddr::V4(d)) => {
             let udp = udp(&s.octets(), &d.octets(), source.port(), to.port(), text.as_bytes());
             let header = 20 + options.len();
@@ -18,6 +31,8 @@ pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], t
             packet.extend(s.octets());
             packet.extend(d.octets());
             packet.extend(options);
+            let checksum = !sum(&packet);
+            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
             packet.extend(udp);
             packet
         }
@@ -32,15 +47,16 @@ pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], t
             packet
         }
         _ => panic!("one family"),
-    };
-    from.run(|| {
-        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(255))).expect("a raw socket");
-        if to.is_ipv4() {
-            socket.set_header_included_v4(true).expect("our own header");
-        }
-        let target = SockAddr::from(SocketAddr::new(to.ip(), 0));
-        socket.send_to(&packet, &target).expect("a forged packet is sent");
-    });
+    }
+}
+
+/// The Internet checksum before its inversion.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).expect("folded")
 }
 
 fn udp(source: &[u8], destination: &[u8], source_port: u16, port: u16, text: &[u8]) -> Vec<u8> {
@@ -52,11 +68,7 @@ fn udp(source: &[u8], destination: &[u8], source_port: u16, port: u16, text: &[u
     segment.extend([0, 0]);
     segment.extend(text);
     let pseudo = [source, destination, &[0, 17], &length, &segment].concat();
-    let mut sum: u32 = pseudo.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let checksum = !u16::try_from(sum).expect("folded");
+    let checksum = !sum(&pseudo);
     // A source route changes the destination that the sum covers; IPv4 does without one.
     if source.len() == 16 {
         segment[6..8].copy_from_slice(&checksum.to_be_bytes());

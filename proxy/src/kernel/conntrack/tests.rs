@@ -41,6 +41,33 @@ fn find(entries: &[Entry], source: SocketAddr) -> Option<&Entry> {
 }
 
 #[test]
+fn a_glance_finds_what_a_dump_finds() {
+    if no_namespaces() {
+        return;
+    }
+    let netns = namespace("conntrack-glance");
+    let mut conntrack = netns.run(Conntrack::open).unwrap();
+    let _kept: Vec<_> = ["127.0.0.1", "::1"].map(|address| tcp(&netns, address)).into();
+    let _udp = netns.run(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", "10.9.9.9:53").ok();
+        socket.send_to(b"x", "127.0.0.1:9").unwrap();
+        socket
+    });
+    netns.exec("ping", &["-c1", "-W1", "127.0.0.1"]).ok();
+    let order = |mut entries: Vec<Entry>| {
+        entries.sort_by_key(|entry| format!("{:?}", entry.original));
+        entries
+    };
+    let dumped = order(conntrack.dump().unwrap());
+    let glanced = order(netns.run(|| conntrack.glance(|_| true)).unwrap());
+    assert!(dumped.len() >= 3, "{dumped:?}");
+    assert_eq!(glanced, dumped, "labels and ids too");
+    let tcp_only = netns.run(|| conntrack.glance(|entry| entry.protocol == Protocol::Tcp)).unwrap();
+    assert_eq!(tcp_only.len(), 2);
+}
+
+#[test]
 fn tcp_of_both_families_is_found_and_deleted() {
     if no_namespaces() {
         return;

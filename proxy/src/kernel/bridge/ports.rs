@@ -1,0 +1,352 @@
+//! The ports of pods' bridges: whose each is, and what is in the kernel for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sluice_policy::source::PodRef;
+
+use super::super::netlink;
+use super::super::rtnl::SYSCTLS;
+use super::binding::{self, Doubt, Locals, Owner};
+use super::classifier::Classifier;
+use super::links::{Link, Looker, Mac};
+use super::neighbour::Neighbours;
+use super::redirect::{Port, Redirect};
+use super::{Error, Standing, by_index};
+
+/// A port that nobody shows an address behind is named in the log after this: every pod's begins so.
+const WORTH_A_WORD: Duration = Duration::from_secs(5);
+
+/// All ports that are looked after.
+#[derive(Debug)]
+pub(super) struct Ports {
+    redirect: Redirect,
+    neighbours: Neighbours,
+    held: BTreeMap<u32, Held>,
+    /// Ports that are nobody's.
+    closed: BTreeMap<u32, Closed>,
+}
+
+/// A port that is open for its pod.
+#[derive(Debug)]
+struct Held {
+    link: Link,
+    owner: Owner,
+    port: Port,
+    /// The pod's link-layer address, if it is written down.
+    mac: Option<Mac>,
+}
+
+/// A port that is open for nobody.
+#[derive(Debug)]
+struct Closed {
+    link: Link,
+    since: Instant,
+    /// What the log was told last.
+    said: Option<String>,
+}
+
+impl Ports {
+    pub(super) fn open() -> Result<Self, netlink::Error> {
+        Ok(Self {
+            redirect: Redirect::Classifier(Classifier::open()?),
+            neighbours: Neighbours::open()?,
+            held: BTreeMap::new(),
+            closed: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing { bound: self.held.len(), unidentified: self.closed.len() }
+    }
+
+    /// There are no bridges any more.
+    pub(super) fn forget(&mut self) {
+        self.held.clear();
+        self.closed.clear();
+    }
+
+    /// Whether there is a port without a pod, and a pod without a port.
+    pub(super) fn are_awaited(&self, locals: &Locals) -> bool {
+        if self.closed.values().all(|closed| closed.link.peer.is_none()) {
+            return false;
+        }
+        let held: BTreeSet<&PodRef> = self.held.values().map(|held| &held.owner.pod).collect();
+        locals.pods().any(|pod| !held.contains(pod))
+    }
+
+    /// Makes what is in the kernel fit the ports of the bridges `masters` and the pods. Goes on with the others where one fails,
+    /// and yields the first error.
+    pub(super) fn keep(
+        &mut self,
+        looker: &mut Looker,
+        links: &[Link],
+        masters: &BTreeSet<u32>,
+        exempt: &BTreeSet<String>,
+        locals: &Locals,
+    ) -> Result<(), Error> {
+        let links = by_index(links);
+        let is_port = |link: &Link| link.master.is_some_and(|m| masters.contains(&m)) && !exempt.contains(&link.name);
+        let mut result = Ok(());
+        let mut note = |done: Result<(), Error>| {
+            if result.is_ok() {
+                result = done;
+            }
+        };
+        // Who has gone, first: a successor may have the same addresses.
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.held).into_iter().partition(|(index, held)| {
+                let is_there = links.get(index).is_some_and(|link| is_port(link) && is_same(link, &held.link));
+                is_there && held.owner.holds(locals)
+            });
+        self.held = kept;
+        for (index, held) in gone {
+            note(self.release(&held, links.contains_key(&index)));
+        }
+        for index in self.held.keys().copied().collect::<Vec<_>>() {
+            note(self.follow(index, links[&index], &links, locals));
+        }
+        self.closed.retain(|index, closed| links.get(index).is_some_and(|link| is_port(link) && is_same(link, &closed.link)));
+        for (index, link) in links.iter().filter(|(_, link)| is_port(link)) {
+            if !self.held.contains_key(index) && !self.closed.contains_key(index) {
+                self.closed.insert(*index, Closed { link: (*link).clone(), since: Instant::now(), said: None });
+                note(self.take_up(looker, link, &links, locals));
+            }
+        }
+        note(self.identify(looker, &links, locals));
+        result
+    }
+
+    /// A port that is seen for the first time: what a former process said of it holds, if it still fits; else it is closed.
+    fn take_up(&mut self, looker: &mut Looker, link: &Link, links: &BTreeMap<u32, &Link>, locals: &Locals) -> Result<(), Error> {
+        let failed = |source| Error::Redirect { port: link.name.clone(), source };
+        let admitted: Vec<_> = self.redirect.admitted(link.index).map_err(failed)?.into_iter().collect();
+        let mut holders = locals.holders(&admitted);
+        let is_free = |pod: &PodRef| self.held.values().all(|held| held.owner.pod != *pod);
+        if let (Some((pod, mut by)), Some(peer), true) = (holders.pop_first(), link.peer, holders.is_empty())
+            && is_free(&pod)
+        {
+            // While no process looked, the address may have gone to another pod.
+            let shown = looker.addresses_at(peer).map_err(Error::Look)?;
+            by.retain(|address| shown.contains(address));
+            if by.is_empty() {
+                return self.redirect.clear(link.index).map_err(failed);
+            }
+            return self.bind(looker, link, Owner { pod, by }, links, locals);
+        }
+        self.redirect.clear(link.index).and_then(|()| self.redirect.prepare(link.index)).map_err(failed)
+    }
+
+    /// Asks the other ends of the ports that are nobody's.
+    fn identify(&mut self, looker: &mut Looker, links: &BTreeMap<u32, &Link>, locals: &Locals) -> Result<(), Error> {
+        let mut shown = BTreeMap::new();
+        for (index, closed) in &self.closed {
+            if let Some(peer) = closed.link.peer {
+                let addresses = looker.addresses_at(peer).map_err(Error::Look)?;
+                shown.insert(*index, locals.holders(&addresses));
+            }
+        }
+        let taken = self.held.values().map(|held| held.owner.pod.clone()).collect();
+        let mut result = Ok(());
+        for (index, decision) in binding::decide(shown, &taken) {
+            match decision {
+                Ok(owner) => {
+                    let done = self.bind(looker, links[&index], owner, links, locals);
+                    result = result.and(done);
+                }
+                Err(doubt) => self.say(index, &doubt),
+            }
+        }
+        for closed in self.closed.values_mut().filter(|closed| closed.link.peer.is_none()) {
+            say(closed, "it is no veth into another namespace, so nothing says whose it is".to_owned());
+        }
+        result
+    }
+
+    fn bind(
+        &mut self,
+        looker: &mut Looker,
+        link: &Link,
+        owner: Owner,
+        links: &BTreeMap<u32, &Link>,
+        locals: &Locals,
+    ) -> Result<(), Error> {
+        let Some(master) = link.master else { return Ok(()) };
+        let mac = match link.peer {
+            Some(peer) => looker.mac_at(peer).map_err(Error::Look)?,
+            None => None,
+        };
+        let bridge_mac = links.get(&master).and_then(|bridge| bridge.mac);
+        let addresses = locals.addresses(&owner.pod);
+        let port = Port { index: link.index, name: link.name.clone(), bridge: master, bridge_mac, addresses };
+        let mac = self.usable(mac, link, links);
+        self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
+        tracing::debug!(port = port.name, pod = %owner.pod, addresses = ?port.addresses, "a pod's port is open");
+        self.closed.remove(&link.index);
+        let held = Held { link: link.clone(), owner, port, mac };
+        let written = self.write_down(&held);
+        self.held.insert(link.index, held);
+        written
+    }
+
+    /// The link-layer address, unless it is another's.
+    fn usable(&self, mac: Option<Mac>, link: &Link, links: &BTreeMap<u32, &Link>) -> Option<Mac> {
+        let mac = mac?;
+        let is_anothers = mac.0[0] & 1 != 0
+            || links.values().any(|other| (other.is_bridge() || other.master == link.master) && other.mac == Some(mac))
+            || self.held.values().any(|held| held.link.index != link.index && held.mac == Some(mac));
+        if is_anothers {
+            tracing::warn!(port = link.name, "the pod behind this port has another's link-layer address: it is not written down");
+        }
+        (!is_anothers).then_some(mac)
+    }
+
+    fn write_down(&mut self, held: &Held) -> Result<(), Error> {
+        let Some(mac) = held.mac else { return Ok(()) };
+        let mut done = self.neighbours.pin(held.port.index, mac);
+        for address in &held.port.addresses {
+            done = done.and(self.neighbours.settle(held.port.bridge, *address, mac));
+        }
+        done.map_err(|source| Error::Neighbours { port: held.port.name.clone(), source })
+    }
+
+    /// A port that is its pod's: what the table says of the pod's addresses, and the link of the bridge.
+    fn follow(&mut self, index: u32, link: &Link, links: &BTreeMap<u32, &Link>, locals: &Locals) -> Result<(), Error> {
+        let Some(held) = self.held.get_mut(&index) else { return Ok(()) };
+        let addresses = locals.addresses(&held.owner.pod);
+        held.link = link.clone();
+        held.port.bridge_mac = links.get(&held.port.bridge).and_then(|bridge| bridge.mac).or(held.port.bridge_mac);
+        if addresses == held.port.addresses {
+            return Ok(());
+        }
+        let left: Vec<_> = held.port.addresses.difference(&addresses).copied().collect();
+        held.port.addresses = addresses;
+        let (port, mac) = (held.port.clone(), held.mac);
+        self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
+        let failed = |source| Error::Neighbours { port: port.name.clone(), source };
+        for address in left {
+            self.neighbours.unsettle(port.bridge, address).map_err(failed)?;
+        }
+        if let Some(mac) = mac {
+            for address in &port.addresses {
+                self.neighbours.settle(port.bridge, *address, mac).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A port that is its pod's no more.
+    fn release(&mut self, held: &Held, is_there: bool) -> Result<(), Error> {
+        let Port { index, bridge, name, addresses, .. } = &held.port;
+        let failed = |source| Error::Neighbours { port: name.clone(), source };
+        if is_there {
+            self.redirect.clear(*index).map_err(|source| Error::Redirect { port: name.clone(), source })?;
+            if let Some(mac) = held.mac {
+                self.neighbours.unpin(*index, mac).map_err(failed)?;
+            }
+        }
+        for address in addresses {
+            self.neighbours.unsettle(*bridge, *address).map_err(failed)?;
+        }
+        tracing::debug!(port = name, pod = %held.owner.pod, "a pod's port is closed");
+        Ok(())
+    }
+
+    /// Puts back what somebody else took from these ports, and takes from those that are nobody's what somebody put there.
+    pub(super) fn repair(&mut self, ports: &BTreeSet<u32>) -> Result<(), Error> {
+        for index in ports {
+            let failed = |name: &str| {
+                let port = name.to_owned();
+                move |source| Error::Redirect { port, source }
+            };
+            if let Some(held) = self.held.get(index) {
+                self.redirect.set(&held.port).map_err(failed(&held.port.name))?;
+            } else if let Some(closed) = self.closed.get(index)
+                && !self.redirect.admitted(*index).map_err(failed(&closed.link.name))?.is_empty()
+            {
+                self.redirect.clear(*index).map_err(failed(&closed.link.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`repair`](Self::repair) of all ports, and of what is written down of their pods.
+    pub(super) fn repair_all(&mut self, looker: &mut Looker) -> Result<(), Error> {
+        let ports = self.held.keys().chain(self.closed.keys()).copied().collect();
+        self.repair(&ports)?;
+        let links: Vec<Link> = looker.links().map_err(Error::Look)?;
+        let links = by_index(&links);
+        for index in self.held.keys().copied().collect::<Vec<_>>() {
+            let Some(mut held) = self.held.remove(&index) else { continue };
+            let now = held.link.peer.map(|peer| looker.mac_at(peer)).transpose().map_err(Error::Look).map(Option::flatten);
+            let done = now.and_then(|now| {
+                if now.is_some() && now != held.mac {
+                    let former = held.mac.take();
+                    held.mac = self.usable(now, &held.link, &links);
+                    if let Some(former) = former.filter(|_| held.mac.is_some()) {
+                        let failed = |source| Error::Neighbours { port: held.port.name.clone(), source };
+                        self.neighbours.unpin(index, former).map_err(failed)?;
+                    }
+                }
+                self.write_down(&held)
+            });
+            self.held.insert(index, held);
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Removes all that was ever put on these interfaces, and written down of what is behind them.
+    pub(super) fn remove(&mut self, links: &[Link]) -> Result<bool, Error> {
+        let mut found = false;
+        let pinned = self.neighbours.pinned().map_err(Error::Look)?;
+        for link in links.iter().filter(|link| !link.is_bridge()) {
+            let failed = |source| Error::Redirect { port: link.name.clone(), source };
+            if !self.redirect.remove(link.index, link.master.is_some()).map_err(failed)? {
+                continue;
+            }
+            found = true;
+            for (_, mac) in pinned.iter().filter(|(index, _)| *index == link.index) {
+                let failed = |source| Error::Neighbours { port: link.name.clone(), source };
+                self.neighbours.unpin(link.index, *mac).map_err(failed)?;
+            }
+        }
+        for (bridge, address) in self.neighbours.settled().map_err(Error::Look)? {
+            found = true;
+            self.neighbours.unsettle(bridge, address).map_err(Error::Look)?;
+        }
+        Ok(found)
+    }
+
+    fn say(&mut self, index: u32, doubt: &Doubt) {
+        let Some(closed) = self.closed.get_mut(&index) else { return };
+        if *doubt != Doubt::Nobody || closed.since.elapsed() >= WORTH_A_WORD {
+            say(closed, doubt.to_string());
+        }
+    }
+}
+
+/// Once, until there is something else to say.
+fn say(closed: &mut Closed, why: String) {
+    if closed.said.as_ref() != Some(&why) {
+        tracing::warn!("port {} of a pods' bridge stays closed: {why}", closed.link.name);
+        closed.said = Some(why);
+    }
+}
+
+/// The same interface as before: a number may be given again.
+fn is_same(now: &Link, before: &Link) -> bool {
+    (now.index, &now.name, now.peer, now.master) == (before.index, &before.name, before.peer, before.master)
+}
+
+/// The node tells no pod of a shorter way to its neighbour: there is none. Needs `conf.all.send_redirects` 0 as well, which is not
+/// ours to change; a pod that follows such advice gains and loses nothing.
+pub(super) fn send_no_redirects(bridge: &str) {
+    let setting = Path::new(SYSCTLS).join("ipv4/conf").join(bridge).join("send_redirects");
+    if std::fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "1")
+        && let Err(error) = std::fs::write(&setting, "0")
+    {
+        tracing::debug!(%error, "{} stays 1", setting.display());
+    }
+}
