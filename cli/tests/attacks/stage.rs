@@ -10,7 +10,7 @@ use crate::scene::{LONG, PodSpec, Scene};
 use crate::wire::{Mac, Wire, frame, link_address, packet_of};
 
 /// The layouts in which every attack is tried.
-const LAYOUTS: [Layout; 1] = [Layout::Routed];
+const LAYOUTS: [Layout; 3] = [Layout::Routed, Layout::Bridge { call_iptables: false }, Layout::Bridge { call_iptables: true }];
 
 /// How long is looked whether something arrives that must not.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
