@@ -14,6 +14,9 @@ mod errors;
 mod everybody;
 mod forgery;
 mod fragments;
+#[path = "../end_to_end/given.rs"]
+#[expect(dead_code, reason = "another program of tests asks for the rest")]
+mod given;
 mod headers;
 mod neighbours;
 mod packet;

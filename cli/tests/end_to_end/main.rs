@@ -11,6 +11,7 @@ mod denials;
 mod drain;
 mod ends;
 mod files;
+mod given;
 mod histories;
 mod hostile_clients;
 mod hostile_files;

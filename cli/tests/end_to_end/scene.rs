@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use sluice_testnet::{Layout, Net, Node, Options, Pod, Programs, capability, wait_until};
+use sluice_testnet::{Net, Node, Options, Pod, Programs, capability, wait_until};
 use tempfile::TempDir;
 
+use crate::given::layout;
 use crate::web::{Seen, Web};
 
 /// For what must happen: generous, because the machine may be busy with something else.
@@ -30,18 +31,6 @@ pub(crate) struct Scene {
     pods: BTreeMap<String, String>,
     markers: u32,
     folder: TempDir,
-}
-
-/// How the nodes have their pods: `SLUICE_LAYOUT=routed` (default), `bridge0` or `bridge1`, by bridge-nf-call-iptables.
-pub(crate) fn layout() -> Layout {
-    #[expect(clippy::disallowed_methods, reason = "the one place where these tests read their environment")]
-    let given = std::env::var("SLUICE_LAYOUT").ok();
-    match given.as_deref() {
-        None | Some("routed") => Layout::Routed,
-        Some("bridge0") => Layout::Bridge { call_iptables: false },
-        Some("bridge1") => Layout::Bridge { call_iptables: true },
-        Some(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
-    }
 }
 
 impl Scene {

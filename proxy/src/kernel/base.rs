@@ -70,6 +70,8 @@
 //! [`harm`](super::harm) notices, and the proxy writes it anew within a second and ends what began meanwhile. Until then
 //! nothing is enforced; nor, where no proxy runs to notice it, until one is started.
 
+mod sets;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -80,11 +82,14 @@ use super::config::Config;
 use super::denied;
 use super::expr::{self, Address, Side};
 use super::names::{self, Edition};
-use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, interface_key};
+use super::object::{Chain, Family, Rule, Verdict};
 use super::pretence;
 use super::ration;
 use super::site::Site;
 use super::transaction::BaseHook;
+
+pub(super) use sets::{ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, revoked_set, sets, stand_set};
+use sets::{NEIGHBOURS, ON_LINK, OUTSIDE_KINDS};
 
 /// Where our chain of `forward` stands.
 const FORWARD_PRIORITY: i32 = -90;
@@ -101,49 +106,6 @@ const JUDGE: &str = "judge";
 const FIRST_SEEN: &str = "first_seen";
 const FROM_POD: &str = "from_pod";
 
-pub(super) const UPLINKS: &str = "uplinks";
-pub(super) const INSIDE: &str = "inside";
-const OUTSIDE_KINDS: &str = "outside_kinds";
-const ON_LINK: &str = "neighbour_discovery";
-const NEIGHBOURS: &str = "neighbours";
-pub(super) const LOCAL: &str = "local";
-pub(super) const ELSEWHERE: &str = "elsewhere";
-pub(super) const ITSELF: &str = "itself";
-pub(super) const POD_CIDRS: &str = "pod_cidrs";
-
-/// Kinds of interfaces that lead away from the node: tunnels, which carry other nodes' pods, and what physical interfaces are
-/// bundled into.
-///
-/// A physical interface has no kind. A bridge, a veth, a tap and what nobody knows lead to pods, unless the name is an uplink's.
-pub(super) const OUTSIDE: [&str; 19] = [
-    "vxlan",
-    "geneve",
-    "wireguard",
-    "ipip",
-    "sit",
-    "ip6tnl",
-    "gre",
-    "gretap",
-    "erspan",
-    "ip6gre",
-    "ip6gretap",
-    "ip6erspan",
-    "vti",
-    "vti6",
-    "xfrm",
-    "bond",
-    "team",
-    "vlan",
-    "wwan",
-];
-
-/// Router solicitation, neighbour solicitation and advertisement; multicast listeners. What a router says, advertisement (134) and
-/// redirect (137), is no pod's to say: a node that listens to routers would take the pod for its next hop (CVE-2020-10749).
-const ON_LINK_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
-
-/// Neighbour solicitation and advertisement.
-const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
-
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
 
@@ -154,53 +116,6 @@ pub(super) fn hooks(config: &Config) -> [(&'static str, BaseHook); 3] {
         (names::OUTPUT, BaseHook { hook: Hook::Out, priority: OUTPUT_PRIORITY, kind: ChainType::Route }),
         (names::FORWARD, BaseHook { hook: Hook::Forward, priority: FORWARD_PRIORITY, kind: ChainType::Filter }),
     ]
-}
-
-/// The sets of revoked tuples, which no edition replaces.
-pub(super) fn revoked_set(family: Family) -> Set {
-    let address = Field::Address(family);
-    Set::new(names::revoked(family), &[Field::Protocol, address, Field::Port, address, Field::Port], SetKind::Timed)
-}
-
-/// The set of the one element that [`held::stand`](super::held::stand) reads.
-pub(super) fn stand_set() -> Set {
-    let comment = Some("epoch and generation of the controller's table".to_owned());
-    Set { comment, ..Set::new(names::STAND, &[Field::Number; 4], SetKind::Plain) }
-}
-
-/// The sets that the rules below look into, and what is in them for good.
-pub(super) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
-    let mut sets = vec![
-        (Set::new(edition.name(UPLINKS), &[Field::Interface], SetKind::Plain), Vec::new()),
-        (Set::new(edition.name(INSIDE), &[Field::InterfaceIndex], SetKind::Learned), Vec::new()),
-        (
-            Set::new(edition.name(OUTSIDE_KINDS), &[Field::Interface], SetKind::Plain),
-            OUTSIDE.iter().map(|kind| Element::plain(interface_key(kind))).collect(),
-        ),
-        (
-            Set::new(edition.name(ON_LINK), &[Field::Icmpv6Type], SetKind::Plain),
-            ON_LINK_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
-        ),
-        (
-            Set::new(edition.name(NEIGHBOURS), &[Field::Icmpv6Type], SetKind::Plain),
-            NEIGHBOUR_TYPES.iter().map(|kind| Element::plain(vec![*kind])).collect(),
-        ),
-    ];
-    sets.extend(pretence::sets(edition));
-    for family in Family::BOTH {
-        let address = Field::Address(family);
-        sets.extend([
-            (Set::new(edition.sets_of(LOCAL, family), &[address], SetKind::Plain), Vec::new()),
-            (Set::new(edition.sets_of(ELSEWHERE, family), &[address], SetKind::Plain), Vec::new()),
-            (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
-            (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
-        ]);
-        sets.extend(
-            [Direction::Egress, Direction::Ingress]
-                .map(|direction| (Set::new(edition.dispatch(direction, family), &[address], SetKind::Verdicts), Vec::new())),
-        );
-    }
-    sets
 }
 
 /// The chains that the base chains lead to.

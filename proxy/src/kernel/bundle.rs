@@ -116,15 +116,15 @@ pub(super) fn sort(lines: &[Line]) -> Sorted {
     let mut sorted = Sorted::default();
     for line in lines {
         match &line.peers {
-            None => sorted.from_everyone(line),
-            Some(peers) => sorted.from_peers(line, peers),
+            None => sorted.add_for_everyone(line),
+            Some(peers) => sorted.add_for_peers(line, peers),
         }
     }
     sorted
 }
 
 impl Sorted {
-    fn from_everyone(&mut self, line: &Line) {
+    fn add_for_everyone(&mut self, line: &Line) {
         match &line.ports {
             None => drop(self.everyone.anywhere.insert(line.rule)),
             Some(ports) => {
@@ -134,7 +134,7 @@ impl Sorted {
         }
     }
 
-    fn from_peers(&mut self, line: &Line, peers: &[Peer]) {
+    fn add_for_peers(&mut self, line: &Line, peers: &[Peer]) {
         let sets = || peers.iter().filter_map(|peer| if let Peer::Set(set) = peer { Some(*set) } else { None });
         let blocks: Vec<Peer> = peers.iter().filter(|peer| matches!(peer, Peer::Block { .. })).cloned().collect();
         let (singles, rest) = split(line.ports.as_deref());

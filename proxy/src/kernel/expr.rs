@@ -13,7 +13,13 @@ use nftnl::nftnl_sys as sys;
 
 use super::object::{Family, Verdict};
 
+mod flow;
 pub(super) mod frame;
+
+pub(super) use flow::{
+    ESTABLISHED, INVALID, NEW, ORIGINAL, RELATED, REPLY, has_label, lacks_label, not_state, original_direction, reply_direction,
+    sender_is_not_the_flows, set_label, state,
+};
 
 /// One expression of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,16 +67,6 @@ const EQUAL: u32 = 0;
 const DIFFERENT: u32 = 1;
 const AT_MOST: u32 = 3;
 const AT_LEAST: u32 = 5;
-
-const CT_STATE: u32 = 0;
-const CT_DIRECTION: u32 = 1;
-const CT_LABELS: u32 = 13;
-
-/// `NF_CT_STATE_*` bits.
-pub(super) const INVALID: u32 = 1;
-pub(super) const ESTABLISHED: u32 = 2;
-pub(super) const RELATED: u32 = 4;
-pub(super) const NEW: u32 = 8;
 
 pub(super) fn expr(name: &'static str, attributes: impl IntoIterator<Item = (u32, Value)>) -> Expr {
     Expr { name, attributes: attributes.into_iter().collect() }
@@ -120,10 +116,6 @@ fn bitwise(mask: &[u8], xor: &[u8]) -> Expr {
 
 fn load_immediate(register: u32, data: &[u8]) -> Expr {
     expr("immediate", [(sys::NFTNL_EXPR_IMM_DREG, Value::U32(register)), (sys::NFTNL_EXPR_IMM_DATA, Value::Bytes(data.to_vec()))])
-}
-
-fn ct(key: u32) -> Expr {
-    expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(key)), (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER))])
 }
 
 /// The last word of a rule.
@@ -335,75 +327,6 @@ pub(super) fn not_a_bare_syn() -> Vec<Expr> {
     let mut words = protocol(TCP);
     words.extend([payload(TRANSPORT, 13, 1, REGISTER), bitwise(&[FIN_SYN_RST_ACK], &[0]), compare(DIFFERENT, &[SYN])]);
     words
-}
-
-/// `ct state new,invalid`: any of `states`.
-pub(super) fn state(states: u32) -> Vec<Expr> {
-    vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(DIFFERENT, &[0; 4])]
-}
-
-/// None of `states`.
-pub(super) fn not_state(states: u32) -> Vec<Expr> {
-    vec![ct(CT_STATE), bitwise(&states.to_ne_bytes(), &[0; 4]), compare(EQUAL, &[0; 4])]
-}
-
-/// `IP_CT_DIR_*`
-pub(super) const ORIGINAL: u8 = 0;
-pub(super) const REPLY: u8 = 1;
-
-/// `ct direction original`
-pub(super) fn original_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[ORIGINAL])]
-}
-
-/// `ct direction reply`
-pub(super) fn reply_direction() -> Vec<Expr> {
-    vec![ct(CT_DIRECTION), compare(EQUAL, &[REPLY])]
-}
-
-/// `ct direction original ct original ip saddr . ip saddr != @set`: the flow's sender in this direction and the packet's make no
-/// pair of the set. Without a flow no packet matches.
-pub(super) fn sender_is_not_the_flows(of: Family, direction: u8, set: &str) -> Vec<Expr> {
-    const CT_SOURCE_V4: u32 = 19;
-    const CT_SOURCE_V6: u32 = 21;
-    let key = if of == Family::V4 { CT_SOURCE_V4 } else { CT_SOURCE_V6 };
-    let flows_sender = expr(
-        "ct",
-        [
-            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
-            (sys::NFTNL_EXPR_CT_DREG, Value::U32(REGISTER)),
-            (sys::NFTNL_EXPR_CT_DIR, Value::U8(direction)),
-        ],
-    );
-    let mut words = family(of);
-    words.extend([ct(CT_DIRECTION), compare(EQUAL, &[direction])]);
-    let second = word_register(of.address_bytes() / 4);
-    words.extend([flows_sender, address_at(of, Address::Source, second), lookup(set, true)]);
-    words
-}
-
-/// A conntrack label is a bit in 16 bytes, words in host byte order.
-fn label_bits(bit: u8) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let word = usize::from(bit / 32) * 4;
-    bytes[word..word + 4].copy_from_slice(&(1_u32 << (bit % 32)).to_ne_bytes());
-    bytes
-}
-
-/// `ct label 111`
-pub(super) fn has_label(bit: u8) -> Vec<Expr> {
-    vec![ct(CT_LABELS), bitwise(&label_bits(bit), &[0; 16]), compare(DIFFERENT, &[0; 16])]
-}
-
-/// The bit is not set; a flow without labels has none.
-pub(super) fn lacks_label(bit: u8) -> Vec<Expr> {
-    vec![ct(CT_LABELS), bitwise(&label_bits(bit), &[0; 16]), compare(EQUAL, &[0; 16])]
-}
-
-/// `ct label set 111`: adds this bit, the others stay.
-pub(super) fn set_label(bit: u8) -> Vec<Expr> {
-    let set = expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))]);
-    vec![load_immediate(REGISTER, &label_bits(bit)), set]
 }
 
 /// `meta mark set meta mark & ~mask | value`: changes the bits of `mask` alone.

@@ -17,7 +17,7 @@ mod policies;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use sluice_cli::cluster::{Cluster, Names};
@@ -26,6 +26,7 @@ use sluice_policy::{Decision, Protocol};
 use sluice_testnet::{Net, Netns, Outcome, Port, Probe, wait_until};
 
 use crate::client::{Pair, Talk};
+use crate::given::{history_seconds, seed};
 use crate::scene::{LONG, Scene, pod_file};
 use flows::{At, Flow, Sockets, UdpPair};
 use policies::{APPS, NAMES, TEAMS, policy};
@@ -442,15 +443,6 @@ impl History {
     }
 }
 
-fn seed() -> u64 {
-    let seed = match std::env::var("SLUICE_SEED") {
-        Ok(text) => text.parse().expect("SLUICE_SEED is a number"),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
-    };
-    println!("SLUICE_SEED={seed} plays this history again");
-    seed
-}
-
 #[test]
 fn a_random_history_holds() {
     let Some(mut history) = History::begin(seed()) else { return };
@@ -461,7 +453,7 @@ fn a_random_history_holds() {
 #[test]
 #[ignore = "long: plays for SLUICE_HISTORY_SECONDS, 120 by default"]
 fn long_random_histories_hold() {
-    let seconds = std::env::var("SLUICE_HISTORY_SECONDS").map_or(120, |text| text.parse().expect("a number of seconds"));
+    let seconds = history_seconds();
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut seed, mut steps, mut histories, mut probes, mut late) = (seed(), 0, 0, 0, 0);
     // Each history begins with an empty network, so that one that fails can be played again.
