@@ -23,10 +23,10 @@ use fastrand::Rng;
 use sluice_cli::cluster::{Cluster, Names};
 use sluice_cli::flow_line::{Contents, End, Question};
 use sluice_policy::{Decision, Protocol};
-use sluice_testnet::{Net, Netns, Outcome, Port, Probe, wait_until};
+use sluice_testnet::{Layout, Net, Netns, Outcome, Port, Probe, wait_until};
 
 use crate::client::{Pair, Talk};
-use crate::given::{history_seconds, seed};
+use crate::given::{history_seconds, layout, seed};
 use crate::scene::{LONG, Scene, pod_file};
 use flows::{At, Flow, Sockets, UdpPair};
 use policies::{APPS, NAMES, TEAMS, policy};
@@ -207,7 +207,9 @@ impl History {
     fn decision(&self, from: &At, to: &At, protocol: Protocol, port: u16, target: Option<&str>) -> Decision {
         let unknown = |at: &At| at.who.starts_with("shop/") && !self.known.contains(&at.who);
         if from.who == "node" {
-            return Decision::Allow;
+            // On a bridge the port of a pod that isn't known is closed for its answers too.
+            let closed = unknown(to) && layout() != Layout::Routed;
+            return if closed { Decision::Deny } else { Decision::Allow };
         }
         if unknown(from) || unknown(to) {
             return Decision::Deny;
