@@ -252,6 +252,9 @@ impl History {
                 1 => {
                     // One server socket for each flow, so each has a port.
                     let port = self.rng.u16(5_000..6_000);
+                    if self.flows.iter().any(|flow| (&flow.to, flow.port) == (&to, port)) {
+                        continue;
+                    }
                     if self.decision(&from, &to, Protocol::Udp, port, None) != Decision::Allow {
                         continue;
                     }
