@@ -147,7 +147,8 @@ fn what_somebody_takes_away_leaves_ports_closed_until_it_is_back() {
             for command in &harm {
                 stage.node.ns().exec(command[0], &command[1..]).unwrap();
             }
-            through(&stage, false);
+            // BPF addresses the frames to the bridge: they are the node's without that table, which follows when the address changes.
+            through(&stage, form == Form::Bpf && harm[0].contains(&"netdev"));
             std::thread::sleep(Duration::from_millis(550));
             stage.tick();
             through(&stage, true);
@@ -310,6 +311,8 @@ fn pods_that_come_and_go_are_no_failure() {
             }
             assert_eq!(running.metrics.kernel_failures.get(), 0, "{:?}", *running.state.borrow());
         }
+        // Else one of those that went could be counted for the last.
+        assert!(wait_until(LONG, || running.metrics.bridge_ports.get() == 2), "{}", running.metrics.bridge_ports.get());
         let last = stage.stranger("x/c3", &["10.0.1.3"]);
         let opened = wait_until(LONG, || running.metrics.bridge_ports.get() == 3);
         assert!(opened, "{} ports", running.metrics.bridge_ports.get());

@@ -67,8 +67,12 @@ impl Ports {
     pub(super) fn forget(&mut self, links: &[Link]) -> Result<(), Error> {
         self.closed.clear();
         let is_there = |index: u32| links.iter().any(|link| link.index == index);
-        let gone = std::mem::take(&mut self.held);
-        gone.into_iter().fold(Ok(()), |done, (index, held)| done.and(self.release(&held, is_there(index))))
+        let mut result = Ok(());
+        for (index, held) in std::mem::take(&mut self.held) {
+            let done = self.release(&held, is_there(index));
+            result = result.and(done);
+        }
+        result
     }
 
     /// Whether there is a port without a pod, and a pod without a port.

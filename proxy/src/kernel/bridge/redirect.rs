@@ -158,5 +158,6 @@ pub(super) fn remove(classifier: &mut Classifier, index: u32, is_port: bool) -> 
     classifier.clear(index)?;
     let had_program = classifier.ingress().remove_program(index)?;
     let had = had_any || had_program;
-    Ok(((had || is_port) && classifier.ingress().remove_unused(index)?) || had)
+    let had_discipline = (had || is_port) && classifier.ingress().remove_unused(index)?;
+    Ok(had || had_discipline)
 }
