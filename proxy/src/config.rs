@@ -10,6 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::kernel::bridge;
+
 pub use args::{Args, Command};
 
 /// Keys that the documentation names and this version doesn't know how to follow.
@@ -78,13 +80,24 @@ pub enum Deny {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Redirect {
-    /// By the best means there is: for now the classifiers.
+    /// By BPF where the kernel lets this process load it and the program was built with it, else by classifiers. The log says which.
     #[default]
     Auto,
     /// By the kernel's packet classifiers (cls_u32, act_mirred), which need no privilege beyond the network namespace's.
     Classifier,
-    /// By a BPF program.
+    /// By a BPF program, which checks more. Where it isn't possible the proxy doesn't start: it takes root outside of user
+    /// namespaces, or CAP_BPF.
     Bpf,
+}
+
+impl From<Redirect> for bridge::Form {
+    fn from(redirect: Redirect) -> Self {
+        match redirect {
+            Redirect::Auto => Self::Auto,
+            Redirect::Classifier => Self::Classifier,
+            Redirect::Bpf => Self::Bpf,
+        }
+    }
 }
 
 /// What the body of a 403 says.
@@ -300,8 +313,9 @@ impl Config {
             let message = format!("{} is not between -99 and -1: {why}", self.hook_priority);
             return Err(ConfigError::Value { key: "hookPriority", message });
         }
-        if self.redirect == Redirect::Bpf {
-            let message = "this program was built without BPF; use `auto` or `classifier`".into();
+        if self.redirect == Redirect::Bpf && !sluice_ebpf_redirect::BUILT {
+            let why = sluice_ebpf_redirect::BUILD;
+            let message = format!("this program was built without BPF ({why}); use `auto` or `classifier`");
             return Err(ConfigError::Value { key: "redirect", message });
         }
         // IFNAMSIZ counts the final NUL.

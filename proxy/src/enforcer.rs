@@ -139,7 +139,7 @@ impl Enforcer {
         let kernel_config = kernel_config(config);
         let routing = PolicyRouting::new(kernel_config.mark, config.routing_table, config.rule_priority)?;
         let label_bit = kernel_config.label_bit;
-        let bridges = Bridges::open(&config.uplinks)?;
+        let bridges = Bridges::open(&config.uplinks, config.redirect.into())?;
         let mut node = Node::open(config, &kernel_config, metrics.clone())?;
         let mut kernel = Kernel::open(kernel_config)?;
         node.look(&kernel);

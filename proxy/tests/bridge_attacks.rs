@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use kernel_stage::frame::{self, DOT1AD, DOT1Q, Ear, Mac, TO_ALL, Tag, datagram, icmpv6, ip_frame};
 use kernel_stage::packet::{arrived, listen};
-use kernel_stage::{BRIDGES, SILENCE, Stage, edits, ip, possible};
+use kernel_stage::{SILENCE, Stage, bridges, edits, ip, possible};
 use sluice_proxy::kernel::Config;
+use sluice_proxy::kernel::bridge::Form;
 use sluice_testnet::Protocol::{Tcp, Udp};
 use sluice_testnet::{Layout, Net, Node, Pod};
 
@@ -40,8 +41,8 @@ struct Scene {
     thief: Pod,
 }
 
-fn scene(layout: Layout) -> Scene {
-    let mut stage = Stage::laid_out(layout, Config::default());
+fn scene(layout: Layout, form: Form) -> Scene {
+    let mut stage = Stage::laid_out(layout, form, Config::default());
     let frontend = stage.pod("x/frontend", &["10.0.1.1", "fd00:1::1"]);
     let backend = stage.pod("x/backend", &["10.0.1.2", "fd00:1::2"]);
     let thief = stage.pod("x/thief", &["10.0.1.3", "fd00:1::3"]);
@@ -96,8 +97,8 @@ fn no_frame_of_a_pods_own_making_gets_past_its_policy() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let scene = scene(layout);
+    for (layout, form) in bridges() {
+        let scene = scene(layout, form);
         let Scene { stage, frontend, backend, thief } = &scene;
         let frames = frames(&scene);
         let ears = [Ear::new(backend.ns()), Ear::new(frontend.ns())];
@@ -106,7 +107,7 @@ fn no_frame_of_a_pods_own_making_gets_past_its_policy() {
         }
         for (ear, whose) in ears.iter().zip(["backend", "frontend"]) {
             let passed = count(&ear.heard(SILENCE), &frames);
-            assert!(passed.is_empty(), "{layout:?}: {} of {} reach {whose}: {passed:#?}", passed.len(), frames.len());
+            assert!(passed.is_empty(), "{layout:?} {form:?}: {} of {} reach {whose}: {passed:#?}", passed.len(), frames.len());
         }
         // What was forged has moved nothing: each still gets what is his.
         stage.expect(&[
@@ -126,9 +127,9 @@ fn no_frame_of_a_pods_own_making_gets_past_its_policy() {
             frame::send(thief.ns(), bytes);
         }
         let passed = count(&ear.heard(SILENCE), &frames);
-        assert!(passed.len() > frames.len() / 4, "{layout:?}: only {} of {} pass unguarded", passed.len(), frames.len());
+        assert!(passed.len() > frames.len() / 4, "{layout:?} {form:?}: only {} of {} pass unguarded", passed.len(), frames.len());
         let tagged = passed.iter().any(|text| text.contains("tags [(34984, 5), (33024, 6)]"));
-        assert!(tagged, "{layout:?}: {passed:#?}");
+        assert!(tagged, "{layout:?} {form:?}: {passed:#?}");
     }
 }
 
@@ -137,8 +138,8 @@ fn what_is_not_ip_and_what_is_for_many_stays_with_the_node() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { backend, thief, frontend, .. } = &scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { backend, thief, frontend, .. } = &scene(layout, form);
         let link_local: IpAddr = ip("fe80::3");
         let all_nodes = ip("ff02::1");
         let text = |number: u8| format!("this is frame {number} of the thief's");
@@ -195,7 +196,7 @@ fn what_is_not_ip_and_what_is_for_many_stays_with_the_node() {
         }
         for ear in &ears {
             let passed = count(&ear.heard(SILENCE), &frames);
-            assert!(passed.is_empty(), "{layout:?}: {passed:#?}");
+            assert!(passed.is_empty(), "{layout:?} {form:?}: {passed:#?}");
         }
     }
 }
@@ -205,8 +206,8 @@ fn who_answers_for_anothers_address_gets_nothing_of_it() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let scene = scene(layout);
+    for (layout, form) in bridges() {
+        let scene = scene(layout, form);
         let Scene { stage, frontend, backend, thief } = &scene;
         let (v4, v6) = (ip("10.0.1.2"), ip("fd00:1::2"));
         let lies = [
@@ -233,15 +234,15 @@ fn who_answers_for_anothers_address_gets_nothing_of_it() {
         let inbox = listen(backend.ns(), at(v4, 7777));
         let packet = datagram(at(ip("10.0.1.1"), 1), at(v4, 7777), "sent to the thief's link address");
         frame::send(frontend.ns(), &ip_frame(mac(thief), mac(frontend), &[], &packet));
-        assert_eq!(arrived(&inbox).as_deref(), Some("sent to the thief's link address"), "{layout:?}");
+        assert_eq!(arrived(&inbox).as_deref(), Some("sent to the thief's link address"), "{layout:?} {form:?}");
         // Nor does the node believe it.
         let from_node = stage.node.ns().udp_bind(at(stage.node.addresses()[0], 0)).unwrap();
         lies.iter().for_each(|lie| frame::send(thief.ns(), lie));
         from_node.send_to(b"from the node", at(v4, 7777)).unwrap();
-        assert_eq!(arrived(&inbox).as_deref(), Some("from the node"), "{layout:?}");
+        assert_eq!(arrived(&inbox).as_deref(), Some("from the node"), "{layout:?} {form:?}");
         let heard = stolen.heard(SILENCE);
         for text in ["sent to the thief's link address", "from the node", "x/backend"] {
-            assert!(count(&heard, &[(text.to_owned(), Vec::new())]).is_empty(), "{layout:?}: the thief hears: {text}");
+            assert!(count(&heard, &[(text.to_owned(), Vec::new())]).is_empty(), "{layout:?} {form:?}: the thief hears: {text}");
         }
     }
 }
@@ -252,8 +253,8 @@ fn neighbour_discovery_is_no_way_out() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, thief, .. } = &scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, thief, .. } = &scene(layout, form);
         let outside = Net::OUTSIDE_V6;
         let ear = Ear::new(stage.net.outside());
         let bridge = frame::mac(stage.node.ns(), Node::BRIDGE);
@@ -267,6 +268,6 @@ fn neighbour_discovery_is_no_way_out() {
         }
         let heard = ear.heard(SILENCE);
         let passed = count(&heard, &texts.map(|text| (text.to_owned(), Vec::new())));
-        assert!(passed.is_empty(), "{layout:?}: {passed:?}");
+        assert!(passed.is_empty(), "{layout:?} {form:?}: {passed:?}");
     }
 }

@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use kernel_stage::frame::{self, Ear, TO_ALL};
-use kernel_stage::{BRIDGES, SILENCE, Stage, edits, ip, possible};
+use kernel_stage::{SILENCE, Stage, bridges, edits, ip, possible};
 use sluice_proxy::kernel::Config;
+use sluice_proxy::kernel::bridge::Form;
 use sluice_testnet::Protocol::{Icmp, Tcp, Udp};
 use sluice_testnet::{Layout, Net, Netns, Node, Pod, Port, Probe, Protocol, Service};
 use socket2::{Domain, Socket, Type};
@@ -56,8 +57,8 @@ struct Scene {
     other: Pod,
 }
 
-fn scene(layout: Layout) -> Scene {
-    let mut stage = Stage::laid_out(layout, Config::default());
+fn scene(layout: Layout, form: Form) -> Scene {
+    let mut stage = Stage::laid_out(layout, form, Config::default());
     let frontend = stage.pod("x/frontend", &["10.0.1.1", "fd00:1::1"]);
     let backend = stage.pod("x/backend", &["10.0.1.2", "fd00:1::2"]);
     let other = stage.pod("x/other", &["10.0.1.3", "fd00:1::3"]);
@@ -71,8 +72,8 @@ fn what_a_policy_allows_passes_and_the_rest_does_not() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, frontend, backend, other } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, frontend, backend, other } = scene(layout, form);
         assert_eq!(stage.bridges.as_ref().unwrap().standing().bound, 3);
         stage.net.serve(stage.net.outside(), "outside", &[Port::tcp(80)]).unwrap();
         for (to, back, outside) in [("10.0.1.2", "10.0.1.1", Net::OUTSIDE_V4), ("fd00:1::2", "fd00:1::1", Net::OUTSIDE_V6)] {
@@ -94,7 +95,7 @@ fn what_a_policy_allows_passes_and_the_rest_does_not() {
             // The node always reaches its pods; from outside the policy holds.
             let probe = |from: &Netns| Probe { from: from.clone(), source: None, to: ip(to), port: 8080, protocol: Tcp };
             let outcomes = stage.net.probe(&[probe(stage.node.ns()), probe(stage.net.outside())], SILENCE);
-            assert!(outcomes[0].is_connected() && !outcomes[1].is_connected(), "{layout:?}: {outcomes:?}");
+            assert!(outcomes[0].is_connected() && !outcomes[1].is_connected(), "{layout:?} {form:?}: {outcomes:?}");
         }
     }
 }
@@ -133,8 +134,8 @@ fn what_has_to_be_read_reaches_the_proxy_with_both_addresses() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, frontend, backend, .. } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, frontend, backend, .. } = scene(layout, form);
         let ns = stage.node.ns();
         for family in 0..2 {
             let (from, to) = (frontend.addresses()[family], SocketAddr::new(backend.addresses()[family], 80));
@@ -172,8 +173,8 @@ fn services_lead_to_neighbours_and_back_to_the_pod_itself() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, frontend, backend, other } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, frontend, backend, other } = scene(layout, form);
         let service = |protocol, address: &str, backend: &str| Service {
             name: "x/backend".to_owned(),
             protocol,
@@ -206,8 +207,8 @@ fn arp_and_neighbour_discovery_go_on() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, frontend, backend, .. } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, frontend, backend, .. } = scene(layout, form);
         for pod in [&frontend, &backend] {
             pod.ns().exec("ip", &["neighbour", "flush", "all"]).unwrap();
         }
@@ -222,12 +223,12 @@ fn arp_and_neighbour_discovery_go_on() {
         let gateways = backend.ns().exec("ip", &["neighbour"]).unwrap();
         for gateway in ["169.254.1.1", "fe80::1"] {
             let line = gateways.lines().find(|line| line.starts_with(gateway));
-            assert!(line.is_some_and(|line| line.contains("lladdr")), "{layout:?} {gateway}: {gateways}");
+            assert!(line.is_some_and(|line| line.contains("lladdr")), "{layout:?} {form:?} {gateway}: {gateways}");
         }
         let learned = frontend.ns().exec("ip", &["neighbour"]).unwrap();
         for address in ["10.0.1.2", "fd00:1::2"] {
             let line = learned.lines().find(|line| line.starts_with(address));
-            assert!(line.is_some_and(|line| line.contains("lladdr")), "{layout:?} {address}: {learned}");
+            assert!(line.is_some_and(|line| line.contains("lladdr")), "{layout:?} {form:?} {address}: {learned}");
         }
         // A neighbour that is asked again, by unicast, answers.
         for address in ["10.0.1.2", "fd00:1::2"] {
@@ -237,7 +238,7 @@ fn arp_and_neighbour_discovery_go_on() {
             let now = frontend.ns().exec("ip", &["neighbour", "show", "nud", "reachable"]).unwrap();
             ["10.0.1.2", "fd00:1::2"].iter().all(|address| now.lines().any(|line| line.starts_with(address)))
         });
-        assert!(answered, "{layout:?}: {}", frontend.ns().exec("ip", &["neighbour"]).unwrap());
+        assert!(answered, "{layout:?} {form:?}: {}", frontend.ns().exec("ip", &["neighbour"]).unwrap());
     }
 }
 
@@ -246,8 +247,8 @@ fn dhcp_reaches_the_node_and_no_other_pod() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { stage, frontend, backend, .. } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { stage, frontend, backend, .. } = scene(layout, form);
         let text = "a discovery of a server";
         let mac = frame::mac(frontend.ns(), "eth0");
         for (from, to, destination) in
@@ -267,8 +268,13 @@ fn dhcp_reaches_the_node_and_no_other_pod() {
             });
             let ear = Ear::new(backend.ns());
             frame::send(frontend.ns(), &frame::ip_frame(destination, mac, &[], &frame::datagram(from, to, text)));
-            assert_eq!(kernel_stage::packet::arrived(&server).as_deref(), Some(text), "{layout:?} {to}: {}", stage.listing());
-            assert!(!ear.hears(text.as_bytes(), SILENCE), "{layout:?} {to}: another pod hears it");
+            assert_eq!(
+                kernel_stage::packet::arrived(&server).as_deref(),
+                Some(text),
+                "{layout:?} {form:?} {to}: {}",
+                stage.listing()
+            );
+            assert!(!ear.hears(text.as_bytes(), SILENCE), "{layout:?} {form:?} {to}: another pod hears it");
         }
     }
 }
@@ -279,8 +285,8 @@ fn a_bridge_that_is_not_the_pods_is_left_alone() {
     if !possible() {
         return;
     }
-    for layout in BRIDGES {
-        let Scene { mut stage, frontend, .. } = scene(layout);
+    for (layout, form) in bridges() {
+        let Scene { mut stage, frontend, .. } = scene(layout, form);
         let ns = stage.node.ns().clone();
         ns.exec("ip", &["link", "add", "docker0", "type", "bridge"]).unwrap();
         ns.exec("ip", &["address", "add", "172.17.0.1/16", "dev", "docker0"]).unwrap();
@@ -305,7 +311,7 @@ fn a_bridge_that_is_not_the_pods_is_left_alone() {
             let outcomes = stage.net.probe(&[probe("172.17.0.12"), probe("172.17.0.1")], SILENCE);
             outcomes.iter().all(sluice_testnet::Outcome::is_connected)
         });
-        assert!(through, "{layout:?}: {}", stage.listing());
+        assert!(through, "{layout:?} {form:?}: {}", stage.listing());
         stage.expect(&[(&frontend, "10.0.1.2", 8080, Tcp, true), (&frontend, "10.0.1.2", 9090, Tcp, false)]);
     }
 }

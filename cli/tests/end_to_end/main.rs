@@ -19,6 +19,7 @@ mod http;
 mod killed;
 mod node_processes;
 mod others;
+mod redirect;
 mod restart;
 mod revocation;
 mod scene;

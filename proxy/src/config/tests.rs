@@ -102,7 +102,6 @@ fn refusals_name_the_key() {
     refused("rulePriority: 0", &expect!["rulePriority: 0 is not between 1 and 32765, before the main table"]);
     refused("rulePriority: 32766", &expect!["rulePriority: 32766 is not between 1 and 32765, before the main table"]);
     refused("port: 0", &expect!["port: must be more than 0"]);
-    refused("redirect: bpf", &expect!["redirect: this program was built without BPF; use `auto` or `classifier`"]);
     refused("routingTable: 254", &expect!["routingTable: 254 is one of the kernel's own tables"]);
     refused(
         "uplinks: [a-name-that-is-too-long]",
@@ -131,7 +130,6 @@ fn settings_go_over_the_file() {
         ("dns.minTTLSeconds=1", "not supported yet"),
         ("port=many", "port=many"),
         ("limits.headSeconds=0", "limits.headSeconds"),
-        ("redirect=bpf", "built without BPF"),
         ("redirect=magic", "redirect=magic"),
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();
@@ -153,5 +151,17 @@ fn few_files_leave_one_pod_half_of_the_connections() {
         let mut limits = Limits { connections, connections_per_pod: per_pod, ..Limits::default() };
         assert_eq!(limits.hold_at_most(most), expected.0 < connections);
         assert_eq!((limits.connections, limits.connections_per_pod), expected, "{connections} {per_pod} {most}");
+    }
+}
+
+#[test]
+fn bpf_is_refused_where_it_was_not_built() {
+    let given = Config::load(None, &["redirect=bpf".into()]);
+    if sluice_ebpf_redirect::BUILT {
+        assert_eq!(given.unwrap().redirect, Redirect::Bpf);
+    } else {
+        let error = given.unwrap_err().to_string();
+        let expected = format!("built without BPF ({})", sluice_ebpf_redirect::BUILD);
+        assert!(error.contains(&expected) && error.contains("`classifier`"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, P
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
 use sluice_policy::{Table, View, World};
-use sluice_proxy::kernel::bridge::Bridges;
+use sluice_proxy::kernel::bridge::{Bridges, Form};
 use sluice_proxy::kernel::conntrack::Conntrack;
 use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
 use sluice_proxy::kernel::{Config, Kernel, Log};
@@ -216,7 +216,7 @@ impl Enforced {
         node.ns().run(|| routing.install())?;
         let listener = Listener::start(&node, &config)?;
         let has_bridge = network != sluice_testnet::Layout::Routed;
-        let bridges = has_bridge.then(|| node.ns().run(|| Bridges::open(&[]))).transpose()?;
+        let bridges = has_bridge.then(|| node.ns().run(|| Bridges::open(&[], Form::Auto))).transpose()?;
         let kernel = node.ns().run(|| Kernel::open(config))?;
         Ok(Self { node, view: View::new(Scope::Node(name)), table: Table::empty(), kernel, bridges, _listener: listener })
     }

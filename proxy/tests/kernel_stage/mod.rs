@@ -15,7 +15,7 @@ use sluice_policy::table::Touched;
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit, World};
 use sluice_policy::{Table, View};
-use sluice_proxy::kernel::bridge::{Bridges, Standing};
+use sluice_proxy::kernel::bridge::{Bridges, Form, Standing};
 use sluice_proxy::kernel::routes::PolicyRouting;
 use sluice_proxy::kernel::{Applied, Config, Kernel};
 use sluice_testnet::{Layout, Net, Node, Options, Outcome, Pod, Port, Probe, Protocol, ReversePath};
@@ -93,10 +93,27 @@ pub struct Stage {
     pub kernel: Kernel,
     /// In the layouts with a bridge.
     pub bridges: Option<Bridges>,
+    pub form: Form,
 }
 
 /// Pods on a bridge, without and with bridge-nf-call-iptables.
 pub const BRIDGES: [Layout; 2] = [Layout::Bridge { call_iptables: false }, Layout::Bridge { call_iptables: true }];
+
+/// [`BRIDGES`], each with the forms of the redirect that are possible here. As root outside of user namespaces that is both.
+pub fn bridges() -> Vec<(Layout, Form)> {
+    let forms = forms();
+    forms.into_iter().flat_map(|form| BRIDGES.map(|layout| (layout, form))).collect()
+}
+
+/// The forms of the redirect that are possible here.
+pub fn forms() -> Vec<Form> {
+    let Err(why) = sluice_ebpf_redirect::is_possible() else { return vec![Form::Classifier, Form::Bpf] };
+    let users = std::fs::read_to_string("/proc/self/uid_map").expect("a map of users");
+    let is_first_namespace = users.split_whitespace().eq(["0", "0", "4294967295"]);
+    assert!(!(is_first_namespace && nix::unistd::geteuid().is_root()), "as root nothing may be skipped: {why}");
+    println!("SKIPPED, `redirect: bpf`: {why}");
+    vec![Form::Classifier]
+}
 
 /// `SLUICE_LAYOUT`: `routed` (default), `bridge0`, `bridge1`.
 #[expect(clippy::disallowed_methods, reason = "the one place where these tests read their environment")]
@@ -111,10 +128,10 @@ pub fn layout() -> Layout {
 
 impl Stage {
     pub fn new(config: Config) -> Self {
-        Self::laid_out(layout(), config)
+        Self::laid_out(layout(), Form::Auto, config)
     }
 
-    pub fn laid_out(layout: Layout, config: Config) -> Self {
+    pub fn laid_out(layout: Layout, form: Form, config: Config) -> Self {
         // Without rp_filter: what is dropped shall be dropped by our rules.
         let options = Options { layout, reverse_path: ReversePath::Off };
         let net = Net::with(options).expect("a network");
@@ -124,7 +141,7 @@ impl Stage {
         let uplinks = config.uplinks.clone();
         let (kernel, bridges) = node.ns().run(|| {
             PolicyRouting::new(mark, table, 100).expect("routing").install().expect("rules and routes");
-            let bridges = (layout != Layout::Routed).then(|| Bridges::open(&uplinks).expect("bridges"));
+            let bridges = (layout != Layout::Routed).then(|| Bridges::open(&uplinks, form).expect("bridges"));
             (Kernel::open(config).expect("nftables"), bridges)
         });
         let mut engine = Engine::new("node-1");
@@ -135,7 +152,14 @@ impl Stage {
              spec: {{podCIDRs: [10.0.1.0/24]}}\nstatus: {{addresses: [{}]}}\n",
             addresses.join(", ")
         )));
-        Self { net, node, engine, kernel, bridges }
+        Self { net, node, engine, kernel, bridges, form }
+    }
+
+    /// Another process, which knows nothing of the former one's.
+    pub fn reopen_bridges(&mut self) {
+        let form = self.form;
+        self.bridges = None;
+        self.bridges = Some(self.node.ns().run(|| Bridges::open(&[], form)).expect("bridges"));
     }
 
     /// A pod that exists, and that nobody has told the engine of.

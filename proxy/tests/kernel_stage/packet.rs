@@ -1,10 +1,13 @@
 //! Packets that an ordinary socket would not send.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sluice_testnet::Netns;
+use sluice_testnet::{Netns, Pod};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::SILENCE;
 
 /// A UDP datagram as a pod with CAP_NET_RAW sends it: any source, and for IPv4 any options (a multiple of 4 bytes).
 pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) {
@@ -88,4 +91,26 @@ pub fn arrived(socket: &UdpSocket) -> Option<String> {
     let mut buffer = [0; 64];
     let (length, _) = socket.recv_from(&mut buffer).ok()?;
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// Datagrams to an echo, each of which must be answered while others come and go.
+pub fn unbroken(a: &Pod, to: IpAddr, work: impl FnOnce()) -> (usize, usize) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let socket = a.ns().udp_bind(SocketAddr::new(a.v4().expect("it works"), 0)).expect("it works");
+        socket.set_read_timeout(Some(SILENCE)).expect("it works");
+        let stop_seen = &stop;
+        let counting = scope.spawn(move || {
+            let (mut sent, mut answered) = (0, 0);
+            while !stop_seen.load(Ordering::Relaxed) {
+                socket.send_to(b"are you there\n", SocketAddr::new(to, 53)).expect("it works");
+                sent += 1;
+                answered += usize::from(socket.recv(&mut [0; 256]).is_ok());
+            }
+            (sent, answered)
+        });
+        work();
+        stop.store(true, Ordering::Relaxed);
+        counting.join().expect("it works")
+    })
 }

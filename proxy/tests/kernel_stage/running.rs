@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use prometheus_client::registry::Registry;
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
-use sluice_proxy::config::Config;
+use sluice_proxy::config::{Config, Redirect};
 use sluice_proxy::enforcer::{Enforcer, KernelState};
 use sluice_proxy::feed::{Extent, Handover};
+use sluice_proxy::kernel::bridge::Form;
 use sluice_proxy::metrics::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,9 +31,15 @@ impl Running {
         let (shown, state) = watch::channel(KernelState::Waiting);
         let metrics = Metrics::new(&mut Registry::default());
         let counted = metrics.clone();
+        let redirect = match stage.form {
+            Form::Auto => Redirect::Auto,
+            Form::Classifier => Redirect::Classifier,
+            Form::Bpf => Redirect::Bpf,
+        };
+        let config = Config { redirect, ..Config::default() };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let enforcer = Enforcer::open(&Config::default(), tables, shown, counted).expect("an enforcer");
+            let enforcer = Enforcer::open(&config, tables, shown, counted).expect("an enforcer");
             runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1));
         };
         let thread = std::thread::spawn(move || ns.run(work));

@@ -19,25 +19,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use nix::sys::socket::SockProtocol;
 
-use super::super::netlink::{self, Attributes, Message, Socket, flags, u32_at};
+use super::super::netlink::{self, Message, flags, u32_at};
 use super::super::object::{Family, octets};
+use super::ingress::{
+    DELETE_FILTER, FIXED_BYTES, GET_FILTER, INGRESS, Ingress, KIND, NEW_FILTER, OPTIONS, find, fixed, gone_is_done, nothing_there,
+};
 use super::redirect::Port;
 
 /// Early, because a filter of somebody else that takes frames away first would close the pod.
 const PREFERENCE_V4: u16 = 83;
 const PREFERENCE_V6: u16 = 84;
 
-/// `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/tc_act/tc_mirred.h`.
-const NEW_QDISC: u16 = 36;
-const DELETE_QDISC: u16 = 37;
-const GET_QDISC: u16 = 38;
-const NEW_FILTER: u16 = 44;
-const DELETE_FILTER: u16 = 45;
-const GET_FILTER: u16 = 46;
-const KIND: u16 = 1;
-const OPTIONS: u16 = 2;
+/// `linux/pkt_cls.h`, `linux/tc_act/tc_mirred.h`.
 const U32_CLASS: u16 = 1;
 const U32_SELECTOR: u16 = 5;
 const U32_ACTIONS: u16 = 7;
@@ -49,16 +43,9 @@ const TO_INGRESS: u32 = 3;
 const STOLEN: u32 = 4;
 const TERMINAL: u8 = 1;
 
-const CLSACT: u32 = 0xffff_fff1;
-const CLSACT_HANDLE: u32 = 0xffff_0000;
-/// The ingress of `clsact`, and of the older `ingress`.
-const INGRESS: u32 = 0xffff_fff2;
-const EGRESS: u32 = 0xffff_fff3;
 /// Any class: a match without action ends the classification.
 const STAYS: u32 = 0x0001_0001;
 
-/// `struct tcmsg`.
-const FIXED_BYTES: usize = 20;
 const SELECTOR_BYTES: usize = 16;
 const KEY_BYTES: usize = 16;
 /// A filter's place among those of one preference: its lower 12 bits.
@@ -86,27 +73,20 @@ struct Filter {
 /// The filters of one preference, by their places.
 type Filters = BTreeMap<u32, Filter>;
 
-/// A socket to traffic control, in the network namespace of the thread that opened it.
+/// The filters of all ports.
 #[derive(Debug)]
 pub(super) struct Classifier {
-    socket: Socket,
+    ingress: Ingress,
 }
 
 impl Classifier {
     pub(super) fn open() -> Result<Self, netlink::Error> {
-        Ok(Self { socket: Socket::open(SockProtocol::NetlinkRoute)? })
+        Ok(Self { ingress: Ingress::open()? })
     }
 
-    /// See [`Redirect::prepare`](super::redirect::Redirect::prepare).
-    pub(super) fn prepare(&mut self, index: u32) -> Result<(), netlink::Error> {
-        let head = fixed(index, CLSACT_HANDLE, CLSACT, 0);
-        let mut request = Message::new(NEW_QDISC, flags::CREATE | flags::EXCLUSIVE, &head);
-        request.put(KIND, b"clsact\0");
-        match self.socket.acknowledged(request) {
-            // That, or the older `ingress`.
-            Ok(()) | Err(netlink::Error::Refused(Errno::EEXIST)) => Ok(()),
-            Err(error) => Err(error),
-        }
+    /// The place where they hang.
+    pub(super) fn ingress(&mut self) -> &mut Ingress {
+        &mut self.ingress
     }
 
     /// See [`Redirect::set`](super::redirect::Redirect::set).
@@ -155,52 +135,33 @@ impl Classifier {
         Ok(admitted)
     }
 
-    /// Removes our filters, and the queueing discipline that they hung on, or that a port was given, if nobody else has any there.
-    pub(super) fn remove(&mut self, index: u32, is_port: bool) -> Result<bool, netlink::Error> {
-        let mut had = false;
+    /// Whether there is any filter of ours.
+    pub(super) fn has_any(&mut self, index: u32) -> Result<bool, netlink::Error> {
         for family in Family::BOTH {
-            had |= !self.filters(index, family)?.is_empty();
+            if !self.filters(index, family)?.is_empty() {
+                return Ok(true);
+            }
         }
-        self.clear(index)?;
-        if (had || is_port) && self.has_clsact(index)? && self.count(index, INGRESS)? == 0 && self.count(index, EGRESS)? == 0 {
-            had = true;
-            gone_is_done(self.socket.acknowledged(Message::new(DELETE_QDISC, 0, &fixed(index, CLSACT_HANDLE, CLSACT, 0))))?;
-        }
-        Ok(had)
+        Ok(false)
     }
 
     /// Our filters at an interface's ingress, as far as they are of our form; others at our preference have no keys.
     fn filters(&mut self, index: u32, family: Family) -> Result<Filters, netlink::Error> {
         let preference = preference(family);
         let request = Message::new(GET_FILTER, flags::DUMP, &fixed(index, 0, INGRESS, info(family)));
-        let found = self.socket.dump(request, |kind, body| {
+        let found = self.ingress.socket.dump(request, |kind, body| {
             let is_ours = kind == NEW_FILTER && u32_at(body, 4)? == index && u32_at(body, 16)? >> 16 == u32::from(preference);
             is_ours.then(|| decode(body)).flatten()
         });
         Ok(nothing_there(found)?.into_iter().collect())
     }
 
-    fn has_clsact(&mut self, index: u32) -> Result<bool, netlink::Error> {
-        let request = Message::new(GET_QDISC, flags::DUMP, &fixed(index, 0, 0, 0));
-        let found = self.socket.dump(request, |kind, body| {
-            let is_it = kind == NEW_QDISC && u32_at(body, 4)? == index;
-            (is_it && find(body.get(FIXED_BYTES..)?, KIND)?.starts_with(b"clsact")).then_some(())
-        });
-        Ok(!nothing_there(found)?.is_empty())
-    }
-
-    fn count(&mut self, index: u32, parent: u32) -> Result<usize, netlink::Error> {
-        let request = Message::new(GET_FILTER, flags::DUMP, &fixed(index, 0, parent, 0));
-        let found = self.socket.dump(request, |kind, body| (kind == NEW_FILTER && u32_at(body, 4)? == index).then_some(()));
-        Ok(nothing_there(found)?.len())
-    }
-
     fn add(&mut self, index: u32, family: Family, node: u32, filter: &Filter) -> Result<(), netlink::Error> {
-        match self.socket.acknowledged(message(index, family, node, filter)) {
+        match self.ingress.socket.acknowledged(message(index, family, node, filter)) {
             // There is no queueing discipline to hang it on.
             Err(netlink::Error::Refused(Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP)) => {
-                self.prepare(index)?;
-                self.socket.acknowledged(message(index, family, node, filter))
+                self.ingress.prepare(index)?;
+                self.ingress.socket.acknowledged(message(index, family, node, filter))
             }
             done => done,
         }
@@ -209,18 +170,22 @@ impl Classifier {
     fn delete(&mut self, index: u32, family: Family, node: u32) -> Result<(), netlink::Error> {
         // The upper bits name the table of filters, which is not ours to choose: it has to be asked for.
         let request = Message::new(GET_FILTER, flags::DUMP, &fixed(index, 0, INGRESS, info(family)));
-        let handles = self.socket.dump(request, |kind, body| {
+        let handles = self.ingress.socket.dump(request, |kind, body| {
             let is_it = kind == NEW_FILTER && u32_at(body, 16)? >> 16 == u32::from(preference(family));
             u32_at(body, 8).filter(|handle| is_it && handle & NODE_MASK == node && *handle != 0)
         });
         for handle in nothing_there(handles)? {
-            gone_is_done(self.socket.acknowledged(Message::new(DELETE_FILTER, 0, &fixed(index, handle, INGRESS, info(family)))))?;
+            gone_is_done(self.ingress.socket.acknowledged(Message::new(
+                DELETE_FILTER,
+                0,
+                &fixed(index, handle, INGRESS, info(family)),
+            )))?;
         }
         Ok(())
     }
 
     fn delete_all(&mut self, index: u32, family: Family) -> Result<(), netlink::Error> {
-        gone_is_done(self.socket.acknowledged(Message::new(DELETE_FILTER, 0, &fixed(index, 0, INGRESS, info(family)))))
+        gone_is_done(self.ingress.socket.acknowledged(Message::new(DELETE_FILTER, 0, &fixed(index, 0, INGRESS, info(family)))))
     }
 }
 
@@ -278,14 +243,6 @@ fn info(family: Family) -> u32 {
         Family::V6 => 0x86dd,
     };
     u32::from(preference(family)) << 16 | u32::from(protocol.to_be())
-}
-
-fn fixed(index: u32, handle: u32, parent: u32, info: u32) -> [u8; FIXED_BYTES] {
-    let mut bytes = [0; FIXED_BYTES];
-    for (at, word) in (4..).step_by(4).zip([index, handle, parent, info]) {
-        bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
 }
 
 fn message(index: u32, family: Family, node: u32, filter: &Filter) -> Message {
@@ -354,23 +311,4 @@ fn decode(body: &[u8]) -> Option<(u32, Filter)> {
         keys.clear();
     }
     Some((node, Filter { keys, to }))
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).find_map(|(kind, value)| (kind == wanted).then_some(value))
-}
-
-/// An interface that is gone, or has no queueing discipline for filters, has no filters.
-fn nothing_there<T>(found: Result<Vec<T>, netlink::Error>) -> Result<Vec<T>, netlink::Error> {
-    match found {
-        Err(netlink::Error::Refused(Errno::ENODEV | Errno::EINVAL | Errno::ENOENT)) => Ok(Vec::new()),
-        found => found,
-    }
-}
-
-fn gone_is_done(done: Result<(), netlink::Error>) -> Result<(), netlink::Error> {
-    match done {
-        Err(netlink::Error::Refused(Errno::ENOENT | Errno::ENODEV | Errno::EINVAL)) => Ok(()),
-        done => done,
-    }
 }

@@ -21,7 +21,7 @@
 //! | [`guard`] | what a bridge lets through that no port's filter took off: nearly nothing |
 //! | [`pods`] | which bridges are pods', and which are left alone |
 //! | [`binding`] | whose port is whose |
-//! | [`redirect`], [`classifier`] | taking a pod's frames off its bridge |
+//! | [`redirect`], [`classifier`], [`program`], [`ingress`] | taking a pod's frames off its bridge, in two forms |
 //! | [`neighbour`] | what a pod could make the node believe of another |
 //! | [`ports`] | the ports, and what is in the kernel for each |
 //! | [`links`], [`events`] | what the kernel says of interfaces, and when to ask it |
@@ -36,10 +36,12 @@ mod binding;
 mod classifier;
 mod events;
 mod guard;
+mod ingress;
 mod links;
 mod neighbour;
 mod pods;
 mod ports;
+mod program;
 mod redirect;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +62,8 @@ use guard::Guard;
 use links::{Link, Looker};
 use pods::Known;
 use ports::Ports;
+
+pub use redirect::{Error as RedirectError, Form};
 
 /// How often [`Bridges::tick`] is to be called: how long a port that appears behind its pod's entry in the table stays closed.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -85,9 +89,11 @@ pub enum Error {
     #[error("write the kernel's tables bridge sluice and netdev sluice")]
     Tables(#[from] ChannelError),
     #[error("redirect the frames of port {port}")]
-    Redirect { port: String, source: netlink::Error },
+    Redirect { port: String, source: RedirectError },
     #[error("write down who has which link-layer address behind port {port}")]
     Neighbours { port: String, source: netlink::Error },
+    #[error("`redirect: bpf` is configured and not possible here; `auto` and `classifier` are")]
+    NoBpf(#[source] sluice_ebpf_redirect::Error),
     #[error("find the node's uplinks")]
     Uplinks(#[source] std::io::Error),
 }
@@ -145,15 +151,15 @@ enum From {
 
 impl Bridges {
     /// In the calling thread's network namespace, in which every call must be made. Changes nothing: what a former process left
-    /// stays until the first [`keep`](Self::keep).
-    pub fn open(configured_uplinks: &[String]) -> Result<Self, Error> {
+    /// stays until the first [`keep`](Self::keep). `form` is how frames are taken off; [`Form::Bpf`] is an error where it can't be.
+    pub fn open(configured_uplinks: &[String], form: Form) -> Result<Self, Error> {
         let now = Instant::now();
         Ok(Self {
             configured_uplinks: configured_uplinks.to_vec(),
             looker: Looker::open().map_err(Error::Look)?,
             events: Events::open().map_err(Error::Look)?,
             guard: Guard::open()?,
-            ports: Ports::open().map_err(Error::Look)?,
+            ports: Ports::open(form)?,
             locals: Locals::default(),
             node: None,
             links: Vec::new(),
@@ -234,7 +240,7 @@ impl Bridges {
     pub fn cleanup() -> Result<bool, Error> {
         let found = Guard::open()?.remove()?;
         let links = Looker::open().and_then(|mut looker| looker.links()).map_err(Error::Look)?;
-        Ok(Ports::open().map_err(Error::Look)?.remove(&links)? || found)
+        Ok(Ports::open(Form::Classifier)?.remove(&links)? || found)
     }
 
     /// Writes the tables anew if somebody else took them away.
@@ -289,7 +295,7 @@ impl Bridges {
         let bridges = &self.told.pods;
         if !self.told.any {
             self.guard()?;
-            self.ports.forget();
+            self.ports.forget(&self.links)?;
             (self.is_due, self.heard.much) = (false, false);
             return Ok(());
         }

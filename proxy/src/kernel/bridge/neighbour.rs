@@ -40,6 +40,14 @@ const STICKY: u8 = 0x40;
 /// `struct ndmsg`.
 const FIXED_BYTES: usize = 12;
 
+/// What both tables together say of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) port: u32,
+    pub(super) bridge: u32,
+    pub(super) address: IpAddr,
+}
+
 /// A socket for both tables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(super) struct Neighbours {
@@ -83,8 +91,8 @@ impl Neighbours {
         gone_is_done(self.socket.acknowledged(message))
     }
 
-    /// What a Sluice settled on any interface: interface and address.
-    pub(super) fn settled(&mut self) -> Result<Vec<(u32, IpAddr)>, netlink::Error> {
+    /// What a Sluice settled on any interface: interface and address, and the link-layer address.
+    pub(super) fn settled(&mut self) -> Result<Vec<(u32, IpAddr, Option<Mac>)>, netlink::Error> {
         let mut all = Vec::new();
         for of in [AF_INET, AF_INET6] {
             let request = Message::new(GET_NEIGHBOUR, flags::DUMP, &fixed(of, 0, 0, 0));
@@ -96,10 +104,21 @@ impl Neighbours {
                     4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
                     _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
                 };
-                Some((u32_at(body, 4)?, address))
+                let mac = attribute(LINK_ADDRESS).and_then(|mac| mac.try_into().ok()).map(Mac);
+                Some((u32_at(body, 4)?, address, mac))
             })?);
         }
         Ok(all)
+    }
+
+    /// Whose addresses a Sluice found behind each port, and on which bridge: no pod can change that.
+    pub(super) fn written(&mut self) -> Result<Vec<Written>, netlink::Error> {
+        let settled = self.settled()?;
+        let at = |(port, pinned): (u32, Mac)| {
+            let of_it = settled.iter().filter(move |(.., mac)| *mac == Some(pinned));
+            of_it.map(move |(bridge, address, _)| Written { port, bridge: *bridge, address: *address })
+        };
+        Ok(self.pinned()?.into_iter().flat_map(at).collect())
     }
 
     /// The link-layer addresses that a Sluice pinned to a port: port and address.

@@ -11,8 +11,8 @@ use super::super::rtnl::SYSCTLS;
 use super::binding::{self, Doubt, Locals, Owner};
 use super::classifier::Classifier;
 use super::links::{Link, Looker, Mac};
-use super::neighbour::Neighbours;
-use super::redirect::{Port, Redirect};
+use super::neighbour::{Neighbours, Written};
+use super::redirect::{self, Form, Port, Redirect};
 use super::{Error, Standing, by_index};
 
 /// A port that nobody shows an address behind is named in the log after this: every pod's begins so.
@@ -26,6 +26,8 @@ pub(super) struct Ports {
     held: BTreeMap<u32, Held>,
     /// Ports that are nobody's.
     closed: BTreeMap<u32, Closed>,
+    /// The ports have been looked at: what a former process left is taken up or gone.
+    has_looked: bool,
 }
 
 /// A port that is open for its pod.
@@ -33,9 +35,8 @@ pub(super) struct Ports {
 struct Held {
     link: Link,
     owner: Owner,
+    /// Its link-layer address is the one that is written down.
     port: Port,
-    /// The pod's link-layer address, if it is written down.
-    mac: Option<Mac>,
 }
 
 /// A port that is open for nobody.
@@ -48,12 +49,13 @@ struct Closed {
 }
 
 impl Ports {
-    pub(super) fn open() -> Result<Self, netlink::Error> {
+    pub(super) fn open(form: Form) -> Result<Self, Error> {
         Ok(Self {
-            redirect: Redirect::Classifier(Classifier::open()?),
-            neighbours: Neighbours::open()?,
+            redirect: Redirect::new(form).map_err(Error::NoBpf)?,
+            neighbours: Neighbours::open().map_err(Error::Look)?,
             held: BTreeMap::new(),
             closed: BTreeMap::new(),
+            has_looked: false,
         })
     }
 
@@ -62,9 +64,15 @@ impl Ports {
     }
 
     /// There are no bridges any more.
-    pub(super) fn forget(&mut self) {
-        self.held.clear();
+    pub(super) fn forget(&mut self, links: &[Link]) -> Result<(), Error> {
         self.closed.clear();
+        let is_there = |index: u32| links.iter().any(|link| link.index == index);
+        let mut result = Ok(());
+        for (index, held) in std::mem::take(&mut self.held) {
+            let done = self.release(&held, is_there(index));
+            result = result.and(done);
+        }
+        result
     }
 
     /// Whether there is a port without a pod, and a pod without a port.
@@ -108,20 +116,47 @@ impl Ports {
             note(self.follow(index, links[&index], &links, locals));
         }
         self.closed.retain(|index, closed| links.get(index).is_some_and(|link| is_port(link) && is_same(link, &closed.link)));
-        for (index, link) in links.iter().filter(|(_, link)| is_port(link)) {
-            if !self.held.contains_key(index) && !self.closed.contains_key(index) {
-                self.closed.insert(*index, Closed { link: (*link).clone(), since: Instant::now(), said: None });
-                note(self.take_up(looker, link, &links, locals));
-            }
+        let is_new = |index: &u32| !self.held.contains_key(index) && !self.closed.contains_key(index);
+        let new: Vec<&Link> = links.values().copied().filter(|link| is_port(link) && is_new(&link.index)).collect();
+        // What a former process may have said is only of interest once, and changes no more.
+        let written = match self.has_looked || new.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.neighbours.written().map_err(Error::Look),
+        };
+        let (written, read) = written.map_or_else(|error| (Vec::new(), Err(error)), |written| (written, Ok(())));
+        note(read);
+        for link in &new {
+            self.closed.insert(link.index, Closed { link: (*link).clone(), since: Instant::now(), said: None });
+            note(self.take_up(looker, link, &links, locals, &written));
         }
         note(self.identify(looker, &links, locals));
+        // Not before all are identified: for its pod, a port that a former process opened is open all the while.
+        for link in new {
+            if self.closed.contains_key(&link.index) {
+                note(self.close(link.index, &link.name));
+            }
+        }
+        self.has_looked = true;
         result
     }
 
-    /// A port that is seen for the first time: what a former process said of it holds, if it still fits; else it is closed.
-    fn take_up(&mut self, looker: &mut Looker, link: &Link, links: &BTreeMap<u32, &Link>, locals: &Locals) -> Result<(), Error> {
+    /// A port that is seen for the first time: what a former process said of it holds, if it still fits. That process said it by
+    /// its filters, or by what it wrote down of the pod behind the port.
+    fn take_up(
+        &mut self,
+        looker: &mut Looker,
+        link: &Link,
+        links: &BTreeMap<u32, &Link>,
+        locals: &Locals,
+        written: &[Written],
+    ) -> Result<(), Error> {
         let failed = |source| Error::Redirect { port: link.name.clone(), source };
-        let admitted: Vec<_> = self.redirect.admitted(link.index).map_err(failed)?.into_iter().collect();
+        self.redirect.prepare(link.index).map_err(failed)?;
+        let mut admitted: Vec<_> = self.redirect.admitted(link.index).map_err(failed)?.into_iter().collect();
+        if admitted.is_empty() {
+            let is_of_it = |written: &&Written| (written.port, Some(written.bridge)) == (link.index, link.master);
+            admitted = written.iter().filter(is_of_it).map(|written| written.address).collect();
+        }
         let mut holders = locals.holders(&admitted);
         let is_free = |pod: &PodRef| self.held.values().all(|held| held.owner.pod != *pod);
         if let (Some((pod, mut by)), Some(peer), true) = (holders.pop_first(), link.peer, holders.is_empty())
@@ -130,12 +165,18 @@ impl Ports {
             // While no process looked, the address may have gone to another pod.
             let shown = looker.addresses_at(peer).map_err(Error::Look)?;
             by.retain(|address| shown.contains(address));
-            if by.is_empty() {
-                return self.redirect.clear(link.index).map_err(failed);
+            if !by.is_empty() {
+                return self.bind(looker, link, Owner { pod, by }, links, locals);
             }
-            return self.bind(looker, link, Owner { pod, by }, links, locals);
         }
-        self.redirect.clear(link.index).and_then(|()| self.redirect.prepare(link.index)).map_err(failed)
+        Ok(())
+    }
+
+    /// Takes from a port that is nobody's what lets anything through.
+    fn close(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        let may_admit = self.redirect.may_admit(index);
+        let closed = may_admit.and_then(|may_admit| if may_admit { self.redirect.clear(index) } else { Ok(()) });
+        closed.map_err(|source| Error::Redirect { port: name.to_owned(), source })
     }
 
     /// Asks the other ends of the ports that are nobody's.
@@ -179,12 +220,12 @@ impl Ports {
         };
         let bridge_mac = links.get(&master).and_then(|bridge| bridge.mac);
         let addresses = locals.addresses(&owner.pod);
-        let port = Port { index: link.index, name: link.name.clone(), bridge: master, bridge_mac, addresses };
         let mac = self.usable(mac, link, links);
+        let port = Port { index: link.index, name: link.name.clone(), mac, bridge: master, bridge_mac, addresses };
         self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
         tracing::debug!(port = port.name, pod = %owner.pod, addresses = ?port.addresses, "a pod's port is open");
         self.closed.remove(&link.index);
-        let held = Held { link: link.clone(), owner, port, mac };
+        let held = Held { link: link.clone(), owner, port };
         let written = self.write_down(&held);
         self.held.insert(link.index, held);
         written
@@ -195,7 +236,7 @@ impl Ports {
         let mac = mac?;
         let is_anothers = mac.0[0] & 1 != 0
             || links.values().any(|other| (other.is_bridge() || other.master == link.master) && other.mac == Some(mac))
-            || self.held.values().any(|held| held.link.index != link.index && held.mac == Some(mac));
+            || self.held.values().any(|held| held.link.index != link.index && held.port.mac == Some(mac));
         if is_anothers {
             tracing::warn!(port = link.name, "the pod behind this port has another's link-layer address: it is not written down");
         }
@@ -203,7 +244,7 @@ impl Ports {
     }
 
     fn write_down(&mut self, held: &Held) -> Result<(), Error> {
-        let Some(mac) = held.mac else { return Ok(()) };
+        let Some(mac) = held.port.mac else { return Ok(()) };
         let mut done = self.neighbours.pin(held.port.index, mac);
         for address in &held.port.addresses {
             done = done.and(self.neighbours.settle(held.port.bridge, *address, mac));
@@ -216,19 +257,19 @@ impl Ports {
         let Some(held) = self.held.get_mut(&index) else { return Ok(()) };
         let addresses = locals.addresses(&held.owner.pod);
         held.link = link.clone();
-        held.port.bridge_mac = links.get(&held.port.bridge).and_then(|bridge| bridge.mac).or(held.port.bridge_mac);
-        if addresses == held.port.addresses {
+        let bridge_mac = links.get(&held.port.bridge).and_then(|bridge| bridge.mac).or(held.port.bridge_mac);
+        if addresses == held.port.addresses && bridge_mac == held.port.bridge_mac {
             return Ok(());
         }
         let left: Vec<_> = held.port.addresses.difference(&addresses).copied().collect();
-        held.port.addresses = addresses;
-        let (port, mac) = (held.port.clone(), held.mac);
+        (held.port.addresses, held.port.bridge_mac) = (addresses, bridge_mac);
+        let port = held.port.clone();
         self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
         let failed = |source| Error::Neighbours { port: port.name.clone(), source };
         for address in left {
             self.neighbours.unsettle(port.bridge, address).map_err(failed)?;
         }
-        if let Some(mac) = mac {
+        if let Some(mac) = port.mac {
             for address in &port.addresses {
                 self.neighbours.settle(port.bridge, *address, mac).map_err(failed)?;
             }
@@ -240,11 +281,9 @@ impl Ports {
     fn release(&mut self, held: &Held, is_there: bool) -> Result<(), Error> {
         let Port { index, bridge, name, addresses, .. } = &held.port;
         let failed = |source| Error::Neighbours { port: name.clone(), source };
-        if is_there {
-            self.redirect.clear(*index).map_err(|source| Error::Redirect { port: name.clone(), source })?;
-            if let Some(mac) = held.mac {
-                self.neighbours.unpin(*index, mac).map_err(failed)?;
-            }
+        self.redirect.clear(*index).map_err(|source| Error::Redirect { port: name.clone(), source })?;
+        if let Some(mac) = held.port.mac.filter(|_| is_there) {
+            self.neighbours.unpin(*index, mac).map_err(failed)?;
         }
         for address in addresses {
             self.neighbours.unsettle(*bridge, *address).map_err(failed)?;
@@ -256,16 +295,12 @@ impl Ports {
     /// Puts back what somebody else took from these ports, and takes from those that are nobody's what somebody put there.
     pub(super) fn repair(&mut self, ports: &BTreeSet<u32>) -> Result<(), Error> {
         for index in ports {
-            let failed = |name: &str| {
-                let port = name.to_owned();
-                move |source| Error::Redirect { port, source }
-            };
             if let Some(held) = self.held.get(index) {
-                self.redirect.set(&held.port).map_err(failed(&held.port.name))?;
-            } else if let Some(closed) = self.closed.get(index)
-                && !self.redirect.admitted(*index).map_err(failed(&closed.link.name))?.is_empty()
-            {
-                self.redirect.clear(*index).map_err(failed(&closed.link.name))?;
+                let failed = |source| Error::Redirect { port: held.port.name.clone(), source };
+                self.redirect.set(&held.port).map_err(failed)?;
+            } else if let Some(closed) = self.closed.get(index) {
+                let name = closed.link.name.clone();
+                self.close(*index, &name)?;
             }
         }
         Ok(())
@@ -281,12 +316,13 @@ impl Ports {
             let Some(mut held) = self.held.remove(&index) else { continue };
             let now = held.link.peer.map(|peer| looker.mac_at(peer)).transpose().map_err(Error::Look).map(Option::flatten);
             let done = now.and_then(|now| {
-                if now.is_some() && now != held.mac {
-                    let former = held.mac.take();
-                    held.mac = self.usable(now, &held.link, &links);
-                    if let Some(former) = former.filter(|_| held.mac.is_some()) {
-                        let failed = |source| Error::Neighbours { port: held.port.name.clone(), source };
-                        self.neighbours.unpin(index, former).map_err(failed)?;
+                if now.is_some() && now != held.port.mac {
+                    let former = held.port.mac.take();
+                    held.port.mac = self.usable(now, &held.link, &links);
+                    let name = || held.port.name.clone();
+                    self.redirect.set(&held.port).map_err(|source| Error::Redirect { port: name(), source })?;
+                    if let Some(former) = former.filter(|_| held.port.mac.is_some()) {
+                        self.neighbours.unpin(index, former).map_err(|source| Error::Neighbours { port: name(), source })?;
                     }
                 }
                 self.write_down(&held)
@@ -300,10 +336,11 @@ impl Ports {
     /// Removes all that was ever put on these interfaces, and written down of what is behind them.
     pub(super) fn remove(&mut self, links: &[Link]) -> Result<bool, Error> {
         let mut found = false;
+        let mut classifier = Classifier::open().map_err(Error::Look)?;
         let pinned = self.neighbours.pinned().map_err(Error::Look)?;
         for link in links.iter().filter(|link| !link.is_bridge()) {
-            let failed = |source| Error::Redirect { port: link.name.clone(), source };
-            if !self.redirect.remove(link.index, link.master.is_some()).map_err(failed)? {
+            let failed = |source: netlink::Error| Error::Redirect { port: link.name.clone(), source: source.into() };
+            if !redirect::remove(&mut classifier, link.index, link.master.is_some()).map_err(failed)? {
                 continue;
             }
             found = true;
@@ -312,7 +349,7 @@ impl Ports {
                 self.neighbours.unpin(link.index, *mac).map_err(failed)?;
             }
         }
-        for (bridge, address) in self.neighbours.settled().map_err(Error::Look)? {
+        for (bridge, address, _) in self.neighbours.settled().map_err(Error::Look)? {
             found = true;
             self.neighbours.unsettle(bridge, address).map_err(Error::Look)?;
         }
