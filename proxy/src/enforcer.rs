@@ -179,18 +179,19 @@ impl Enforcer {
         }
         let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
-            // In this order: however many tables come, none of them puts off a look that is due.
+            // In this order: however many tables come, none of them puts off a look that is due. Ports of bridges come last, as
+            // pods can make work of them, and each table looks at them by itself.
             tokio::select! {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
-                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
-                _ = bridges.tick() => self.look_at_bridges(),
                 handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
                 },
                 Some(asks) = asked.recv() => drop(asks.send(self.kernel.counts())),
+                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
+                _ = bridges.tick() => self.look_at_bridges(),
             }
         }
     }
@@ -294,6 +295,7 @@ impl Enforcer {
             tracing::error!("policy routing: {}", crate::error_chain(&error));
         }
         if let (Some(suspects), Some(table)) = (self.unsettled.clone(), self.kernel.in_force().cloned()) {
+            self.kernel.keep_stand();
             let settled = self.settle(&table, Unsettled { suspects, ended: 0 });
             self.note_flows(settled.as_ref().err());
         }

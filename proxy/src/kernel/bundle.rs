@@ -27,6 +27,10 @@ use sluice_policy::{Direction, Protocol};
 
 use super::object::{Family, Field, Key, Set, SetKind, concatenation};
 
+/// The elements of one program's bundles are at most so many when it is written; what is beyond stays in series. Who writes a
+/// policy chooses how often the addresses of a selector are held.
+pub(super) const MOST_ELEMENTS: usize = 32_768;
+
 /// Protocol and port.
 pub(super) type Pair = (Protocol, u16);
 
@@ -112,12 +116,14 @@ pub(super) struct Group {
 }
 
 /// Sorts lines of one action and one tier. Which of them matches first makes no difference.
-pub(super) fn sort(lines: &[Line]) -> Sorted {
+///
+/// `size` says how many addresses a set has, `room` how many elements may be made; what is left of it is yielded too.
+pub(super) fn sort(lines: &[Line], size: impl Fn(SetId) -> usize, room: &mut usize) -> Sorted {
     let mut sorted = Sorted::default();
     for line in lines {
         match &line.peers {
             None => sorted.add_for_everyone(line),
-            Some(peers) => sorted.add_for_peers(line, peers),
+            Some(peers) => sorted.add_for_peers(line, peers, &size, room),
         }
     }
     sorted
@@ -134,10 +140,15 @@ impl Sorted {
         }
     }
 
-    fn add_for_peers(&mut self, line: &Line, peers: &[Peer]) {
+    fn add_for_peers(&mut self, line: &Line, peers: &[Peer], size: impl Fn(SetId) -> usize, room: &mut usize) {
         let sets = || peers.iter().filter_map(|peer| if let Peer::Set(set) = peer { Some(*set) } else { None });
         let blocks: Vec<Peer> = peers.iter().filter(|peer| matches!(peer, Peer::Block { .. })).cloned().collect();
-        let (singles, rest) = split(line.ports.as_deref());
+        let (mut singles, mut rest) = split(line.ports.as_deref());
+        let elements = sets().map(&size).sum::<usize>().saturating_mul(singles.len());
+        match room.checked_sub(elements) {
+            Some(left) => *room = left,
+            None => (singles, rest) = (BTreeSet::new(), line.ports.as_deref().map(in_order)),
+        }
         for set in sets().filter(|_| !singles.is_empty()) {
             self.pairs.entry(set).or_default().extend(&singles);
             self.pairs_rules.insert(line.rule);

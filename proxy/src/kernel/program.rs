@@ -94,7 +94,14 @@ impl Auxiliary {
 
 /// `program` of `table` in `edition`. More than `in_series` lines of one action become a bundle.
 pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: Edition, in_series: usize) -> Rendered {
-    let mut writer = Writer { table, edition, direction: lines.direction, program, rendered: Rendered::default() };
+    let mut writer = Writer {
+        table,
+        edition,
+        direction: lines.direction,
+        program,
+        rendered: Rendered::default(),
+        room: bundle::MOST_ELEMENTS,
+    };
     writer.begin_part();
     writer.push(Rule::new([expr::state(expr::NEW | expr::INVALID), expr::not_a_bare_syn()], &Verdict::Drop));
     let passes = lines.lines.iter().any(|line| line.action == LineAction::Pass);
@@ -134,6 +141,8 @@ struct Writer<'t> {
     direction: Direction,
     program: ProgramId,
     rendered: Rendered,
+    /// For so many more elements of bundles.
+    room: usize,
 }
 
 impl Writer<'_> {
@@ -216,7 +225,11 @@ impl Writer<'_> {
     /// Lines of one action, and few rules.
     fn bundle(&mut self, lines: &[Line]) {
         let action = lines[0].action;
-        let sorted = bundle::sort(lines);
+        let table = self.table;
+        // Counted no further than there is room.
+        let size = |set| table.addresses(set).take(bundle::MOST_ELEMENTS + 1).count();
+        let mut room = self.room;
+        let sorted = bundle::sort(lines, size, &mut room);
         let anyone = [Alternative::anything()];
         let all = |rules: &BTreeSet<RuleId>| rules.iter().copied().collect::<Vec<_>>();
         if !sorted.everyone.anywhere.is_empty() {
@@ -230,14 +243,22 @@ impl Writer<'_> {
             self.rules(&all(&sorted.pairs_rules), action, &peers, &anyone);
         }
         for (ports, Group { sets, blocks, rules }) in sorted.groups {
-            let mut peers = self.peers(Some(&blocks));
-            if !sets.is_empty() {
+            let elements = sets.iter().map(|set| size(*set)).sum::<usize>();
+            let left = room.checked_sub(elements).filter(|_| sets.len() > 1);
+            let mut peers = blocks;
+            if left.is_none() {
+                peers.extend(sets.iter().map(|set| Peer::Set(*set)));
+            }
+            let mut peers = self.peers(Some(&peers));
+            if let Some(left) = left {
+                room = left;
                 let members = sets.into_iter().map(|set| (set, BTreeSet::new())).collect();
                 peers.extend(self.bundled(BundleKind::Union, members));
             }
             let ports = self.ports(ports.as_deref());
             self.rules(&all(&rules), action, &peers, &ports);
         }
+        self.room = room;
     }
 
     fn bundled(&mut self, kind: BundleKind, members: BTreeMap<SetId, BTreeSet<bundle::Pair>>) -> Vec<Alternative> {

@@ -66,6 +66,29 @@ fn a_state_larger_than_the_send_buffer_is_filled_in_parts_and_switched_to_at_onc
     assert_eq!(elements(&ns), usize::try_from(PEERS).expect("a small number"));
 }
 
+#[test]
+fn more_revoked_flows_than_fit_into_one_transaction_hold_up_no_table() {
+    let Some(ns) = namespace("many-revoked") else { return };
+    let table = table();
+    let mut kernel = ns.run(|| Kernel::open(Config::default())).expect("nftables");
+    kernel.channel.set_limit_bytes(20_000);
+    // A table that this buffer takes in parts, and whose switch it takes whole.
+    kernel.channel.set_buffer_bytes(100_000);
+    let end = |port: u16| (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), port);
+    let revoked: Vec<Revocation> = (1..=4_000)
+        .map(|port| Revocation {
+            protocol: Protocol::Udp,
+            source: end(port),
+            destination: (Ipv4Addr::new(11, 0, 0, 1).into(), 53),
+        })
+        .collect();
+    for touched in [None, Some(Touched::default())] {
+        ns.run(|| kernel.apply(&table, touched.as_ref(), &revoked)).expect("in parts");
+        let listing = ns.exec("nft", &["list", "set", "inet", "sluice", "revoked_v4"]).expect("nft reads it");
+        assert_eq!(listing.matches("udp . 10.0.0.1 .").count(), revoked.len());
+    }
+}
+
 /// Some messages of a replacement are too large for this buffer, but not the first ones, and none of a sweep.
 fn impede(kernel: &mut Kernel) {
     kernel.channel.set_limit_bytes(4_000);

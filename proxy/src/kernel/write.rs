@@ -98,7 +98,9 @@ impl Kernel {
         // Those of a former process too.
         let cutting = held.revoked || !revocations.is_empty();
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting);
-        revoke(&mut replacement.switch, revocations);
+        // Any pod may have opened any number of flows, so they don't belong into the transaction that can't be split: closed a moment
+        // early, they are closed.
+        revoke(&mut replacement.fill, revocations);
         if self.installed.is_none() {
             // Elements keep the limit that they began with, and the configuration may be another one since.
             for set in denied::sets(&self.config) {

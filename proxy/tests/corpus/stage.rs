@@ -34,6 +34,8 @@ pub(crate) struct Stage {
     world: World,
     enforced: Vec<Enforced>,
     pods: BTreeMap<PodRef, Placed>,
+    /// The Pod objects: one may wait for an address that another has.
+    wanted: BTreeMap<PodRef, PodObject>,
     outside: BTreeSet<IpAddr>,
     /// How many pods have been put on a node in turn.
     turn: usize,
@@ -90,8 +92,15 @@ impl Stage {
             Layout::TwoNodes => &["node-1", "node-2"],
         };
         names.extend(spare.iter().map(|name| (Arc::from(*name), Vec::new())));
-        let mut stage =
-            Self { net, world: World::new(), enforced: Vec::new(), pods: BTreeMap::new(), outside: BTreeSet::new(), turn: 0 };
+        let mut stage = Self {
+            net,
+            world: World::new(),
+            enforced: Vec::new(),
+            pods: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            outside: BTreeSet::new(),
+            turn: 0,
+        };
         for (name, mut addresses) in names {
             addresses.sort_unstable();
             addresses.dedup();
@@ -108,11 +117,21 @@ impl Stage {
         let mut edits = state.edits.clone();
         for edit in &mut edits {
             match edit {
-                Edit::Put(Object::Pod(pod)) => self.place(pod)?,
+                Edit::Put(Object::Pod(pod)) => {
+                    self.place(pod)?;
+                    self.wanted.insert(pod.reference.clone(), pod.clone());
+                }
                 Edit::Put(Object::Node(node)) => self.complete(node),
-                Edit::Remove(Key::Pod(pod)) => self.vacate(pod)?,
+                Edit::Remove(Key::Pod(pod)) => {
+                    self.vacate(pod)?;
+                    self.wanted.remove(pod);
+                }
                 _ => {}
             }
+        }
+        // Whoever had to wait for an address that another has given up.
+        for mut pod in self.wanted.values().cloned().collect::<Vec<_>>() {
+            self.place(&mut pod)?;
         }
         self.apply(edits)
     }

@@ -81,6 +81,9 @@ const BURST: Duration = Duration::from_millis(40);
 /// So many failures in a row are put down to interfaces that come and go.
 const MOST_EXCUSES: usize = 20;
 
+/// After a look, so many times what it took until the next one, but for those that a table asks for.
+const RESTS: u32 = 3;
+
 /// Why the bridges are not as they should be. What isn't opened is closed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -134,6 +137,7 @@ pub struct Bridges {
     is_due: bool,
     changed: Instant,
     asked: Instant,
+    rest: Duration,
     watched: Instant,
     swept: Instant,
 }
@@ -172,6 +176,7 @@ impl Bridges {
             is_due: true,
             changed: now,
             asked: now,
+            rest: Duration::ZERO,
             watched: now,
             swept: now,
         })
@@ -207,6 +212,10 @@ impl Bridges {
         }
         let happened = self.events.drain().map_err(Error::Look)?;
         let now = Instant::now();
+        if now.duration_since(self.asked) < self.rest {
+            self.heard.add(happened);
+            return Ok(self.standing());
+        }
         let sweeps = now.duration_since(self.swept) >= SWEEP;
         self.heard.add(happened);
         if self.is_due || sweeps || self.concerns(&self.heard) {
@@ -267,7 +276,11 @@ impl Bridges {
 
     /// Pods come and go while their ports are looked at: what fails for that is no failure, and is made again by the next look.
     fn look(&mut self, from: From) -> Result<Standing, Error> {
+        let begun = Instant::now();
         let looked = self.look_once(from);
+        // Pods can make a look long: most of the time is for others.
+        self.asked = Instant::now();
+        self.rest = begun.elapsed() * RESTS;
         match looked {
             Ok(()) => self.excused = 0,
             Err(error) => {
