@@ -219,8 +219,14 @@ fn a_denial_names_policy_rule_direction_and_pods() {
     }
     // What was allowed has no record.
     assert!(watch.records().iter().all(|record| record["verdict"] == "deny"));
+    // The counters are read now and then.
+    let denials = r#"sluice_kernel_denials_total{reason="NoRuleMatched",direction="ingress"}"#;
+    assert!(
+        sluice_testnet::wait_until(std::time::Duration::from_secs(10), || watch.metrics().contains(denials)),
+        "{}",
+        watch.metrics()
+    );
     let metrics = watch.metrics();
-    assert!(metrics.contains(r#"sluice_kernel_denials_total{reason="NoRuleMatched",direction="ingress"}"#), "{metrics}");
     assert!(metrics.contains("sluice_kernel_log_listening 1"), "{metrics}");
 }
 
