@@ -151,7 +151,7 @@ fn a_forged_source_gains_nothing() {
         assert_eq!(arrived(&inbox).as_deref(), Some("the node"));
     }
     // The same packet does arrive where no rule stops it: the test can fail.
-    stage.unguard();
+    stage.disarm();
     let inbox = listen(backend.ns(), at(backend.addresses()[1], 7777));
     forge(other.ns(), at(frontend.addresses()[1], 2), at(backend.addresses()[1], 7777), &[], "unguarded");
     assert_eq!(arrived(&inbox).as_deref(), Some("unguarded"));

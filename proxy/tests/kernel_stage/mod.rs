@@ -230,6 +230,11 @@ impl Stage {
         }
     }
 
+    /// Takes away all that Sluice put into the kernel: filters of a bridge's ports in BPF judge by themselves.
+    pub fn disarm(&self) {
+        self.node.ns().run(Kernel::cleanup).expect("everything goes");
+    }
+
     /// What `nft list ruleset` prints on the node.
     pub fn listing(&self) -> String {
         self.node.ns().exec("nft", &["-s", "list", "ruleset"]).expect("nft reads the ruleset")
