@@ -12,8 +12,8 @@ use sluice_policy::table::LineAction;
 use sluice_policy::verdict::NamedRule;
 use sluice_policy::{Direction, Table};
 
-use super::inquiry::{self, attribute, is_text, within};
-use super::netlink::{Attributes, Error, Socket};
+use super::inquiry::{self, attribute, is_text};
+use super::netlink::{self, Attributes, Error, Socket};
 use super::program::{Counted, Rendered};
 use super::transaction::TABLE;
 
@@ -204,8 +204,8 @@ fn read(socket: &mut Socket, chain: Option<&str>) -> Result<BTreeMap<String, Vec
 /// Of the first counter among a rule's expressions.
 fn counter(expressions: &[u8]) -> Option<u64> {
     Attributes(expressions).find_map(|(_, expression)| {
-        let counts = is_text(within(expression, NFTA_EXPR_NAME)?, "counter");
-        let data = within(expression, NFTA_EXPR_DATA).filter(|_| counts)?;
-        within(data, NFTA_COUNTER_PACKETS).and_then(inquiry::number)
+        let counts = is_text(netlink::attribute(expression, NFTA_EXPR_NAME)?, "counter");
+        let data = netlink::attribute(expression, NFTA_EXPR_DATA).filter(|_| counts)?;
+        netlink::attribute(data, NFTA_COUNTER_PACKETS).and_then(inquiry::number)
     })
 }

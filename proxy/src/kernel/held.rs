@@ -8,7 +8,7 @@ use nix::sys::socket::SockProtocol;
 use super::Stand;
 use super::inquiry;
 use super::names;
-use super::netlink::{Error, Socket};
+use super::netlink::{self, Error, Socket};
 use super::object::Family;
 use super::transaction::TABLE;
 
@@ -54,7 +54,7 @@ impl Held {
 pub(super) fn stand(socket: &mut Socket) -> Result<Option<Stand>, Error> {
     let lists = elements(socket, names::STAND, |list| {
         // NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE.
-        let key = [1, 1, 1].into_iter().try_fold(list, inquiry::within)?;
+        let key = [1, 1, 1].into_iter().try_fold(list, netlink::attribute)?;
         Stand::from_key(key)
     });
     match lists {
@@ -80,7 +80,7 @@ fn priorities(socket: &mut Socket) -> Result<BTreeMap<String, i32>, Error> {
         let table = inquiry::attribute(body, 1).filter(|_| is_ours)?;
         // NFTA_CHAIN_HOOK, in it NFTA_HOOK_PRIORITY.
         let hook = inquiry::attribute(body, 4).filter(|_| inquiry::is_text(table, TABLE))?;
-        let priority = inquiry::within(hook, 2)?;
+        let priority = netlink::attribute(hook, 2)?;
         Some((inquiry::text(inquiry::attribute(body, 3)?)?, i32::from_be_bytes(*priority.first_chunk()?)))
     })?;
     Ok(found.into_iter().collect())

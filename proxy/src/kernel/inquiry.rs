@@ -1,6 +1,6 @@
 //! Questions about tables, ours above all: the messages of `linux/netfilter/nf_tables.h`, and how their answers are read.
 
-use super::netlink::{Attributes, Message, flags};
+use super::netlink::{self, Message, flags};
 use super::transaction::TABLE;
 
 pub(super) const NEW_TABLE: u16 = message_type(0);
@@ -59,12 +59,7 @@ pub(super) fn is_inet(body: &[u8]) -> bool {
 
 /// An attribute of an answer.
 pub(super) fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    within(body.get(FIXED_BYTES..)?, wanted)
-}
-
-/// An attribute inside another.
-pub(super) fn within(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+    netlink::attribute(body.get(FIXED_BYTES..)?, wanted)
 }
 
 /// A number of 64 bits, which nftables says in network order.

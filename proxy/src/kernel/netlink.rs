@@ -141,6 +141,11 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
+/// The value of the first attribute of a kind.
+pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(attributes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
 /// An integer of an attribute's value in host byte order; `None` if the value is too short.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))

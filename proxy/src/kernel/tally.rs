@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::inquiry;
-use super::netlink::{Attributes, Error, Message, Socket, flags};
+use super::netlink::{Attributes, Error, Message, Socket, attribute, flags};
 use super::site::{Budget, Site, Subject};
 use super::transaction::TABLE;
 
@@ -38,10 +38,9 @@ impl Tallies {
         let mut request = Message::new(inquiry::GET_OBJECT, flags::DUMP, &[inquiry::NFPROTO_INET, 0, 0, 0]);
         request.put(1, format!("{TABLE}\0").as_bytes());
         let read = self.socket.dump(request, |kind, body| {
-            let attributes = Attributes(body.get(inquiry::FIXED_BYTES..)?);
-            let name = find(attributes, 2).filter(|_| kind == inquiry::NEW_OBJECT)?;
+            let name = inquiry::attribute(body, 2).filter(|_| kind == inquiry::NEW_OBJECT)?;
             let site = Site::of_name(std::str::from_utf8(name.strip_suffix(&[0]).unwrap_or(name)).ok()?)?;
-            Some((site, packets(find(attributes, 4)?)?))
+            Some((site, packets(inquiry::attribute(body, 4)?)?))
         });
         unless_absent(read)
     }
@@ -54,7 +53,7 @@ impl Tallies {
             let mut request = Message::new(inquiry::GET_ELEMENTS, flags::DUMP, &[inquiry::NFPROTO_INET, 0, 0, 0]);
             request.put(1, format!("{TABLE}\0").as_bytes()).put(2, format!("{set}\0").as_bytes());
             let lists = unless_absent(self.socket.dump(request, |kind, body| {
-                let list = find(Attributes(body.get(inquiry::FIXED_BYTES..)?), 3).filter(|_| kind == inquiry::NEW_ELEMENTS)?;
+                let list = inquiry::attribute(body, 3).filter(|_| kind == inquiry::NEW_ELEMENTS)?;
                 Some(Attributes(list).filter_map(|(_, element)| tally(element, budget)).collect::<Vec<_>>())
             }))?;
             tallies.extend(lists.into_iter().flatten());
@@ -71,30 +70,24 @@ fn unless_absent<T>(read: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
     }
 }
 
-fn find<'a>(mut attributes: Attributes<'a>, wanted: u16) -> Option<&'a [u8]> {
-    attributes.find_map(|(kind, value)| (kind == wanted).then_some(value))
-}
-
 /// One element: `NFTA_SET_ELEM_KEY`, `_EXPIRATION` and `_EXPRESSIONS`.
 fn tally(element: &[u8], budget: Budget) -> Option<Tally> {
-    let attributes = Attributes(element);
-    let key = find(Attributes(find(attributes, 1)?), 1)?;
+    let key = attribute(attribute(element, 1)?, 1)?;
     let subject = match (budget, <[u8; 4]>::try_from(key), <[u8; 16]>::try_from(key)) {
         (Budget::Interface, Ok(number), _) => Subject::Interface(u32::from_ne_bytes(number)),
         (_, Ok(octets), _) => Subject::Address(IpAddr::from(octets)),
         (_, _, Ok(octets)) => Subject::Address(IpAddr::from(octets)),
         _ => return None,
     };
-    let counter = Attributes(find(attributes, 11)?).find_map(|(_, expression)| {
+    let counter = Attributes(attribute(element, 11)?).find_map(|(_, expression)| {
         // NFTA_EXPR_NAME and _DATA.
-        let expression = Attributes(expression);
-        (find(expression, 1)? == b"counter\0").then(|| find(expression, 2)).flatten()
+        (attribute(expression, 1)? == b"counter\0").then(|| attribute(expression, 2)).flatten()
     })?;
-    let expires = find(attributes, 5).and_then(|ms| ms.first_chunk()).map_or(0, |ms| u64::from_be_bytes(*ms));
+    let expires = attribute(element, 5).and_then(|ms| ms.first_chunk()).map_or(0, |ms| u64::from_be_bytes(*ms));
     Some(Tally { subject, packets: packets(counter)?, expires: Duration::from_millis(expires) })
 }
 
 /// `NFTA_COUNTER_PACKETS`
 fn packets(counter: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(*find(Attributes(counter), 2)?.first_chunk()?))
+    Some(u64::from_be_bytes(*attribute(counter, 2)?.first_chunk()?))
 }

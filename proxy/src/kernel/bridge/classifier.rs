@@ -20,10 +20,10 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use super::super::netlink::{self, Message, flags, u32_at};
+use super::super::netlink::{self, Message, attribute, flags, u32_at};
 use super::super::object::{Family, octets};
 use super::ingress::{
-    DELETE_FILTER, FIXED_BYTES, GET_FILTER, INGRESS, Ingress, KIND, NEW_FILTER, OPTIONS, find, fixed, gone_is_done, nothing_there,
+    DELETE_FILTER, FIXED_BYTES, GET_FILTER, INGRESS, Ingress, KIND, NEW_FILTER, OPTIONS, fixed, gone_is_done, nothing_there,
 };
 use super::redirect::Port;
 
@@ -283,8 +283,8 @@ fn selector(keys: &[Key]) -> Vec<u8> {
 /// A filter and its place. None for the list that it is in, which is described like a filter.
 fn decode(body: &[u8]) -> Option<(u32, Filter)> {
     let node = u32_at(body, 8)? & NODE_MASK;
-    let options = find(body.get(FIXED_BYTES..)?, OPTIONS)?;
-    let selector = find(options, U32_SELECTOR)?;
+    let options = attribute(body.get(FIXED_BYTES..)?, OPTIONS)?;
+    let selector = attribute(options, U32_SELECTOR)?;
     let mut keys: Vec<Key> = selector
         .get(SELECTOR_BYTES..)?
         .chunks_exact(KEY_BYTES)
@@ -294,13 +294,13 @@ fn decode(body: &[u8]) -> Option<(u32, Filter)> {
         })
         .collect();
     let is_terminal = selector.first()? & TERMINAL != 0;
-    let to = match find(options, U32_ACTIONS) {
+    let to = match attribute(options, U32_ACTIONS) {
         None => None,
         Some(actions) => {
             let parameters = || {
-                let action = find(actions, 1)?;
-                let is_mirred = find(action, ACTION_KIND)?.starts_with(b"mirred\0");
-                let parameters = find(find(action, ACTION_OPTIONS)?, MIRRED_PARAMETERS)?;
+                let action = attribute(actions, 1)?;
+                let is_mirred = attribute(action, ACTION_KIND)?.starts_with(b"mirred\0");
+                let parameters = attribute(attribute(action, ACTION_OPTIONS)?, MIRRED_PARAMETERS)?;
                 (is_mirred && u32_at(parameters, 20)? == TO_INGRESS).then(|| u32_at(parameters, 24)).flatten()
             };
             // Another action than ours is a redirect to nowhere, and so unlike any that is wanted.

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::super::netlink::{self, Attributes, Message, Socket, flags, u32_at};
+use super::super::netlink::{self, Message, Socket, attribute, flags, u32_at};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
 const NEW_QDISC: u16 = 36;
@@ -62,9 +62,9 @@ impl Ingress {
                 && u32_at(body, 4)? == index
                 && (u32_at(body, 8)?, u32_at(body, 16)?) == (PROGRAM_HANDLE, PROGRAM_INFO);
             let attributes = body.get(FIXED_BYTES..).filter(|_| is_there)?;
-            let is_bpf = find(attributes, KIND)?.starts_with(b"bpf\0");
+            let is_bpf = attribute(attributes, KIND)?.starts_with(b"bpf\0");
             // As libbpf names it: behind the name comes the kernel's number of the program.
-            let name = find(find(attributes, OPTIONS)?, BPF_NAME)?.strip_prefix(PROGRAM_NAME)?;
+            let name = attribute(attribute(attributes, OPTIONS)?, BPF_NAME)?.strip_prefix(PROGRAM_NAME)?;
             (is_bpf && matches!(name.first(), None | Some(0 | b':'))).then_some(())
         });
         Ok(!nothing_there(found)?.is_empty())
@@ -93,7 +93,7 @@ impl Ingress {
         let request = Message::new(GET_QDISC, flags::DUMP, &fixed(index, 0, 0, 0));
         let found = self.socket.dump(request, |kind, body| {
             let is_it = kind == NEW_QDISC && u32_at(body, 4)? == index;
-            (is_it && find(body.get(FIXED_BYTES..)?, KIND)?.starts_with(b"clsact")).then_some(())
+            (is_it && attribute(body.get(FIXED_BYTES..)?, KIND)?.starts_with(b"clsact")).then_some(())
         });
         Ok(!nothing_there(found)?.is_empty())
     }
@@ -111,10 +111,6 @@ pub(super) fn fixed(index: u32, handle: u32, parent: u32, info: u32) -> [u8; FIX
         bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
     }
     bytes
-}
-
-pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// An interface that is gone, or has no queueing discipline for filters, has no filters.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::super::inquiry;
-use super::super::netlink::{Attributes, Error, Message, Socket, flags};
-use super::expression::{self, attribute, name, number};
+use super::super::netlink::{Attributes, Error, Message, Socket, attribute, flags};
+use super::expression::{self, name, number};
 use super::known;
 use super::packet::Hook;
 use super::ruleset::{Base, Chain, Elements, Rule, Ruleset, TableFamily, TableName, Verdict};

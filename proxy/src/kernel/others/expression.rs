@@ -2,15 +2,10 @@
 //!
 //! What a register holds after an expression that isn't followed is not known; a condition that isn't followed may hold or not.
 
-use super::super::netlink::Attributes;
+use super::super::netlink::{Attributes, attribute};
 use super::packet::Field;
 use super::ruleset::{Register, Step, Verdict};
 use super::xtables;
-
-/// The value of the first attribute of a kind.
-pub(super) fn attribute(within: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(within).find_map(|(kind, value)| (kind == wanted).then_some(value))
-}
 
 /// A number in network byte order, as nftables has them.
 pub(super) fn number(within: &[u8], wanted: u16) -> Option<u32> {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::super::netlink::{Attributes, Error, Message, Socket, flags, u32_at};
+use super::super::netlink::{Error, Message, Socket, attribute, flags, u32_at};
 use super::super::object::octets;
 
 /// `linux/rtnetlink.h`, `linux/if_link.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
@@ -141,10 +141,6 @@ fn link(body: &[u8]) -> Option<Link> {
     let attributes = body.get(rtm::LINK_BYTES..)?;
     let kind = attribute(attributes, rtm::LINK_INFO).and_then(|info| attribute(info, rtm::LINK_KIND)).map(text);
     Some(Link { index: u32_at(body, 4)?, name: text(attribute(attributes, rtm::LINK_NAME)?), kind })
-}
-
-fn attribute(within: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(within).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 fn text(value: &[u8]) -> String {
