@@ -1,14 +1,13 @@
 //! Pods on a bridge, with real packets: what is judged, what goes to the proxy, and what a bridge goes on to carry.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
-
 mod kernel_stage;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use kernel_stage::frame::{self, Ear, TO_ALL};
+use kernel_stage::proxy::{accept, listen};
 use kernel_stage::{SILENCE, Stage, bridges, edits, ip, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::bridge::Form;
@@ -100,35 +99,6 @@ fn what_a_policy_allows_passes_and_the_rest_does_not() {
     }
 }
 
-/// The proxy's listener: transparent, on the loopback address of the family.
-fn proxy(ns: &Netns, like: IpAddr) -> TcpListener {
-    let address: SocketAddr = if like.is_ipv4() { "127.0.0.1:15001" } else { "[::1]:15001" }.parse().unwrap();
-    ns.run(|| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.set_ip_transparent_v4(true).unwrap();
-        socket.bind(&address.into()).unwrap();
-        socket.listen(16).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket.into()
-    })
-}
-
-fn accept(listener: &TcpListener) -> Option<TcpStream> {
-    for _ in 0..50 {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).unwrap();
-                stream.set_read_timeout(Some(SILENCE)).unwrap();
-                return Some(stream);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    None
-}
-
 #[test]
 fn what_has_to_be_read_reaches_the_proxy_with_both_addresses() {
     if !possible() {
@@ -140,9 +110,9 @@ fn what_has_to_be_read_reaches_the_proxy_with_both_addresses() {
         for family in 0..2 {
             let (from, to) = (frontend.addresses()[family], SocketAddr::new(backend.addresses()[family], 80));
             assert!(frontend.ns().tcp_connect(Some(from), to, SILENCE).is_err(), "nobody listens: closed");
-            let listener = proxy(ns, to.ip());
+            let listener = listen(ns, to.ip());
             let mut client = frontend.ns().tcp_connect(Some(from), to, SILENCE).unwrap();
-            let mut taken = accept(&listener).expect("the proxy gets the connection");
+            let mut taken = accept(&listener, Some(SILENCE)).expect("the proxy gets the connection");
             assert_eq!((taken.local_addr().unwrap(), taken.peer_addr().unwrap()), (to, client.local_addr().unwrap()));
             client.write_all(b"ping").unwrap();
             let mut word = [0; 4];

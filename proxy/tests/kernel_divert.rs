@@ -4,10 +4,11 @@
 
 mod kernel_stage;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use kernel_stage::proxy::{accept, listen, transparent};
 use kernel_stage::{Stage, edits, ip, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::conntrack::Conntrack;
@@ -69,25 +70,6 @@ fn scene() -> Scene {
     Scene { stage, frontend, backend, deaf }
 }
 
-/// The proxy's listener: transparent, on the loopback address of the family.
-fn proxy(ns: &Netns, like: IpAddr) -> TcpListener {
-    let address: SocketAddr = if like.is_ipv4() { "127.0.0.1:15001" } else { "[::1]:15001" }.parse().unwrap();
-    ns.run(|| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        transparent(&socket);
-        socket.bind(&address.into()).unwrap();
-        socket.listen(16).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket.into()
-    })
-}
-
-/// IP_TRANSPARENT is one flag for both families, and an IPv6 socket takes it at the level of IPv4 too.
-fn transparent(socket: &Socket) {
-    socket.set_ip_transparent_v4(true).unwrap();
-}
-
 /// A connection from `source`; port 0 leaves the port to the kernel.
 fn connect(ns: &Netns, source: SocketAddr, to: SocketAddr, as_proxy: bool) -> std::io::Result<TcpStream> {
     ns.run(|| {
@@ -102,21 +84,6 @@ fn connect(ns: &Netns, source: SocketAddr, to: SocketAddr, as_proxy: bool) -> st
         stream.set_read_timeout(Some(WAIT))?;
         Ok(stream)
     })
-}
-
-fn accept(listener: &TcpListener) -> Option<TcpStream> {
-    for _ in 0..50 {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).unwrap();
-                stream.set_read_timeout(Some(WAIT)).unwrap();
-                return Some(stream);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    None
 }
 
 fn labelled(ns: &Netns, client: SocketAddr) -> bool {
@@ -135,9 +102,9 @@ fn a_flow_to_inspect_reaches_the_listener_with_its_destination() {
         let (from, to) = (SocketAddr::new(ip(from), 0), SocketAddr::new(ip(to), 8080));
         // Nobody listens: closed.
         assert!(connect(frontend.ns(), from, to, false).is_err());
-        let listener = proxy(ns, to.ip());
+        let listener = listen(ns, to.ip());
         let mut client = connect(frontend.ns(), from, to, false).unwrap_or_else(|e| panic!("{e}\n{}", stage.listing()));
-        let mut taken = accept(&listener).expect("the proxy gets the connection");
+        let mut taken = accept(&listener, Some(WAIT)).expect("the proxy gets the connection");
         assert_eq!(taken.local_addr().unwrap(), to);
         assert_eq!(taken.peer_addr().unwrap(), client.local_addr().unwrap());
         client.write_all(b"ping").unwrap();
@@ -167,10 +134,10 @@ fn a_denial_at_the_other_end_beats_inspection_and_other_protocols_are_not_divert
         return;
     }
     let Scene { stage, frontend, deaf, .. } = scene();
-    let listener = proxy(stage.node.ns(), ip("10.0.1.3"));
+    let listener = listen(stage.node.ns(), ip("10.0.1.3"));
     let to = SocketAddr::new(deaf.addresses()[0], 8080);
     assert!(connect(frontend.ns(), SocketAddr::new(ip("10.0.1.1"), 0), to, false).is_err());
-    assert!(accept(&listener).is_none(), "the proxy got a connection that the destination denies");
+    assert!(accept(&listener, Some(WAIT)).is_none(), "the proxy got a connection that the destination denies");
     stage.expect(&[
         (&frontend, "10.0.1.3", 53, Udp, false),
         (&frontend, "10.0.1.2", 53, Udp, false),
@@ -187,7 +154,7 @@ fn the_proxys_port_is_nobodys_door() {
     let Scene { stage, frontend, .. } = scene();
     let ns = stage.node.ns();
     ns.sysctl("ipv4/conf/all/route_localnet", "1").unwrap();
-    let listeners = [proxy(ns, ip("10.0.1.1")), proxy(ns, ip("fd00:1::1"))];
+    let listeners = [listen(ns, ip("10.0.1.1")), listen(ns, ip("fd00:1::1"))];
     frontend.ns().sysctl("ipv4/conf/all/route_localnet", "1").unwrap();
     frontend.ns().exec("ip", &["route", "flush", "table", "local", "127.0.0.0/8"]).ok();
     let mut targets: Vec<IpAddr> = stage.node.addresses().to_vec();
@@ -197,7 +164,7 @@ fn the_proxys_port_is_nobodys_door() {
         let to = SocketAddr::new(target, 15001);
         assert!(connect(frontend.ns(), SocketAddr::new(ip(source), 0), to, false).is_err(), "{to}");
     }
-    assert!(listeners.iter().all(|l| accept(l).is_none()));
+    assert!(listeners.iter().all(|l| accept(l, Some(WAIT)).is_none()));
 }
 
 #[test]
@@ -241,9 +208,9 @@ fn answers_of_a_server_on_the_node_come_back_to_the_proxy() {
         let mut word = [0; 5];
         upstream.read_exact(&mut word).unwrap();
         // And the client leg to the same server goes to the proxy.
-        let listener = proxy(ns, *node);
+        let listener = listen(ns, *node);
         let client = connect(frontend.ns(), from, server.local_addr().unwrap(), false).unwrap();
-        let proxied = accept(&listener).expect("diverted");
+        let proxied = accept(&listener, Some(WAIT)).expect("diverted");
         assert_eq!(proxied.local_addr().unwrap(), server.local_addr().unwrap());
         drop(client);
     }
@@ -276,9 +243,9 @@ fn a_flow_whose_tracking_begins_anew_stays_the_proxys() {
     for family in 0..2 {
         let from = SocketAddr::new(frontend.addresses()[family], 0);
         let to = SocketAddr::new(backend.addresses()[family], 8080);
-        let listener = proxy(ns, to.ip());
+        let listener = listen(ns, to.ip());
         let mut client = connect(frontend.ns(), from, to, false).unwrap();
-        let mut taken = accept(&listener).unwrap();
+        let mut taken = accept(&listener, Some(WAIT)).unwrap();
         let tuple = client.local_addr().unwrap();
         // Taken up again by the client's packet, and answered by the proxy: the next one is that of an established flow.
         forget_all(ns);

@@ -4,12 +4,13 @@
 
 mod kernel_stage;
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kernel_stage::proxy::{accept, listen};
 use kernel_stage::{Stage, edits, ip, possible};
 use prometheus_client::registry::Registry;
 use sluice_policy::Table;
@@ -20,7 +21,6 @@ use sluice_proxy::feed::{Extent, Handover};
 use sluice_proxy::metrics::Metrics;
 use sluice_testnet::Protocol::Tcp;
 use sluice_testnet::{Netns, Pod, wait_until};
-use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// `b` takes requests at 8080 that the proxy must read, and connections at 80.
@@ -116,24 +116,10 @@ fn scene(settings: &[&str], before: impl FnOnce(&Netns)) -> Option<Scene> {
     let _b = stage.pod("production/b", &["10.0.1.2"]);
     stage.engine.edit(edits(OBJECTS));
     before(stage.node.ns());
-    let proxy = listen(stage.node.ns());
+    let proxy = listen(stage.node.ns(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let running = Running::start(&stage, &config);
     running.hand_over(&stage.engine.table);
     Some(Scene { stage, running, a, proxy })
-}
-
-/// As the proxy listens.
-fn listen(ns: &Netns) -> TcpListener {
-    let address: SocketAddr = "127.0.0.1:15001".parse().unwrap();
-    ns.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.set_ip_transparent_v4(true).unwrap();
-        socket.bind(&address.into()).unwrap();
-        socket.listen(16).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket.into()
-    })
 }
 
 impl Scene {
@@ -141,16 +127,9 @@ impl Scene {
     fn proxied(&self) -> Option<(TcpStream, TcpStream)> {
         let to = SocketAddr::new(ip("10.0.1.2"), 8080);
         let client = self.a.ns().tcp_connect(None, to, Duration::from_millis(500)).ok()?;
-        for _ in 0..50 {
-            match self.proxy.accept() {
-                Ok((taken, _)) => {
-                    assert_eq!(taken.local_addr().unwrap(), to);
-                    taken.set_nonblocking(false).unwrap();
-                    return Some((client, taken));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
-                Err(error) => panic!("{error}"),
-            }
+        if let Some(taken) = accept(&self.proxy, None) {
+            assert_eq!(taken.local_addr().unwrap(), to);
+            return Some((client, taken));
         }
         panic!("connected, and not to the proxy\n{}", self.stage.listing());
     }

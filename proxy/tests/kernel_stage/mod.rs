@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod packet;
+pub mod proxy;
 pub mod running;
 
 use std::net::IpAddr;

@@ -1,0 +1,44 @@
+//! What stands in for the proxy: its listener, and the connections that the kernel hands it.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use sluice_testnet::Netns;
+use socket2::{Domain, Socket, Type};
+
+/// The proxy's listener: transparent, on the loopback address of the family.
+pub fn listen(ns: &Netns, like: IpAddr) -> TcpListener {
+    let address: SocketAddr = if like.is_ipv4() { "127.0.0.1:15001" } else { "[::1]:15001" }.parse().expect("an address");
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        transparent(&socket);
+        socket.bind(&address.into())?;
+        socket.listen(16)?;
+        socket.set_nonblocking(true)?;
+        std::io::Result::Ok(socket.into())
+    };
+    ns.run(listen).expect("the proxy's port is free")
+}
+
+/// IP_TRANSPARENT is one flag for both families, and an IPv6 socket takes it at the level of IPv4 too.
+pub fn transparent(socket: &Socket) {
+    socket.set_ip_transparent_v4(true).expect("the right to be transparent");
+}
+
+/// The next connection, if one comes within half a second. Reading from it gives up after `patience`.
+pub fn accept(listener: &TcpListener, patience: Option<Duration>) -> Option<TcpStream> {
+    for _ in 0..50 {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).expect("a socket");
+                stream.set_read_timeout(patience).expect("a time-out");
+                return Some(stream);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    None
+}
