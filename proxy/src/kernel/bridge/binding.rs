@@ -9,8 +9,10 @@
 //! | one pod, which no other end shows and no port has | this pod's |
 //! | several pods | nobody's, and none of these pods' ports is opened by it |
 //! | a pod that another end shows too, or whose port is known | nobody's |
+//! | whatever it shows, of a port that was another pod's which is still there | that pod's, if it is shown, and nobody else's |
 //!
-//! A port is its pod's as long as interface and pod stay, and the pod has an address that it was known by.
+//! A port is its pod's as long as interface and pod stay, and the pod has an address that it was known by. The end of a veth can be
+//! moved into another namespace, by a pod too: that makes it no other pod's, not even of one whose own port has just gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -79,6 +81,10 @@ impl Locals {
         self.by_address.keys().copied()
     }
 
+    pub(super) fn is_there(&self, pod: &PodRef) -> bool {
+        self.by_pod.contains_key(pod)
+    }
+
     pub(super) fn pods(&self) -> impl Iterator<Item = &PodRef> {
         self.by_pod.keys()
     }
@@ -110,17 +116,34 @@ pub(super) enum Doubt {
     Contested(PodRef),
     #[error("its other end shows an address of {0}, whose port is another")]
     Taken(PodRef),
+    #[error("its other end shows an address of {shown}, and it was the port of {former}, which is still there")]
+    Former { shown: PodRef, former: PodRef },
 }
 
 fn list(pods: &BTreeSet<PodRef>) -> String {
     pods.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
-/// Decides about ports that are nobody's yet. `shown` is what the ends of each show, `taken` are the pods whose ports are known.
+/// Decides about ports that are nobody's yet. `shown` is what the ends of each show, `taken` are the pods whose ports are known,
+/// `former` says whose ports were those of pods that are still there.
 pub(super) fn decide(
-    shown: BTreeMap<u32, BTreeMap<PodRef, BTreeSet<IpAddr>>>,
+    mut shown: BTreeMap<u32, BTreeMap<PodRef, BTreeSet<IpAddr>>>,
     taken: &BTreeSet<PodRef>,
+    former: &BTreeMap<u32, PodRef>,
 ) -> BTreeMap<u32, Result<Owner, Doubt>> {
+    let mut decided = BTreeMap::new();
+    for (port, former) in former {
+        let Some(holders) = shown.get_mut(port) else { continue };
+        let own = holders.remove_entry(former);
+        match (own, holders.pop_first()) {
+            (Some((pod, by)), _) => *holders = [(pod, by)].into(),
+            (None, Some((other, _))) => {
+                shown.remove(port);
+                decided.insert(*port, Err(Doubt::Former { shown: other, former: former.clone() }));
+            }
+            (None, None) => {}
+        }
+    }
     let mut claims: BTreeMap<PodRef, usize> = BTreeMap::new();
     for pod in shown.values().flat_map(BTreeMap::keys) {
         *claims.entry(pod.clone()).or_default() += 1;
@@ -138,7 +161,8 @@ pub(super) fn decide(
         }
         Ok(Owner { pod, by })
     };
-    shown.into_iter().map(|(port, holders)| (port, decide(holders))).collect()
+    decided.extend(shown.into_iter().map(|(port, holders)| (port, decide(holders))));
+    decided
 }
 
 #[cfg(test)]
@@ -150,15 +174,21 @@ mod tests {
     }
 
     fn check(what: &str, shown: &[(u32, &[&str])], taken: &[&str], expected: &[(u32, &str)]) {
+        check_after(what, shown, taken, &[], expected);
+    }
+
+    fn check_after(what: &str, shown: &[(u32, &[&str])], taken: &[&str], former: &[(u32, &str)], expected: &[(u32, &str)]) {
         let holders = |pods: &[&str]| pods.iter().map(|name| (pod(name), BTreeSet::new())).collect();
         let shown = shown.iter().map(|(port, pods)| (*port, holders(pods))).collect();
-        let decided = decide(shown, &taken.iter().map(|name| pod(name)).collect());
+        let former = former.iter().map(|(port, name)| (*port, pod(name))).collect();
+        let decided = decide(shown, &taken.iter().map(|name| pod(name)).collect(), &former);
         let word = |decision: &Result<Owner, Doubt>| match decision {
             Ok(owner) => owner.pod.name.to_string(),
             Err(Doubt::Nobody) => "nobody".to_owned(),
             Err(Doubt::Several(_)) => "several".to_owned(),
             Err(Doubt::Contested(_)) => "contested".to_owned(),
             Err(Doubt::Taken(_)) => "taken".to_owned(),
+            Err(Doubt::Former { .. }) => "former".to_owned(),
         };
         let decided: Vec<(u32, String)> = decided.iter().map(|(port, decision)| (*port, word(decision))).collect();
         let expected: Vec<(u32, String)> = expected.iter().map(|(port, word)| (*port, (*word).to_owned())).collect();
@@ -173,5 +203,9 @@ mod tests {
         check("a thief beside the owner", &[(1, &["a"]), (2, &["a", "b"])], &[], &[(1, "contested"), (2, "several")]);
         check("two ends with one address", &[(1, &["a"]), (2, &["a"])], &[], &[(1, "contested"), (2, "contested")]);
         check("another has it", &[(2, &["a"])], &["a"], &[(2, "taken")]);
+        check_after("it was another's", &[(2, &["a"])], &[], &[(2, "b")], &[(2, "former")]);
+        check_after("it was another's, and shows nothing", &[(2, &[])], &[], &[(2, "b")], &[(2, "nobody")]);
+        check_after("it is still its own", &[(2, &["a", "b"])], &[], &[(2, "b")], &[(2, "b")]);
+        check_after("the owner comes back", &[(1, &["a"]), (2, &["a"])], &[], &[(2, "b")], &[(1, "a"), (2, "former")]);
     }
 }

@@ -8,7 +8,8 @@
 //! What pods believe of each other doesn't matter: wherever a pod sends its frames, its port's filter takes them to the node, and
 //! the node looks here.
 //!
-//! A pod that has the link-layer address of the bridge, of a port or of a pod that was there before gets no entries.
+//! A pod that has the link-layer address of the bridge, of a port or of a pod that was there before is written down with one that
+//! nobody has, at its own port: the node's frames to it go there and nowhere else.
 
 use std::net::IpAddr;
 

@@ -29,6 +29,8 @@ pub(super) struct Ports {
     held: BTreeMap<u32, Held>,
     /// Ports that are nobody's.
     closed: BTreeMap<u32, Closed>,
+    /// Whose port an interface was last, as long as it exists.
+    former: BTreeMap<u32, PodRef>,
     /// The ports have been looked at: what a former process left is taken up or gone.
     has_looked: bool,
 }
@@ -38,8 +40,18 @@ pub(super) struct Ports {
 struct Held {
     link: Link,
     owner: Owner,
-    /// Its link-layer address is the one that is written down.
     port: Port,
+    /// The link-layer address that it had when its port was opened.
+    first: Option<Mac>,
+}
+
+impl Held {
+    /// The link-layer address by which the node reaches the pod. Where its own can't be believed it is one that nobody has, and
+    /// the node's frames end at this port: else they would be for whoever has that address, or says so.
+    fn written(&self) -> Mac {
+        let [a, b, c, d] = self.port.index.to_be_bytes();
+        self.port.mac.unwrap_or(Mac([0x02, 0x53, a, b, c, d]))
+    }
 }
 
 /// A port that is open for nobody.
@@ -58,6 +70,7 @@ impl Ports {
             neighbours: Neighbours::open().map_err(Error::Look)?,
             held: BTreeMap::new(),
             closed: BTreeMap::new(),
+            former: BTreeMap::new(),
             has_looked: false,
         })
     }
@@ -112,7 +125,11 @@ impl Ports {
                 is_there && held.owner.holds(locals)
             });
         self.held = kept;
+        self.former.retain(|index, _| links.contains_key(index));
         for (index, held) in gone {
+            if links.contains_key(&index) {
+                self.former.insert(index, held.owner.pod.clone());
+            }
             note(self.release(&held, links.contains_key(&index)));
         }
         for index in self.held.keys().copied().collect::<Vec<_>>() {
@@ -161,6 +178,9 @@ impl Ports {
             admitted = written.iter().filter(is_of_it).map(|written| written.address).collect();
         }
         let mut holders = locals.holders(&admitted);
+        if let (Some(pod), 1) = (holders.keys().next(), holders.len()) {
+            self.former.insert(link.index, pod.clone());
+        }
         let is_free = |pod: &PodRef| self.held.values().all(|held| held.owner.pod != *pod);
         if let (Some((pod, mut by)), Some(peer), true) = (holders.pop_first(), link.peer, holders.is_empty())
             && is_free(&pod)
@@ -197,8 +217,11 @@ impl Ports {
             }
         }
         let taken = self.held.values().map(|held| held.owner.pod.clone()).collect();
+        // A pod that is gone leaves its port to whoever comes: names and addresses are given again.
+        let former =
+            self.former.iter().filter(|(_, pod)| locals.is_there(pod)).map(|(index, pod)| (*index, pod.clone())).collect();
         let mut result = Ok(());
-        for (index, decision) in binding::decide(shown, &taken) {
+        for (index, decision) in binding::decide(shown, &taken, &former) {
             match decision {
                 Ok(owner) => {
                     let done = self.bind(looker, links[&index], owner, links, locals);
@@ -228,31 +251,48 @@ impl Ports {
         };
         let bridge_mac = links.get(&master).and_then(|bridge| bridge.mac);
         let addresses = locals.addresses(&owner.pod);
-        let mac = self.usable(mac, link, links);
+        let (mac, done) = self.claimed(mac, link, links);
         let port = Port { index: link.index, name: link.name.clone(), mac, bridge: master, bridge_mac, addresses };
         self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
         tracing::debug!(port = port.name, pod = %owner.pod, addresses = ?port.addresses, "a pod's port is open");
         self.closed.remove(&link.index);
-        let held = Held { link: link.clone(), owner, port };
+        let held = Held { link: link.clone(), owner, first: port.mac, port };
         let written = self.write_down(&held);
         self.held.insert(link.index, held);
-        written
+        done.and(written)
     }
 
-    /// The link-layer address, unless it is another's.
-    fn usable(&self, mac: Option<Mac>, link: &Link, links: &BTreeMap<u32, &Link>) -> Option<Mac> {
-        let mac = mac?;
-        let is_anothers = mac.0[0] & 1 != 0
-            || links.values().any(|other| (other.is_bridge() || other.master == link.master) && other.mac == Some(mac))
-            || self.held.values().any(|held| held.link.index != link.index && held.port.mac == Some(mac));
-        if is_anothers {
-            tracing::warn!(port = link.name, "the pod behind this port has another's link-layer address: it is not written down");
+    /// The link-layer address that the pod behind a port has, unless it is another's. Whoever came to it by changing its own loses
+    /// it to one that has it from the start.
+    fn claimed(&mut self, mac: Option<Mac>, link: &Link, links: &BTreeMap<u32, &Link>) -> (Option<Mac>, Result<(), Error>) {
+        let Some(mac) = mac else { return (None, Ok(())) };
+        let is_nodes = links.values().any(|other| (other.is_bridge() || other.master == link.master) && other.mac == Some(mac));
+        let mut others = self.held.values().filter(|held| held.link.index != link.index && held.port.mac == Some(mac));
+        let is_first = |held: &Held| held.first == Some(mac);
+        if mac.0[0] & 1 != 0 || is_nodes || others.clone().any(is_first) {
+            tracing::warn!(
+                port = link.name,
+                "the pod behind this port has another's link-layer address: the node sends it nothing until that changes"
+            );
+            return (None, Ok(()));
         }
-        (!is_anothers).then_some(mac)
+        let Some(thief) = others.next().map(|held| held.link.index) else { return (Some(mac), Ok(())) };
+        let Some(mut held) = self.held.remove(&thief) else { return (None, Ok(())) };
+        tracing::warn!(
+            port = held.port.name,
+            "the pod behind this port took another's link-layer address: the node sends it nothing until that changes"
+        );
+        held.port.mac = None;
+        let done = self.redirect.set(&held.port).map_err(|source| Error::Redirect { port: held.port.name.clone(), source });
+        let unpinned =
+            self.neighbours.unpin(thief, mac).map_err(|source| Error::Neighbours { port: held.port.name.clone(), source });
+        let written = self.write_down(&held);
+        self.held.insert(thief, held);
+        (Some(mac), done.and(unpinned).and(written))
     }
 
     fn write_down(&mut self, held: &Held) -> Result<(), Error> {
-        let Some(mac) = held.port.mac else { return Ok(()) };
+        let mac = held.written();
         let mut done = self.neighbours.pin(held.port.index, mac);
         for address in &held.port.addresses {
             done = done.and(self.neighbours.settle(held.port.bridge, *address, mac));
@@ -271,16 +311,14 @@ impl Ports {
         }
         let left: Vec<_> = held.port.addresses.difference(&addresses).copied().collect();
         (held.port.addresses, held.port.bridge_mac) = (addresses, bridge_mac);
-        let port = held.port.clone();
+        let (port, mac) = (held.port.clone(), held.written());
         self.redirect.set(&port).map_err(|source| Error::Redirect { port: port.name.clone(), source })?;
         let failed = |source| Error::Neighbours { port: port.name.clone(), source };
         for address in left {
             self.neighbours.unsettle(port.bridge, address).map_err(failed)?;
         }
-        if let Some(mac) = port.mac {
-            for address in &port.addresses {
-                self.neighbours.settle(port.bridge, *address, mac).map_err(failed)?;
-            }
+        for address in &port.addresses {
+            self.neighbours.settle(port.bridge, *address, mac).map_err(failed)?;
         }
         Ok(())
     }
@@ -290,8 +328,8 @@ impl Ports {
         let Port { index, bridge, name, addresses, .. } = &held.port;
         let failed = |source| Error::Neighbours { port: name.clone(), source };
         self.redirect.clear(*index).map_err(|source| Error::Redirect { port: name.clone(), source })?;
-        if let Some(mac) = held.port.mac.filter(|_| is_there) {
-            self.neighbours.unpin(*index, mac).map_err(failed)?;
+        if is_there {
+            self.neighbours.unpin(*index, held.written()).map_err(failed)?;
         }
         for address in addresses {
             self.neighbours.unsettle(*bridge, *address).map_err(failed)?;
@@ -325,13 +363,15 @@ impl Ports {
             let now = held.link.peer.map(|peer| looker.mac_at(peer)).transpose().map_err(Error::Look).map(Option::flatten);
             let done = now.and_then(|now| {
                 if now.is_some() && now != held.port.mac {
-                    let former = held.port.mac.take();
-                    held.port.mac = self.usable(now, &held.link, &links);
+                    let former = held.written();
+                    let (mac, done) = self.claimed(now, &held.link, &links);
+                    (held.port.mac, held.first) = (mac, held.first.or(mac));
                     let name = || held.port.name.clone();
                     self.redirect.set(&held.port).map_err(|source| Error::Redirect { port: name(), source })?;
-                    if let Some(former) = former.filter(|_| held.port.mac.is_some()) {
+                    if held.written() != former {
                         self.neighbours.unpin(index, former).map_err(|source| Error::Neighbours { port: name(), source })?;
                     }
+                    done?;
                 }
                 self.write_down(&held)
             });
