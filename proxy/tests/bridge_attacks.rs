@@ -254,7 +254,7 @@ fn neighbour_discovery_is_no_way_out() {
         return;
     }
     for (layout, form) in bridges() {
-        let Scene { stage, thief, .. } = &scene(layout, form);
+        let Scene { stage, thief, backend, .. } = &scene(layout, form);
         let outside = Net::OUTSIDE_V6;
         let ear = Ear::new(stage.net.outside());
         let bridge = frame::mac(stage.node.ns(), Node::BRIDGE);
@@ -269,5 +269,11 @@ fn neighbour_discovery_is_no_way_out() {
         let heard = ear.heard(SILENCE);
         let passed = count(&heard, &texts.map(|text| (text.to_owned(), Vec::new())));
         assert!(passed.is_empty(), "{layout:?} {form:?}: {passed:?}");
+        // Nor by way of the node to a pod that the thief may not speak to.
+        let ear = Ear::new(backend.ns());
+        let text = "a solicitation that was routed";
+        let message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &[0; 16], text.as_bytes()].concat();
+        frame::send(thief.ns(), &ip_frame(bridge, mac(thief), &[], &icmpv6(ip("fd00:1::3"), ip("fd00:1::2"), 58, &[], &message)));
+        assert!(!ear.hears(text.as_bytes(), SILENCE), "{layout:?} {form:?}");
     }
 }

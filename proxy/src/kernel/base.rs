@@ -59,7 +59,8 @@
 //! the node itself back to the proxy; they would go to the pod. `forward` drops what carries our mark (the routing rule is gone,
 //! and the packet was meant for the proxy), what belongs to a diverted flow (another program has taken our mark away), and new
 //! flows to an interface behind which the snapshot knows no such pod. Neighbour discovery to the link is never forwarded: here it
-//! can only be a bridge's, shown by bridge-nf-call-ip6tables, and passes.
+//! can only be a bridge's, shown by bridge-nf-call-ip6tables, and passes. What the node routed has a smaller hop limit than it must
+//! have: no receiver heeds it, and it is dropped, as it would be a channel to pods of other bridges.
 //!
 //! The node's own packets to its pods pass `output`, never `prerouting`: they are always allowed, and no rule here says so. No
 //! rule accepts by mark.
@@ -216,7 +217,8 @@ fn options(edition: Edition) -> Vec<Rule> {
     [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].map(|option| Rule::new([expr::ip_option(option)], &drop)).into()
 }
 
-fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
+/// In or out by what is a pod's interface, as far as anybody knows.
+pub(super) fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
     expr::interface_is_neither(side, &edition.name(UPLINKS), &edition.name(OUTSIDE_KINDS))
 }
 
@@ -432,6 +434,18 @@ fn forward(config: &Config, edition: Edition) -> Vec<Rule> {
         let words = [expr::family(Family::V6), expr::icmpv6_type_in(&edition.name(ON_LINK)), destination];
         Rule::new(words, &Verdict::Accept).because("neighbours on a bridge")
     }));
+    rules.push(
+        Rule::new(
+            [
+                expr::family(Family::V6),
+                expr::icmpv6_type_in(&edition.name(NEIGHBOURS)),
+                expr::was_routed(),
+                vec![expr::counter()],
+            ],
+            &Verdict::Drop,
+        )
+        .because("neighbour discovery that left its link"),
+    );
     rules.extend(Family::BOTH.map(|family| {
         let local = edition.sets_of(LOCAL, family);
         Rule::new([expr::address_in(family, Address::Destination, &local, false)], &Verdict::Accept)

@@ -320,6 +320,11 @@ pub(super) fn icmpv6_type_in(set: &str) -> Vec<Expr> {
     words
 }
 
+/// `ip6 hoplimit != 255`
+pub(super) fn was_routed() -> Vec<Expr> {
+    vec![payload(NETWORK, 7, 1, REGISTER), compare(DIFFERENT, &[255])]
+}
+
 /// `tcp flags & (fin | syn | rst | ack) != syn`
 pub(super) fn not_a_bare_syn() -> Vec<Expr> {
     const FIN_SYN_RST_ACK: u8 = 0x17;

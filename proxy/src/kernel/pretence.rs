@@ -2,8 +2,8 @@
 //!
 //! [`base`](super::base) has the reasons in its tables.
 
-use super::base::{INSIDE, ITSELF};
-use super::expr;
+use super::base::{ITSELF, neither};
+use super::expr::{self, Side};
 use super::names::Edition;
 use super::object::{Element, Family, Field, Rule, Set, SetKind, Verdict};
 
@@ -40,10 +40,10 @@ pub(super) fn tunnels(edition: Edition) -> [Rule; 2] {
 ///
 /// The pod is an end if it has the address from which the flow's packets come in the direction that the error has: behind
 /// any translation the flow's own record of it, which a rule can compare with the packet's source by way of the set of pairs of
-/// one address.
+/// one address. An interface is a pod's here by name and kind: the set of those seen may be full.
 pub(super) fn errors(family: Family, edition: Edition) -> [Rule; 3] {
     let icmp = if family == Family::V4 { expr::ICMP } else { expr::ICMPV6 };
-    let of_a_pod = |states| [expr::state(states), expr::protocol(icmp), expr::interface_in(&edition.name(INSIDE))].concat();
+    let of_a_pod = |states| [expr::state(states), expr::protocol(icmp), neither(Side::In, edition)].concat();
     let itself = edition.sets_of(ITSELF, family);
     let about_others = |direction| expr::sender_is_not_the_flows(family, direction, &itself);
     [
