@@ -170,3 +170,18 @@ fn programs_that_redirect_are_known_by_name() {
     attach(&object).unwrap();
     expect_one(&stage, &["eBPF", "bpf_lxc.o", pod.interface()]);
 }
+
+/// A pod may remove its own interface, and nothing is wrong with the node. One on a wire that leads outside is another matter.
+#[test]
+fn one_pod_without_an_interface_says_nothing_of_the_others() {
+    let Some(mut stage) = stage() else { return };
+    let gone = stage.pod("production/gone", &["10.0.1.1"]);
+    gone.ns().exec("ip", &["link", "del", "eth0"]).unwrap();
+    expect_one(&stage, &["production/gone (10.0.1.1)"]);
+    stage.pod("production/a", &["10.0.1.2"]);
+    assert_eq!(look(&stage, Duration::ZERO), [""; 0]);
+    let uplink = sluice_testnet::Node::UPLINK;
+    ip_command(stage.node.ns(), &format!("route add 10.0.1.3/32 dev {uplink}"));
+    stage.engine.edit(edits(&pod_yaml("node-1", "production", "wired", "x", &["10.0.1.3"])));
+    expect_one(&stage, &["production/wired (10.0.1.3)", "macvlan", uplink]);
+}

@@ -28,6 +28,8 @@ mod rtm {
     pub(super) const LINK_KIND: u16 = 1;
     pub(super) const ROUTE_DESTINATION: u16 = 1;
     pub(super) const ROUTE_OUT_INTERFACE: u16 = 4;
+    /// `RTA_GATEWAY` and `RTA_VIA`.
+    pub(super) const ROUTE_GATEWAYS: [u16; 2] = [5, 18];
     pub(super) const TYPE_UNICAST: u8 = 1;
     pub(super) const TYPE_LOCAL: u8 = 2;
     pub(super) const FILTER_KIND: u16 = 1;
@@ -69,8 +71,11 @@ pub(super) enum Reached {
     /// To the node itself.
     Here,
     Nowhere,
-    /// Out of the interface of this number.
-    By(u32),
+    /// Out of the interface of this number: to the address itself, or to a gateway.
+    By {
+        index: u32,
+        on_link: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -98,10 +103,12 @@ impl Links {
         message.put(rtm::ROUTE_DESTINATION, &address);
         let found = self.socket.answered(message, |kind, body| {
             let head = body.first_chunk::<{ rtm::ROUTE_BYTES }>().filter(|_| kind == rtm::NEW_ROUTE)?;
-            let by = attribute(&body[rtm::ROUTE_BYTES..], rtm::ROUTE_OUT_INTERFACE).and_then(|value| u32_at(value, 0));
+            let attributes = &body[rtm::ROUTE_BYTES..];
+            let by = attribute(attributes, rtm::ROUTE_OUT_INTERFACE).and_then(|value| u32_at(value, 0));
+            let has_gateway = rtm::ROUTE_GATEWAYS.into_iter().any(|gateway| attribute(attributes, gateway).is_some());
             Some(match (head[7], by) {
                 (rtm::TYPE_LOCAL, _) => Reached::Here,
-                (rtm::TYPE_UNICAST, Some(by)) => Reached::By(by),
+                (rtm::TYPE_UNICAST, Some(index)) => Reached::By { index, on_link: !has_gateway },
                 _ => Reached::Nowhere,
             })
         });

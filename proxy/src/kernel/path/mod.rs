@@ -10,9 +10,11 @@
 //! | Calico's eBPF | its programs there, by name |
 //! | netkit pairs | the kind of a pod's interface |
 //! | Open vSwitch (OVN-Kubernetes, Antrea) | a kind of interface, `openvswitch` |
-//! | macvlan, ipvlan, SR-IOV, host-device | a pod of this node whose address is not routed to an interface of a pod: nowhere, or out of the node |
+//! | macvlan, ipvlan, SR-IOV, host-device | a pod of this node whose address is on the link of an interface that leads outside; or no pod of this node is behind an interface of a pod, but nowhere, or beyond a gateway |
 //!
-//! A pod's route comes and goes at other moments than its object, so what is wrong with one pod counts once it has lasted.
+//! A pod's route comes and goes at other moments than its object, so what is wrong with one pod counts once it has lasted. A pod
+//! can take its own interface away: where others are behind theirs, one that is nowhere or beyond a gateway gets a line in the log
+//! and says nothing of the node.
 //!
 //! Not recognised: programs attached by tcx (only a system call that is unsafe here lists them), a filter that redirects under a
 //! name that nobody knows, an XDP program. docs/compatibility.md says which networks are known to work.
@@ -59,8 +61,17 @@ pub struct PathWatch {
     links: Links,
     uplinks: BTreeSet<String>,
     patience: Duration,
-    /// Since when an address of a pod is not behind a pod's interface.
-    astray: BTreeMap<IpAddr, Instant>,
+    /// Since when an address of a pod is not behind a pod's interface, and whether the log was told.
+    astray: BTreeMap<IpAddr, (Instant, bool)>,
+}
+
+/// A pod that is not behind a pod's interface.
+#[derive(Debug)]
+struct Astray {
+    pod: String,
+    how: String,
+    /// Its neighbours on a wire that leads outside can reach it.
+    on_link: bool,
 }
 
 impl PathWatch {
@@ -90,24 +101,24 @@ impl PathWatch {
         let mut uplinks = super::uplinks::find(&table.node().ips, &[]).unwrap_or_default();
         uplinks.extend(self.uplinks.iter().cloned());
         let mut behind: BTreeSet<u32> = BTreeSet::new();
-        let mut astray: BTreeMap<IpAddr, (String, String)> = BTreeMap::new();
+        let mut astray: BTreeMap<IpAddr, Astray> = BTreeMap::new();
         for (ip, endpoint) in table.endpoints().filter(|(_, endpoint)| endpoint.local && !endpoint.conflict) {
-            let how = match self.links.route(ip)? {
+            let (how, on_link) = match self.links.route(ip)? {
                 // Of the node itself: a pod in its network, or one that is gone and whose address was given anew.
                 Reached::Here => continue,
-                Reached::Nowhere => "there is no route to it".to_owned(),
-                Reached::By(index) => match links.iter().find(|link| link.index == index) {
+                Reached::Nowhere => ("there is no route to it".to_owned(), false),
+                Reached::By { index, on_link } => match links.iter().find(|link| link.index == index) {
                     None => continue,
                     Some(link) => match link.leads_outside(&uplinks, &base::OUTSIDE) {
                         None => {
                             behind.insert(index);
                             continue;
                         }
-                        Some(why) => format!("its route leads by {}, {why}", link.name),
+                        Some(why) => (format!("its route leads by {}, {why}", link.name), on_link),
                     },
                 },
             };
-            astray.insert(ip, (format!("pod {} ({ip})", endpoint.pod), how));
+            astray.insert(ip, Astray { pod: format!("pod {} ({ip})", endpoint.pod), how, on_link });
         }
         for link in links.iter().filter(|link| behind.contains(&link.index)) {
             if link.kind.as_deref() == Some("netkit") {
@@ -115,27 +126,38 @@ impl PathWatch {
                 break;
             }
         }
-        for index in behind {
-            let programs = self.links.ingress_programs(index)?;
+        for index in &behind {
+            let programs = self.links.ingress_programs(*index)?;
             if let Some(name) = programs.iter().find(|name| REDIRECTING.iter().any(|known| name.contains(known))) {
-                let link = links.iter().find(|link| link.index == index).map_or("?", |link| link.name.as_str());
+                let link = links.iter().find(|link| link.index == *index).map_or("?", |link| link.name.as_str());
                 unseen.push(Unseen::Redirected { program: "eBPF", seen: format!("program {name} at tc ingress of {link}") });
                 break;
             }
         }
-        unseen.extend(self.lasting(astray));
+        unseen.extend(self.lasting(astray, behind.is_empty()));
         Ok(unseen)
     }
 
-    /// Of the pods that are astray, those that have been for so long that it is no matter of order.
-    fn lasting(&mut self, astray: BTreeMap<IpAddr, (String, String)>) -> Option<Unseen> {
+    /// What those pods that have been astray for so long that it is no matter of order say of the node. `all`: no pod is where it
+    /// should be.
+    fn lasting(&mut self, astray: BTreeMap<IpAddr, Astray>, all: bool) -> Option<Unseen> {
         let now = Instant::now();
         self.astray.retain(|ip, _| astray.contains_key(ip));
         let mut lasting = Vec::new();
-        for (ip, what) in astray {
-            let since = *self.astray.entry(ip).or_insert(now);
-            if now.duration_since(since) >= self.patience {
-                lasting.push(what);
+        for (ip, astray) in astray {
+            let (since, said) = self.astray.entry(ip).or_insert((now, false));
+            if now.duration_since(*since) < self.patience {
+                continue;
+            }
+            if all || astray.on_link {
+                lasting.push((astray.pod, astray.how));
+            } else if !*said {
+                tracing::warn!(
+                    "{} is behind no interface of a pod of this node ({}): nothing of it is seen",
+                    astray.pod,
+                    astray.how
+                );
+                *said = true;
             }
         }
         let (_, how) = lasting.first()?.clone();
