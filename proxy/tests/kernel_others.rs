@@ -113,6 +113,37 @@ fn rules_that_proxied_flows_would_evade_or_meet_are_named() {
         "#]],
     );
     check(
+        "what a map has for all that it doesn't name",
+        "table inet rest {
+            chain input { type filter hook input priority 0; meta l4proto vmap { udp : accept, * : drop }; }
+            chain output { type filter hook output priority 0; meta l4proto vmap { tcp : accept, * : drop }; }
+            chain forward { type filter hook forward priority 0; ct state vmap { established : accept, * : jump rest }; }
+            chain rest { ip daddr 10.0.1.2 drop; }
+         }",
+        &expect![[r#"
+            evades table inet rest, chain rest, rule handle N (hook forward): ip daddr 10.0.1.2 drop
+            cuts table inet rest, chain input, rule handle N (hook input): l4proto vmap { … }
+            cuts table inet rest, chain output, rule handle N (hook output): l4proto vmap { … }
+        "#]],
+    );
+    check(
+        "named limits, and a listener of somebody else's",
+        "table inet named {
+            limit few { rate 10/second; }
+            quota little { over 10 mbytes; }
+            counter each { packets 0 bytes 0; }
+            chain input { type filter hook input priority 0; tcp dport 80 limit name \"few\" drop; }
+            chain forward { type filter hook forward priority 0; counter name \"each\" quota name \"little\" drop; tcp dport 81 counter name \"each\" drop; }
+            chain prerouting { type filter hook prerouting priority 0; meta l4proto tcp tproxy ip to :9999 meta mark set 5 accept; }
+         }",
+        &expect![[r#"
+            evades table inet named, chain forward, rule handle N (hook forward): objref … drop
+            evades table inet named, chain forward, rule handle N (hook forward): l4proto tcp dport 81 drop
+            cuts table inet named, chain input, rule handle N (hook input): l4proto tcp dport 80 objref … drop
+            cuts table inet named, chain prerouting, rule handle N (hook prerouting): l4proto tcp tproxy … meta mark set … accept
+        "#]],
+    );
+    check(
         "a bridge's own filter",
         "table bridge filter { chain forward { type filter hook forward priority 0; ip protocol tcp drop; } }",
         &expect![[r#"

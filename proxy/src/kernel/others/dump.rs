@@ -113,7 +113,7 @@ fn elements(socket: &mut Socket, table: &TableName, set: &str) -> Result<Element
     ask.put(1, &zero_ended(&table.name)).put(2, &zero_ended(set));
     let flags_of = socket.answered(ask, |kind, body| (kind == inquiry::NEW_SET).then(|| number(attributes(body)?, 3)).flatten());
     const INTERVAL: u32 = 4;
-    let mut read = Elements { is_vague: true, elements: Vec::new() };
+    let mut read = Elements { is_vague: true, ..Elements::default() };
     match flags_of {
         Ok(flags) => read.is_vague = flags.unwrap_or_default() & INTERVAL != 0,
         // Gone in the meantime: the next look finds the ruleset changed.
@@ -135,7 +135,8 @@ fn elements(socket: &mut Socket, table: &TableName, set: &str) -> Result<Element
     };
     for element in lists.into_iter().flatten() {
         match element {
-            Some((key, data)) => read.elements.push((key, data)),
+            Some((Some(key), verdict)) => read.elements.push((key, verdict)),
+            Some((None, verdict)) => read.otherwise = Some(verdict),
             None => read.is_vague = true,
         }
     }
@@ -143,9 +144,13 @@ fn elements(socket: &mut Socket, table: &TableName, set: &str) -> Result<Element
     Ok(read)
 }
 
-/// `None`: one that stands for whatever no other does, or of a form that isn't known.
-fn element(element: &[u8]) -> Option<(Vec<u8>, Option<Verdict>)> {
-    let key = attribute(attribute(element, 1)?, 1)?.to_vec();
+/// The key, which an element for whatever no other stands for lacks, and the verdict. `None`: of a form that isn't known.
+fn element(element: &[u8]) -> Option<(Option<Vec<u8>>, Option<Verdict>)> {
+    const CATCH_ALL: u32 = 2;
+    let key = attribute(element, 1).and_then(|key| attribute(key, 1)).map(<[u8]>::to_vec);
+    if key.is_none() && number(element, 3).unwrap_or_default() & CATCH_ALL == 0 {
+        return None;
+    }
     let verdict = attribute(element, 2).and_then(|data| attribute(data, 2)).and_then(expression::verdict);
     Some((key, verdict))
 }

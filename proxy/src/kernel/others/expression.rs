@@ -60,11 +60,26 @@ fn step(word: &str, data: &[u8]) -> Option<Step> {
         "lookup" => look_up(data).or_else(unclear),
         "reject" | "queue" | "synproxy" => deny(word),
         // They take the packet, and no later rule of the chain sees it.
-        "nat" | "masq" | "redir" | "tproxy" | "fwd" => Some(Step::Verdict(Verdict::Accept)),
-        "counter" | "log" | "notrack" | "last" | "objref" | "dup" | "flow_offload" => None,
+        "nat" | "masq" | "redir" | "fwd" => Some(Step::Verdict(Verdict::Accept)),
+        "objref" => named_object(data),
+        "counter" | "log" | "notrack" | "last" | "dup" | "flow_offload" => None,
         "byteorder" | "exthdr" | "rt" | "socket" | "numgen" | "hash" | "tunnel" | "osf" | "xfrm" | "inner" => Some(Step::Forget),
-        // `range`, `limit`, `quota`, `connlimit`, `dynset`, and what is not known.
+        // `range`, `limit`, `quota`, `connlimit`, `dynset`, `tproxy` (which ends the rule where nobody listens), and what is not known.
         _ => unclear(),
+    }
+}
+
+/// An object of the table by its name, or by a map from what is in a register.
+fn named_object(data: &[u8]) -> Option<Step> {
+    const COUNTER: u32 = 1;
+    const SYNPROXY: u32 = 10;
+    /// Helper, tunnel, time-out, security mark, expectation.
+    const ACTING: [u32; 5] = [3, 6, 7, 8, 9];
+    match number(data, 1) {
+        Some(COUNTER) => None,
+        Some(kind) if ACTING.contains(&kind) => None,
+        Some(SYNPROXY) => Some(Step::Verdict(Verdict::Deny("synproxy".to_owned()))),
+        _ => Some(Step::Perhaps("objref".to_owned())),
     }
 }
 

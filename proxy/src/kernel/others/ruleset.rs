@@ -200,4 +200,6 @@ pub(super) struct Elements {
     /// Keys stand for ranges, or are of a form that isn't followed.
     pub(super) is_vague: bool,
     pub(super) elements: Vec<(Vec<u8>, Option<Verdict>)>,
+    /// There is an element for whatever no other stands for; in a map with what is to be done then.
+    pub(super) otherwise: Option<Option<Verdict>>,
 }

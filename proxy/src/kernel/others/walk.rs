@@ -179,6 +179,9 @@ impl<'a> Walk<'a> {
         let Some(elements) = self.ruleset.sets.get(&(self.ruleset.chains[at].table.clone(), set.to_owned())) else {
             return Holds::Perhaps;
         };
+        if elements.otherwise.is_some() {
+            return Holds::Yes;
+        }
         if elements.is_vague {
             return Holds::Perhaps;
         }
@@ -207,6 +210,11 @@ impl<'a> Walk<'a> {
                 Holds::No => {}
             }
         }
+        let otherwise = elements.otherwise.clone().flatten();
+        if let (Some(verdict), true) = (&otherwise, verdicts.is_empty() && !elements.is_vague) {
+            return (holds, vec![verdict.clone()]);
+        }
+        verdicts.extend(otherwise);
         (holds.and(Holds::Perhaps), verdicts)
     }
 
