@@ -12,14 +12,14 @@ use anyhow::Context;
 use clap::ValueEnum;
 use sluice_testnet::{Layout, Net, Options, Programs, Protocol, Service};
 
-use crate::load::{Sink, connections_per_second, gigabits_per_second};
+use crate::load::Server;
 use crate::manifests;
 use crate::statistics::Sorted;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 const PORT: u16 = 8080;
-const TURN: Duration = Duration::from_millis(500);
+const TURN: Duration = Duration::from_millis(50);
 
 /// How the two pods are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -67,7 +67,7 @@ impl Kind {
 #[derive(Debug)]
 struct Bench {
     net: Net,
-    sink: Sink,
+    server: Server,
     programs: Option<Programs>,
 }
 
@@ -77,7 +77,7 @@ impl Bench {
         let node = net.add_node("node-1", &[])?;
         net.add_pod(&node, "bench/client", &[CLIENT])?;
         let server = net.add_pod(&node, "bench/server", &[SERVER])?;
-        let sink = Sink::start(server.ns(), SERVER, PORT)?;
+        let server = Server::start(server.ns(), SERVER, PORT)?;
         if kind != Kind::Plain {
             node.set_services(&[Service {
                 name: "bench/server".to_owned(),
@@ -106,13 +106,13 @@ impl Bench {
             std::fs::write(files.join("all.yaml"), text)?;
             programs = Some(Programs::start(&net, &folder, &files, &[&node], &[])?);
         }
-        Ok(Self { net, sink, programs })
+        Ok(Self { net, server, programs })
     }
 
     fn turn(&self) -> anyhow::Result<[f64; 2]> {
         let client = self.net.pod("bench/client").context("the client is there")?;
-        let server = SocketAddr::new(SERVER, PORT);
-        Ok([connections_per_second(client.ns(), server, TURN)?, gigabits_per_second(client.ns(), server, TURN)?])
+        let (client, server) = (client.ns(), &self.server);
+        Ok([server.connections_per_second(client, TURN)?, server.gigabits_per_second(client, TURN)?])
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn measure(turns: usize, joined: Joined) -> anyhow::Result<()> {
     }
     for bench in benches {
         drop(bench.programs);
-        drop(bench.sink);
+        drop(bench.server);
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ struct Args {
     #[arg(value_enum, default_value = "all")]
     scenario: Scenario,
     /// Turns of each peer in `l4`.
-    #[arg(long, default_value_t = 31)]
+    #[arg(long, default_value_t = 301)]
     turns: usize,
     /// How the pods are joined in `l4` (repeatable; all ways by default).
     #[arg(long, value_enum)]
