@@ -269,6 +269,7 @@ fn the_listing_reads_like_the_policy() {
         	ct state established,related accept
         	icmpv6 type @neighbour_discovery ip6 daddr fe80::/10 accept comment "neighbours on a bridge"
         	icmpv6 type @neighbour_discovery ip6 daddr ff02::/16 accept comment "neighbours on a bridge"
+        	icmpv6 type @neighbours ip6 hoplimit != 255 counter drop comment "neighbour discovery that left its link"
         	ip daddr @local_v4 accept
         	ip6 daddr @local_v6 accept
         	oifname != @uplinks meta oifkind != @outside_kinds goto unknown_pod comment "to a pod that is not known yet"
