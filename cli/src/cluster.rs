@@ -10,9 +10,10 @@ use anyhow::Context;
 use serde::Serialize;
 use sluice_crds::Severity;
 use sluice_policy::http::{self, HttpRequest};
-use sluice_policy::source::{Node, Object, Pod, PodRef, Policy, PolicyRef};
+use sluice_policy::source::{KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
+use sluice_policy::world::Edit;
 use sluice_policy::{Decision, Direction, Flow, Reason, Request, Table, Verdict, View, World};
 
 use crate::config::Settings;
@@ -122,13 +123,18 @@ impl Names {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let listed: HashMap<String, Vec<IpAddr>> =
             serde_json::from_str(&text).with_context(|| format!("{}: not {{\"name\": [\"address\", ..]}}", path.display()))?;
-        Ok(Self { addresses: listed.into_iter().map(|(name, ips)| (name.to_ascii_lowercase(), ips)).collect() })
+        Ok(Self { addresses: listed.into_iter().map(|(name, ips)| (plain_name(&name), ips)).collect() })
     }
 }
 
 impl Cluster {
     /// Reads manifest files, and folders of them. What can't be read is reported by [`Cluster::report`], and costs only itself.
     pub fn load(paths: &[PathBuf]) -> Self {
+        Self::load_with(paths, &Names::default())
+    }
+
+    /// [`Cluster::load`], where `names` have these addresses for rules that go by name.
+    pub fn load_with(paths: &[PathBuf], names: &Names) -> Self {
         let loaded = sluice_crds::load(paths);
         let mut remarks: Vec<Remark> = loaded.unreadable.iter().map(|e| Remark { error: true, text: e.to_string() }).collect();
         remarks.extend(
@@ -144,12 +150,15 @@ impl Cluster {
             match object {
                 Object::Pod(pod) => drop(pods.insert(pod.reference.clone(), pod.clone())),
                 Object::Node(node) => drop(nodes.insert(node.name.to_string(), node.clone())),
+                // Nothing in a manifest says what a name is.
+                Object::Name(_) => {}
                 Object::Policy(policy) => drop(policies.insert(policy.reference.clone(), policy.clone())),
                 Object::Namespace(_) => {}
             }
         }
         let mut world = World::new();
-        world.apply(loaded.into_edits());
+        let known = names.addresses.iter().map(|(name, ips)| KnownName { name: plain_name(name).into(), ips: ips.clone() });
+        world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
         let changes = View::new(Scope::Everything).snapshot(&world);
         let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
         Self { table, pods, nodes, policies, remarks }
@@ -283,11 +292,9 @@ impl Cluster {
     fn candidates(&self, end: &End, names: &Names) -> Result<Vec<IpAddr>, Unjudgeable> {
         match end {
             End::Ip(ip) => Ok(vec![*ip]),
-            End::Name(name) => names
-                .addresses
-                .get(name.trim_end_matches('.').to_ascii_lowercase().as_str())
-                .cloned()
-                .ok_or_else(|| Unjudgeable::UnknownName(name.clone())),
+            End::Name(name) => {
+                names.addresses.get(&plain_name(name)).cloned().ok_or_else(|| Unjudgeable::UnknownName(name.clone()))
+            }
             End::Pod(reference, wanted) => {
                 let pod = self.pods.get(reference).ok_or_else(|| Unjudgeable::NoPod(reference.clone()))?;
                 match wanted {

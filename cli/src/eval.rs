@@ -18,12 +18,12 @@ const LINE_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Answers every flow that can be read; returns the exit status.
 pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<u8> {
-    let cluster = Cluster::load(&args.manifests.paths);
-    cluster.report(settings);
     let names = match &args.names {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
+    let cluster = Cluster::load_with(&args.manifests.paths, &names);
+    cluster.report(settings);
     let mut flows: Box<dyn BufRead> = if args.flows.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {

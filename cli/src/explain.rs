@@ -75,7 +75,7 @@ pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
-    let cluster = Cluster::load(&args.manifests.paths);
+    let cluster = Cluster::load_with(&args.manifests.paths, &names);
     cluster.report(settings);
     let explained = Explained::of(&cluster, &question, &names)?;
     let mut out = io::BufWriter::new(io::stdout().lock());

@@ -37,7 +37,8 @@ fn deciders(answer: &Value) -> Vec<String> {
     let name = |by: &Value| {
         let rule = by["rule"].as_str().map(|rule| format!(" {rule}")).unwrap_or_default();
         let word = |key: &str| by[key].as_str().unwrap_or_default().to_owned();
-        format!("{} {}/{}{rule}", word("kind"), word("namespace"), word("name"))
+        let namespace = Some(word("namespace")).filter(|name| !name.is_empty()).map_or(String::new(), |name| format!("{name}/"));
+        format!("{} {namespace}{}{rule}", word("kind"), word("name"))
     };
     let of_half = |half: &Value| match &half["by"] {
         Value::Array(several) => several.iter().map(name).collect(),

@@ -39,11 +39,6 @@ impl Case {
     pub fn has_tag(&self, tag: &str) -> bool {
         self.tags.iter().any(|t| t == tag)
     }
-
-    /// Whether some policy of the case is of a kind that this version refuses.
-    pub fn needs_later_version(&self) -> bool {
-        self.diagnostics.iter().any(|d| d.field == "kind")
-    }
 }
 
 /// One state of a case's cluster.

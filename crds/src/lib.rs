@@ -26,7 +26,9 @@
 mod address;
 mod bounds;
 pub mod case;
+mod cluster_policy;
 mod diagnostic;
+mod domain;
 mod field;
 mod http;
 mod inventory;

@@ -119,6 +119,7 @@ fn describe_key(key: &Key) -> String {
         Key::Namespace(name) => format!("Namespace {name}"),
         Key::Pod(pod) => format!("Pod {pod}"),
         Key::Node(name) => format!("Node {name}"),
+        Key::Name(name) => format!("name {name}"),
         Key::Policy(policy) => policy.to_string(),
     }
 }

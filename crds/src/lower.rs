@@ -7,7 +7,7 @@ use crate::field::{Reading, Unreadable};
 use crate::manifest::{Document, describe};
 use crate::metadata::{self, Metadata, Scope};
 use crate::value::{Value, quoted};
-use crate::{inventory, pod, policy};
+use crate::{cluster_policy, inventory, pod, policy};
 
 /// What became of one object.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,7 @@ enum Kind {
     Service,
     NetworkPolicy,
     SluiceNetworkPolicy,
+    ClusterNetworkPolicy,
     /// A kind that a later version will know.
     Later(PolicyKind),
 }
@@ -84,9 +85,7 @@ fn kind_of(object: &Value, report: &mut Report) -> Reading<Option<Kind>> {
         ("sluice.dev", "SluiceClusterNetworkPolicy") => {
             (Kind::Later(PolicyKind::SluiceClusterNetworkPolicy), "sluice.dev/v1alpha1")
         }
-        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => {
-            (Kind::Later(PolicyKind::ClusterNetworkPolicy), "policy.networking.k8s.io/v1alpha2")
-        }
+        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => (Kind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1alpha2"),
         ("sluice.dev", other) => {
             let message = format!("{} is no kind of sluice.dev", quoted(other));
             report.error(root.field("kind", object.line), message, "write SluiceNetworkPolicy");
@@ -104,13 +103,17 @@ fn kind_of(object: &Value, report: &mut Report) -> Reading<Option<Kind>> {
 
 fn lower_kind(object: &Value, kind: Kind, report: &mut Report) -> Lowered {
     let scope = match kind {
-        Kind::Namespace | Kind::Node | Kind::Later(_) => Scope::Cluster,
+        Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy | Kind::Later(_) => Scope::Cluster,
         _ => Scope::Namespaced,
     };
     let metadata = metadata::read(object, scope, report);
     match kind {
         Kind::NetworkPolicy => lower_policy(object, PolicyKind::NetworkPolicy, metadata, report),
         Kind::SluiceNetworkPolicy => lower_policy(object, PolicyKind::SluiceNetworkPolicy, metadata, report),
+        Kind::ClusterNetworkPolicy => match metadata {
+            Ok(metadata) => lower_cluster_policy(object, metadata, report),
+            Err(Unreadable) => Lowered::default(),
+        },
         Kind::Later(kind) => {
             let at = At::root(object.line);
             let message = format!("{} is not supported by this version: the policy is refused", kind.as_str());
@@ -155,4 +158,20 @@ fn lower_policy(object: &Value, kind: PolicyKind, metadata: Reading<Metadata>, r
     let policy = policy::policy(object, reference, report);
     let key = Some(Key::Policy(policy.reference.clone()));
     Lowered { object: Some(Object::Policy(policy)), key, diagnostics: Vec::new() }
+}
+
+/// A cluster policy that can't be read is refused: nobody can say whom it would close.
+fn lower_cluster_policy(object: &Value, metadata: Metadata, report: &mut Report) -> Lowered {
+    let reference = PolicyRef { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: metadata.name };
+    let key = Some(Key::Policy(reference.clone()));
+    let policy = cluster_policy::cluster_policy(object, reference, report).ok();
+    if policy.is_none() {
+        let at = At::root(object.line);
+        report.error(
+            at,
+            "the policy is refused",
+            "mend it; its last version that could be read stays in force, if there was one",
+        );
+    }
+    Lowered { object: policy.map(Object::Policy), key, diagnostics: Vec::new() }
 }

@@ -24,20 +24,20 @@ fn a_policy_is_valid_exactly_when_the_api_server_would_accept_it() {
     for line in text.lines() {
         let case: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
         let lowered = lower(&Value::from(&case["policy"]));
+        let found: Vec<_> = lowered.diagnostics.iter().map(ToString::to_string).collect();
+        assert_eq!(lowered.is_valid(), case["valid"], "{}: {found:?}", case["name"]);
         if case["policy"]["kind"] == "NetworkPolicy" {
-            let found: Vec<_> = lowered.diagnostics.iter().map(ToString::to_string).collect();
-            assert_eq!(lowered.is_valid(), case["valid"], "{}: {found:?}", case["name"]);
             assert!(lowered.object.is_some(), "{}: a policy isolates, whatever is wrong with it", case["name"]);
-            judged += 1;
         } else {
-            assert!(lowered.object.is_none() && !lowered.is_valid(), "{}: refused as a whole", case["name"]);
+            assert!(lowered.object.is_some() || !lowered.is_valid(), "{}: refused without a word", case["name"]);
         }
+        judged += 1;
     }
-    assert!(judged >= 15, "only {judged} cases were judged");
+    assert!(judged >= 38, "only {judged} cases were judged");
 }
 
 #[test]
-fn every_case_of_the_corpus_is_read_and_every_network_policy_in_it_understood() {
+fn every_case_of_the_corpus_is_read_and_every_policy_in_it_understood() {
     let Some(dir) = shared() else { return };
     let cases = read_case_dir(&dir).expect("the corpus can be read");
     assert!(cases.len() > 500, "{} cases", cases.len());
@@ -45,8 +45,8 @@ fn every_case_of_the_corpus_is_read_and_every_network_policy_in_it_understood() 
     for case in &cases {
         probes += case.states.iter().map(|s| s.probes.len()).sum::<usize>();
         for diagnostic in &case.diagnostics {
-            let later = case.needs_later_version() || diagnostic.severity == Severity::Warning;
-            assert!(later, "{}: {diagnostic}", case.name);
+            let meant = case.has_tag("fail-closed") || diagnostic.severity == Severity::Warning;
+            assert!(meant, "{} {:?}: {diagnostic}", case.name, case.tags);
         }
     }
     assert!(probes > 70_000, "{probes} probes");
@@ -56,7 +56,7 @@ fn every_case_of_the_corpus_is_read_and_every_network_policy_in_it_understood() 
 fn the_engine_answers_the_shared_corpus_as_expected() {
     let Some(dir) = shared() else { return };
     let cases = read_case_dir(&dir).expect("the corpus can be read");
-    judge(cases.iter().filter(|c| !c.needs_later_version()));
+    judge(cases.iter());
 }
 
 #[test]

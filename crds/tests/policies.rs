@@ -47,6 +47,8 @@ fn peer(peer: &Peer) -> String {
             sluice_policy::source::Namespaces::Named(name) => format!("{name}/{}", pods.pods),
             sluice_policy::source::Namespaces::Matching(selector) => format!("<{selector}>/{}", pods.pods),
         },
+        Peer::Nodes(selector) => format!("nodes<{selector}>"),
+        Peer::Names(patterns) => format!("names<{}>", list(patterns, ToString::to_string)),
         Peer::Block { cidr, except } => format!("{cidr}{}", except.iter().map(|e| format!("-{e}")).collect::<String>()),
     }
 }

@@ -19,6 +19,7 @@ pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
     Node(Node),
+    Name(KnownName),
     Policy(Policy),
 }
 
@@ -28,6 +29,8 @@ pub enum Key {
     Namespace(Arc<str>),
     Pod(PodRef),
     Node(Arc<str>),
+    /// In lower case, without a final dot.
+    Name(Arc<str>),
     Policy(PolicyRef),
 }
 
@@ -37,6 +40,7 @@ impl Object {
             Self::Namespace(n) => Key::Namespace(n.name.clone()),
             Self::Pod(p) => Key::Pod(p.reference.clone()),
             Self::Node(n) => Key::Node(n.name.clone()),
+            Self::Name(n) => Key::Name(n.name.clone()),
             Self::Policy(p) => Key::Policy(p.reference.clone()),
         }
     }
@@ -93,6 +97,58 @@ pub struct Node {
     pub ips: Vec<IpAddr>,
     /// `spec.podCIDRs`. An address in them that no pod claims is closed on this node.
     pub pod_cidrs: Vec<IpNet>,
+}
+
+/// What DNS is known to say of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownName {
+    /// In lower case, without a final dot.
+    pub name: Arc<str>,
+    pub ips: Vec<IpAddr>,
+}
+
+/// A name, or all names below one: `api.example.org`, `*.example.org`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NamePattern {
+    /// Exactly this one.
+    Name(Arc<str>),
+    /// This many labels or more before `.example.org`: one.
+    Below(Arc<str>),
+}
+
+impl NamePattern {
+    /// From the way that ClusterNetworkPolicy writes it. Letter case and a final dot say nothing.
+    pub fn new(written: &str) -> Self {
+        let name = plain_name(written);
+        match name.strip_prefix("*.") {
+            Some(rest) => Self::Below(rest.into()),
+            None => Self::Name(name.into()),
+        }
+    }
+
+    /// `name` is in lower case, without a final dot.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Name(wanted) => **wanted == *name,
+            Self::Below(wanted) => {
+                name.strip_suffix(&**wanted).and_then(|rest| rest.strip_suffix('.')).is_some_and(|labels| !labels.is_empty())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Below(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
+/// A DNS name as it is compared: in lower case, without a final dot.
+pub fn plain_name(written: &str) -> String {
+    written.strip_suffix('.').unwrap_or(written).to_ascii_lowercase()
 }
 
 /// Which object a policy is.
@@ -204,6 +260,10 @@ pub enum Peer {
         cidr: IpNet,
         except: Vec<IpNet>,
     },
+    /// Nodes by their labels: their addresses, and so the pods on them that have the node's network.
+    Nodes(Selector),
+    /// The addresses that these names are known to have.
+    Names(Vec<NamePattern>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

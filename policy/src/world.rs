@@ -23,7 +23,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::flow::Direction;
-use crate::label::Labels;
+use crate::label::{Labels, Selector};
 use crate::snapshot::{self, Endpoint, IdentityId, NodeFacts, Peer, PolicyId, Program, ProgramId, Programs, SetId};
 use crate::source::{self, Key, NamedPort, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef};
 
@@ -46,6 +46,11 @@ pub struct World {
     by_answers: FxHashMap<Arc<[SetId]>, IdentityId>,
     policies: FxHashMap<PolicyId, Compiled>,
     policy_ids: FxHashMap<PolicyRef, PolicyId>,
+    /// Policies with nodes or names among their peers, as they were written.
+    by_places: BTreeMap<PolicyRef, Policy>,
+    names: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// Changes of nodes and names so far.
+    places: u64,
     programs: FxHashMap<ProgramId, (Program, usize)>,
     program_ids: FxHashMap<Program, ProgramId>,
     last_identity: u32,
@@ -94,6 +99,7 @@ impl World {
     /// Applies `edits`; of several for one key the last holds. Total: an edit that removes what isn't there does nothing.
     pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Effects {
         let mut effects = Effects::default();
+        let places = self.places;
         // Inventory goes first: selectors are then tried on pods that are there, found by label, not pod by pod.
         let mut later = Vec::new();
         for edit in edits {
@@ -102,11 +108,19 @@ impl World {
                 Edit::Remove(Key::Namespace(name)) => self.put_namespace(name, None),
                 Edit::Put(Object::Node(node)) => self.put_node(node, &mut effects),
                 Edit::Remove(Key::Node(name)) => self.remove_node(&name, &mut effects),
+                Edit::Put(Object::Name(known)) => self.put_name(known.name, Some(known.ips)),
+                Edit::Remove(Key::Name(name)) => self.put_name(name, None),
                 Edit::Put(Object::Pod(pod)) => self.put_pod(pod, &mut effects),
                 Edit::Remove(Key::Pod(pod)) => self.remove_pod(&pod, &mut effects),
                 Edit::Put(Object::Policy(policy)) => later.push((policy.reference.clone(), Some(policy))),
                 Edit::Remove(Key::Policy(reference)) => later.push((reference, None)),
             }
+        }
+        if self.places != places {
+            // What changes itself comes behind, and holds.
+            let mut all: Vec<_> = self.by_places.iter().map(|(name, policy)| (name.clone(), Some(policy.clone()))).collect();
+            all.append(&mut later);
+            later = all;
         }
         for (reference, policy) in later {
             match policy {
@@ -183,6 +197,7 @@ impl World {
     fn put_node(&mut self, node: Node, effects: &mut Effects) {
         if self.nodes.get(&node.name) != Some(&node) {
             effects.nodes.insert(node.name.clone());
+            self.places += 1;
             self.nodes.insert(node.name.clone(), node);
         }
     }
@@ -190,6 +205,17 @@ impl World {
     fn remove_node(&mut self, name: &Arc<str>, effects: &mut Effects) {
         if self.nodes.remove(name).is_some() {
             effects.nodes.insert(name.clone());
+            self.places += 1;
+        }
+    }
+
+    fn put_name(&mut self, name: Arc<str>, ips: Option<Vec<IpAddr>>) {
+        if self.names.get(&name) != ips.as_ref() {
+            self.places += 1;
+            match ips {
+                Some(ips) => self.names.insert(name, ips),
+                None => self.names.remove(&name),
+            };
         }
     }
 
@@ -271,6 +297,12 @@ impl World {
     }
 
     fn put_policy(&mut self, policy: &Policy, effects: &mut Effects) {
+        let is_place = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_));
+        if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
+            self.by_places.insert(policy.reference.clone(), policy.clone());
+        } else {
+            self.by_places.remove(&policy.reference);
+        }
         let subject = self.intern(&policy.subject);
         let mut sets = Vec::new();
         let rules = policy.rules.iter().map(|rule| self.resolve(rule, &mut sets)).collect();
@@ -301,6 +333,7 @@ impl World {
     }
 
     fn remove_policy(&mut self, reference: &PolicyRef, effects: &mut Effects) {
+        self.by_places.remove(reference);
         let Some(id) = self.policy_ids.remove(reference) else { return };
         let Some(old) = self.policies.remove(&id) else { return };
         effects.policies.insert(id);
@@ -320,15 +353,22 @@ impl World {
 
     fn resolve(&mut self, rule: &source::Rule, sets: &mut Vec<SetId>) -> snapshot::Rule {
         let peers = rule.peers.as_ref().map(|peers| {
-            let resolved = peers.iter().map(|peer| match peer {
-                source::Peer::Pods(selector) => {
-                    let set = self.intern(selector);
-                    sets.push(set);
-                    Peer::Set(set)
+            let mut resolved = Vec::with_capacity(peers.len());
+            for peer in peers {
+                match peer {
+                    source::Peer::Pods(selector) => {
+                        let set = self.intern(selector);
+                        sets.push(set);
+                        resolved.push(Peer::Set(set));
+                    }
+                    source::Peer::Block { cidr, except } => {
+                        resolved.push(Peer::Block { cidr: cidr.trunc(), except: except.clone() });
+                    }
+                    source::Peer::Nodes(selector) => resolved.extend(self.nodes_of(selector)),
+                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns)),
                 }
-                source::Peer::Block { cidr, except } => Peer::Block { cidr: cidr.trunc(), except: except.clone() },
-            });
-            resolved.collect()
+            }
+            resolved
         });
         snapshot::Rule {
             direction: rule.direction,
@@ -338,6 +378,17 @@ impl World {
             ports: rule.ports.clone(),
             l7: rule.l7.clone(),
         }
+    }
+
+    /// The addresses of the nodes that have these labels.
+    fn nodes_of(&self, selector: &Selector) -> Vec<Peer> {
+        let nodes = self.nodes.values().filter(|node| selector.matches(&node.labels));
+        each_address(nodes.flat_map(|node| node.ips.iter().copied()))
+    }
+
+    fn names_of(&self, patterns: &[source::NamePattern]) -> Vec<Peer> {
+        let names = self.names.iter().filter(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name)));
+        each_address(names.flat_map(|(_, ips)| ips.iter().copied()))
     }
 
     /// The set of a selector, with one more reference to it.
@@ -461,4 +512,10 @@ impl World {
             ports: first.ports.clone(),
         })
     }
+}
+
+/// Addresses as peers, each once.
+fn each_address(ips: impl Iterator<Item = IpAddr>) -> Vec<Peer> {
+    let ips: BTreeSet<IpAddr> = ips.collect();
+    ips.into_iter().map(|ip| Peer::Block { cidr: ip.into(), except: Vec::new() }).collect()
 }

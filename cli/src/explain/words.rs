@@ -26,6 +26,9 @@ pub(super) fn ports(rule: &Rule) -> String {
 fn peer(peer: &Peer, home: &str) -> String {
     match peer {
         Peer::Pods(selector) => pods(selector, home),
+        Peer::Names(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+        Peer::Nodes(selector) if selector.is_everything() => "all nodes".to_owned(),
+        Peer::Nodes(selector) => format!("nodes {selector}"),
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Block { cidr, except } => {
             let except: Vec<String> = except.iter().map(ToString::to_string).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sluice_policy::source::{Key, Namespace, Object, PodRef};
+use sluice_policy::source::{Key, KnownName, Namespace, Object, PodRef, plain_name};
 use sluice_policy::verdict::Decision;
 use sluice_policy::world::Edit;
 
@@ -22,6 +22,9 @@ pub(super) fn parse_case(json: &str) -> Result<Case, String> {
     }
     for node in &case.nodes {
         first.push(Edit::Put(Object::Node(node.to_source())));
+    }
+    for (name, ips) in &case.domains {
+        first.push(Edit::Put(Object::Name(KnownName { name: plain_name(name).into(), ips: ips.clone() })));
     }
     for pod in case.pods {
         first.push(cluster.put_pod(pod));

@@ -25,6 +25,8 @@ pub(super) struct Case {
     #[serde(default)]
     pub(super) nodes: Vec<WrittenNode>,
     #[serde(default)]
+    pub(super) domains: BTreeMap<String, Vec<IpAddr>>,
+    #[serde(default)]
     pub(super) policies: Vec<serde_json::Value>,
     #[serde(default)]
     pub(super) probes: Vec<Probe>,

@@ -73,6 +73,7 @@ pub(crate) fn lower(edit: &Edit) -> WorldEdit {
                 "Node" => Key::Node(name),
                 "Pod" => Key::Pod(PodRef { namespace, name }),
                 "NetworkPolicy" => policy(PolicyKind::NetworkPolicy),
+                "ClusterNetworkPolicy" => policy(PolicyKind::ClusterNetworkPolicy),
                 "SluiceNetworkPolicy" => policy(PolicyKind::SluiceNetworkPolicy),
                 other => panic!("nobody removes a {other} here"),
             })

@@ -1,4 +1,4 @@
-//! A naive judge of NetworkPolicy and SluiceNetworkPolicy, to be read beside the API text and DESIGN.md section 3.
+//! A naive judge of NetworkPolicy, ClusterNetworkPolicy and SluiceNetworkPolicy, to be read beside the API text and DESIGN.md section 3.
 //!
 //! It shares no code with the engine or with `sluice-crds`: its input is manifests as JSON, and for every question it reads all
 //! of them again and tries every policy, rule, peer and port. It is slow, and meant to be obviously right.
@@ -15,9 +15,11 @@
 //! | `ipBlock` matches addresses, pods' too | [`peer_matches`] |
 //! | a named port is the destination pod's | [`port_matches`] |
 //! | host-network and finished pods are no pods here | [`Cluster::pods`] |
+//! | ClusterNetworkPolicy's tiers come before and behind | [`tiers`] |
 //! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
 
 pub(crate) mod read;
+mod tiers;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -221,10 +223,13 @@ struct Case<'a> {
 }
 
 fn judge_half(case: &Case<'_>) -> Half {
+    if let Some(half) = tiers::judge(case, "Admin") {
+        return half;
+    }
     let isolating: Vec<&Value> =
         case.cluster.policies().filter(|policy| selects(policy, case.subject) && isolates(policy, case.direction)).collect();
     if isolating.is_empty() {
-        return Half::silent(Answer::Allow);
+        return tiers::judge(case, "Baseline").unwrap_or_else(|| Half::silent(Answer::Allow));
     }
     let rules = |action| isolating.iter().flat_map(move |policy| matching(case, policy, action));
     let denying: BTreeSet<_> = rules(Action::Deny).map(|(_, name)| name).collect();

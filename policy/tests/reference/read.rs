@@ -293,7 +293,7 @@ pub(crate) fn port(value: &Value) -> Read<Port> {
 }
 
 /// IANA_SVC_NAME: at most 15 of `a-z0-9-`, at least one letter, no dash at either end nor two in a row.
-fn is_port_name(name: &str) -> bool {
+pub(crate) fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())

@@ -3,6 +3,8 @@
 //! Everything is drawn from the small vocabularies below. Absent, null and empty variants of a field are drawn as often as
 //! filled ones, and a few parts are such that nobody can read them.
 
+mod tiers;
+
 use std::net::IpAddr;
 
 use proptest::collection::vec;
@@ -55,7 +57,7 @@ pub(crate) fn key(object: &Value) -> (String, String, String) {
     let kind = object["kind"].as_str().unwrap_or_default();
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = match kind {
-        "Namespace" | "Node" => "",
+        "Namespace" | "Node" | "ClusterNetworkPolicy" => "",
         _ => crate::reference::read::namespace(object),
     };
     (kind.to_owned(), namespace.to_owned(), name.to_owned())
@@ -135,16 +137,19 @@ fn expression() -> BoxedStrategy<Value> {
 
 /// A label selector, rarely one that can't be read.
 fn selector() -> BoxedStrategy<Value> {
+    prop_oneof![
+        15 => sound_selector(),
+        1 => Just(json!({"matchExpressions": [{"key": "app", "operator": "In"}]})),
+    ]
+    .boxed()
+}
+
+fn sound_selector() -> BoxedStrategy<Value> {
     let sound = object(vec![
         ("matchLabels", optional(json!({}), labels())),
         ("matchExpressions", optional(json!([]), vec(expression(), 1..3).prop_map(Value::from).boxed())),
     ]);
-    prop_oneof![
-        3 => Just(json!({})),
-        12 => sound,
-        1 => Just(json!({"matchExpressions": [{"key": "app", "operator": "In"}]})),
-    ]
-    .boxed()
+    prop_oneof![1 => Just(json!({})), 4 => sound].boxed()
 }
 
 fn block() -> BoxedStrategy<Value> {
@@ -242,6 +247,7 @@ fn policy() -> BoxedStrategy<Value> {
     prop_oneof![
         of_kind("NetworkPolicy", "networking.k8s.io/v1", ["a", "b", "c"]),
         of_kind("SluiceNetworkPolicy", "sluice.dev/v1alpha1", ["a", "b", "s"]),
+        tiers::policy(),
     ]
     .boxed()
 }
@@ -265,7 +271,7 @@ fn namespace() -> BoxedStrategy<Value> {
 fn node(index: usize) -> Value {
     // One node says which addresses its pods get; 10.2.0.0/30 isn't its own, so that its range and its pods differ.
     let cidrs: &[&str] = if index == 1 { &["10.2.0.0/30", "fd00:2::/64"] } else { &[] };
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[index]}, "spec": {"podCIDRs": cidrs}, "status": {"addresses": [
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[index], "labels": {"name": NODES[index]}}, "spec": {"podCIDRs": cidrs}, "status": {"addresses": [
         {"type": "InternalIP", "address": format!("172.18.0.{index}")},
         {"type": "InternalIP", "address": format!("fd01::{index}")},
         {"type": "Hostname", "address": NODES[index]},

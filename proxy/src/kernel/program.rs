@@ -119,7 +119,7 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
         }
     }
     // A Pass in the last tier that has lines still needs somewhere to go: past all of them, to the default.
-    if passes && lines.lines.last().is_some_and(|line| line.action == LineAction::Pass || is_admin(line.tier)) {
+    if lines.lines.iter().any(|line| line.action == LineAction::Pass && previous.is_some_and(|last| same_tier(last, line.tier))) {
         writer.next_part();
     }
     writer.end(lines);
@@ -129,10 +129,6 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
 /// Whatever the priority.
 fn same_tier(a: Tier, b: Tier) -> bool {
     std::mem::discriminant(&a) == std::mem::discriminant(&b)
-}
-
-fn is_admin(tier: Tier) -> bool {
-    matches!(tier, Tier::Admin { .. })
 }
 
 struct Writer<'t> {

@@ -13,7 +13,7 @@
 //! | `all` (ignored: minutes) | every case, in both layouts |
 //!
 //! `SLUICE_SEED=NUMBER` draws the same tenth, and the same worlds, again. `SLUICE_LAYOUT=bridge0` and `bridge1` put each node's pods on a
-//! bridge, without and with bridge-nf-call-iptables. Cases with a ClusterNetworkPolicy are a later version's.
+//! bridge, without and with bridge-nf-call-iptables.
 
 mod judge;
 mod listener;

@@ -8,8 +8,9 @@ use sluice_crds::case::{self, Case};
 
 use crate::stage::Layout;
 
-/// Families of the shared corpus that this version judges.
-const FAMILIES: [&str; 6] = ["cyclonus", "k8s-e2e", "kube-network-policies", "recipes", "edge", "fuzz-np"];
+/// Families of the shared corpus.
+const FAMILIES: [&str; 8] =
+    ["cyclonus", "k8s-e2e", "kube-network-policies", "network-policy-api", "recipes", "edge", "fuzz-np", "fuzz-cnp"];
 /// Judged whole in every run.
 const WHOLE: &str = "edge";
 /// The variable that repeats a draw.
@@ -111,7 +112,5 @@ fn own() -> Vec<Case> {
 }
 
 fn read(file: &Path) -> Vec<Case> {
-    let mut cases = case::read_cases(file).unwrap_or_else(|error| panic!("{error}"));
-    cases.retain(|case| !case.needs_later_version());
-    cases
+    case::read_cases(file).unwrap_or_else(|error| panic!("{error}"))
 }
