@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -103,15 +105,29 @@ fn refused(errno: Errno) -> Error {
 fn init(command: &mut Command) -> Result<ExitStatus, Error> {
     set_pdeathsig(Signal::SIGKILL).map_err(failed)?;
     let signals = forwarded();
+    // The program begins with nothing blocked, as it inherits what is blocked here. What comes in that moment is noted: the kernel
+    // drops what number one doesn't handle.
+    let noted: Vec<(Signal, Arc<AtomicBool>)> = PASSED_ON.map(|signal| (signal, Arc::default())).into();
+    for (signal, flag) in &noted {
+        signal_hook::flag::register(*signal as i32, Arc::clone(flag)).map_err(Error::Enter)?;
+    }
     signals.thread_unblock().map_err(failed)?;
     let child = command.spawn().map_err(Error::Enter)?;
     signals.thread_block().map_err(failed)?;
+    for (signal, _) in noted.iter().filter(|(_, flag)| flag.load(Ordering::Relaxed)) {
+        // It may have ended already: then it is waited for, and not found.
+        let _ = kill(pid(child.id()), *signal);
+    }
     attend(child.id(), &signals)
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).expect("process ids are below 2^22"))
 }
 
 /// Waits for the child with this number, passing signals on to it.
 fn attend(child: u32, signals: &SigSet) -> Result<ExitStatus, Error> {
-    let child = Pid::from_raw(i32::try_from(child).expect("process ids are below 2^22"));
+    let child = pid(child);
     loop {
         // Before waiting: what ended while the signals were not yet blocked has sent its own in vain.
         loop {
@@ -138,11 +154,13 @@ fn attend(child: u32, signals: &SigSet) -> Result<ExitStatus, Error> {
     }
 }
 
+/// What ends a program.
+const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
 fn forwarded() -> SigSet {
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
+    signals.add(Signal::SIGCHLD);
+    PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
     signals
 }
 

@@ -141,6 +141,31 @@ fn run_passes_the_exit_status_on_and_ends_what_was_left_running() {
     assert!(wait_until(Duration::from_secs(10), || sleepers(&word) == 0));
 }
 
+/// Whenever it comes: the stage between is number one of its world, and the kernel drops what such a process doesn't handle.
+#[test]
+fn no_signal_is_lost_while_the_program_starts() {
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-testnet"));
+        command.args(["run", "--rootless", "--", "sleep", "1000"]);
+        command.stdin(Stdio::null()).spawn().unwrap()
+    };
+    if sluice_testnet::capability().is_err() {
+        println!("SKIPPED: no user namespace inside this one");
+        return;
+    }
+    for delay in 0..60 {
+        let mut outer = start();
+        std::thread::sleep(Duration::from_micros(500 * delay));
+        let number = nix::unistd::Pid::from_raw(i32::try_from(outer.id()).unwrap());
+        nix::sys::signal::kill(number, nix::sys::signal::SIGTERM).unwrap();
+        let ends = wait_until(Duration::from_secs(5), || outer.try_wait().unwrap().is_some());
+        if !ends {
+            outer.kill().unwrap();
+        }
+        assert!(ends, "after {delay} half milliseconds");
+    }
+}
+
 /// How many processes `sleep WORD` there are.
 fn sleepers(word: &str) -> usize {
     let processes = std::fs::read_dir("/proc").expect("/proc");
