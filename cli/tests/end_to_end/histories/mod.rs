@@ -188,7 +188,8 @@ impl History {
     }
 
     fn save_policies(&self) {
-        let text = self.policies.values().cloned().collect::<Vec<_>>().join("---\n");
+        // An empty file passes for one whose writing was cut short, and what it held would stay.
+        let text = format!("# all of them\n{}", self.policies.values().cloned().collect::<Vec<_>>().join("---\n"));
         self.scene.save("policies.yaml", &text);
     }
 
