@@ -53,9 +53,8 @@ enum Kind {
     Service,
     NetworkPolicy,
     SluiceNetworkPolicy,
-    ClusterNetworkPolicy,
-    /// A kind that a later version will know.
-    Later(PolicyKind),
+    /// Of the cluster: Kubernetes' or ours.
+    ClusterPolicy(PolicyKind),
 }
 
 /// Which kind this is; `Ok(None)`: none of those that matter here.
@@ -82,13 +81,15 @@ fn kind_of(object: &Value, report: &mut Report) -> Reading<Option<Kind>> {
         ("", "Service") => (Kind::Service, "v1"),
         ("networking.k8s.io" | "extensions" | "", "NetworkPolicy") => (Kind::NetworkPolicy, "networking.k8s.io/v1"),
         ("sluice.dev" | "", "SluiceNetworkPolicy") => (Kind::SluiceNetworkPolicy, "sluice.dev/v1alpha1"),
-        ("sluice.dev", "SluiceClusterNetworkPolicy") => {
-            (Kind::Later(PolicyKind::SluiceClusterNetworkPolicy), "sluice.dev/v1alpha1")
+        ("sluice.dev" | "", "SluiceClusterNetworkPolicy") => {
+            (Kind::ClusterPolicy(PolicyKind::SluiceClusterNetworkPolicy), "sluice.dev/v1alpha1")
         }
-        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => (Kind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1alpha2"),
+        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => {
+            (Kind::ClusterPolicy(PolicyKind::ClusterNetworkPolicy), "policy.networking.k8s.io/v1alpha2")
+        }
         ("sluice.dev", other) => {
             let message = format!("{} is no kind of sluice.dev", quoted(other));
-            report.error(root.field("kind", object.line), message, "write SluiceNetworkPolicy");
+            report.error(root.field("kind", object.line), message, "write SluiceNetworkPolicy or SluiceClusterNetworkPolicy");
             return Err(Unreadable);
         }
         _ => return Ok(None),
@@ -103,24 +104,17 @@ fn kind_of(object: &Value, report: &mut Report) -> Reading<Option<Kind>> {
 
 fn lower_kind(object: &Value, kind: Kind, report: &mut Report) -> Lowered {
     let scope = match kind {
-        Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy | Kind::Later(_) => Scope::Cluster,
+        Kind::Namespace | Kind::Node | Kind::ClusterPolicy(_) => Scope::Cluster,
         _ => Scope::Namespaced,
     };
     let metadata = metadata::read(object, scope, report);
     match kind {
         Kind::NetworkPolicy => lower_policy(object, PolicyKind::NetworkPolicy, metadata, report),
         Kind::SluiceNetworkPolicy => lower_policy(object, PolicyKind::SluiceNetworkPolicy, metadata, report),
-        Kind::ClusterNetworkPolicy => match metadata {
-            Ok(metadata) => lower_cluster_policy(object, metadata, report),
+        Kind::ClusterPolicy(kind) => match metadata {
+            Ok(metadata) => lower_cluster_policy(object, kind, metadata, report),
             Err(Unreadable) => Lowered::default(),
         },
-        Kind::Later(kind) => {
-            let at = At::root(object.line);
-            let message = format!("{} is not supported by this version: the policy is refused", kind.as_str());
-            report.error(at.field("kind", object.line), message, "what it would allow or deny is decided by the other policies");
-            let key = metadata.ok().map(|m| Key::Policy(PolicyRef { kind, namespace: "".into(), name: m.name }));
-            Lowered { key, ..Lowered::default() }
-        }
         Kind::Service => {
             inventory::check_service(object, report);
             Lowered::default()
@@ -155,16 +149,20 @@ fn lower_policy(object: &Value, kind: PolicyKind, metadata: Reading<Metadata>, r
             None => return Lowered::default(),
         },
     };
-    let policy = policy::policy(object, reference, report);
-    let key = Some(Key::Policy(policy.reference.clone()));
-    Lowered { object: Some(Object::Policy(policy)), key, diagnostics: Vec::new() }
+    let key = Some(Key::Policy(reference.clone()));
+    let policy = policy::policy(object, reference, report).ok();
+    Lowered { object: policy.map(Object::Policy), key, diagnostics: Vec::new() }
 }
 
 /// A cluster policy that can't be read is refused: nobody can say whom it would close.
-fn lower_cluster_policy(object: &Value, metadata: Metadata, report: &mut Report) -> Lowered {
-    let reference = PolicyRef { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: metadata.name };
+fn lower_cluster_policy(object: &Value, kind: PolicyKind, metadata: Metadata, report: &mut Report) -> Lowered {
+    let reference = PolicyRef { kind, namespace: "".into(), name: metadata.name };
     let key = Some(Key::Policy(reference.clone()));
-    let policy = cluster_policy::cluster_policy(object, reference, report).ok();
+    let policy = match kind {
+        PolicyKind::ClusterNetworkPolicy => cluster_policy::cluster_policy(object, reference, report),
+        _ => policy::policy(object, reference, report),
+    };
+    let policy = policy.ok();
     if policy.is_none() {
         let at = At::root(object.line);
         report.error(

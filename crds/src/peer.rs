@@ -1,32 +1,48 @@
 //! One entry of `from` or `to`.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
-use sluice_policy::label::Selector;
+use sluice_policy::label::{Operator, Requirement, SERVICE_ACCOUNT, Selector};
 use sluice_policy::source::{Namespaces, Peer, PodSelector};
 
 use crate::address::block;
 use crate::diagnostic::{At, Report};
-use crate::field::{Unreadable, list, mapping, only};
-use crate::rule::{Context, Partly};
+use crate::field::{Unreadable, list, mapping, only, text};
+use crate::rule::{Context, Dialect, Partly};
 use crate::selector::selector;
-use crate::value::{Map, Value};
+use crate::syntax;
+use crate::value::{Map, Value, quoted};
 
 /// Reads a peer of a rule of `policy`.
 pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Report) -> Partly<Peer> {
     let Ok(map) = mapping(value, at, report) else { return Partly::nothing() };
-    let known = only(map, &["podSelector", "namespaceSelector", "ipBlock"], policy.dialect.later_peer_fields(), at, report);
-    let selects = map.get("podSelector").is_some() || map.get("namespaceSelector").is_some();
-    let mut peer = match (map.get("ipBlock"), selects) {
-        (Some(value), false) => ip_block(value, at.field("ipBlock", value.line), report),
-        (Some(_), true) => {
-            report.error(at, "ipBlock beside a selector", "write them as two peers, each beginning with \"- \"");
+    let fields = policy.dialect.peer_fields();
+    let known = only(map, fields, policy.dialect.later_peer_fields(), at, report);
+    let given = |name: &&str| fields.contains(name) && map.get(name).is_some();
+    let selects = PODS.iter().any(given);
+    let others: Vec<&str> = ADDRESSES.iter().copied().filter(|name| given(name)).collect();
+    let mut peer = match (others.as_slice(), selects) {
+        (["ipBlock"], false) => {
+            let value = &map.get("ipBlock").expect("it is given");
+            ip_block(value, at.field("ipBlock", value.line), report)
+        }
+        (["nodeSelector"], false) => {
+            let value = &map.get("nodeSelector").expect("it is given");
+            // All nodes, where nobody can say which: only a deny takes that.
+            let read = selector(value, at.field("nodeSelector", value.line), report);
+            Partly { complete: read.is_ok(), open: Some(Peer::Nodes(read.unwrap_or_default())) }
+        }
+        ([], true) => pods(map, policy, at, report),
+        ([], false) => {
+            if known.is_ok() {
+                report.error(at, format!("a peer without {}", one_of(fields)), "name one of them");
+            }
             Partly::nothing()
         }
-        (None, true) => pods(map, &policy.namespaces, at, report),
-        (None, false) => {
-            if known.is_ok() {
-                report.error(at, "a peer without podSelector, namespaceSelector and ipBlock", "name one of them");
-            }
+        ([first, ..], _) => {
+            let beside = if selects { "a selector" } else { "another" };
+            report.error(at, format!("{first} beside {beside}"), "write them as two peers, each beginning with \"- \"");
             Partly::nothing()
         }
     };
@@ -34,8 +50,22 @@ pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Rep
     peer
 }
 
-/// `podSelector` alone is about the policy's own namespace; with `namespaceSelector` both must match.
-fn pods(map: &Map, own: &Namespaces, at: At<'_>, report: &mut Report) -> Partly<Peer> {
+/// What a peer selects pods by: AND.
+const PODS: [&str; 3] = ["podSelector", "namespaceSelector", "serviceAccounts"];
+/// What stands alone in a peer.
+const ADDRESSES: [&str; 2] = ["ipBlock", "nodeSelector"];
+
+/// `a, b and c`.
+fn one_of(fields: &[&str]) -> String {
+    match fields {
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+        [] => String::new(),
+    }
+}
+
+/// `podSelector` alone is about the policy's own namespace; with `namespaceSelector` both must match, and so must the name of the
+/// service account.
+fn pods(map: &Map, policy: &Context, at: At<'_>, report: &mut Report) -> Partly<Peer> {
     let mut complete = true;
     let mut read = |name: &str| {
         map.get(name).map(|value| {
@@ -47,10 +77,43 @@ fn pods(map: &Map, own: &Namespaces, at: At<'_>, report: &mut Report) -> Partly<
     };
     let namespaces = match read("namespaceSelector") {
         Some(selector) => Namespaces::Matching(selector),
-        None => own.clone(),
+        None => policy.namespaces.clone(),
     };
-    let pods = read("podSelector").unwrap_or_default();
+    let mut pods = read("podSelector").unwrap_or_default();
+    if let Some(value) = map.get("serviceAccounts").filter(|_| policy.dialect == Dialect::Sluice) {
+        match accounts(value, at.field("serviceAccounts", value.line), report) {
+            Ok(names) => {
+                let named = Requirement { key: SERVICE_ACCOUNT.into(), operator: Operator::In, values: names };
+                pods = Selector::new(pods.requirements.into_iter().chain([named]));
+            }
+            Err(Unreadable) => complete = false,
+        }
+    }
     Partly { open: Some(Peer::Pods(PodSelector { namespaces, pods })), complete }
+}
+
+/// Names of service accounts, at least one.
+fn accounts(value: &Value, at: At<'_>, report: &mut Report) -> Result<Vec<Arc<str>>, Unreadable> {
+    let entries = list(value, at, report)?;
+    if entries.is_empty() {
+        report.error(at, "an empty list names no service account", "list their names, or leave it out");
+        return Err(Unreadable);
+    }
+    let name = |(i, entry): (usize, &Value), report: &mut Report| {
+        let at = at.index(i, entry.line);
+        let name = text(entry, at, report)?;
+        if syntax::is_subdomain(name) {
+            return Ok(name.clone());
+        }
+        report.error(
+            at,
+            format!("{} is no service account's name", quoted(name)),
+            "write its metadata.name, without the namespace",
+        );
+        Err(Unreadable)
+    };
+    let names: Vec<_> = entries.iter().enumerate().map(|entry| name(entry, report)).collect();
+    names.into_iter().collect()
 }
 
 fn ip_block(value: &Value, at: At<'_>, report: &mut Report) -> Partly<Peer> {

@@ -1,4 +1,5 @@
-//! NetworkPolicy and SluiceNetworkPolicy. The second is the first with more to say, so one reader serves both.
+//! NetworkPolicy, SluiceNetworkPolicy and SluiceClusterNetworkPolicy. The second is the first with more to say, and the third is the
+//! second for pods of any namespace, so one reader serves all.
 //!
 //! What can't be read closes, and only where it stands:
 //!
@@ -14,10 +15,11 @@
 //! | one peer or port of a deny | all that its readable parts leave open |
 //! | in our kind, an entry of `ingress` or `egress` that is text, a number or a list; a slip for `action` | Deny, as above |
 //! | what is beyond the bounds of [`bounds`](crate::bounds) | as if it could not be read |
+//! | of the cluster's kind: `namespaceSelector`, `podSelector`, `spec`, any unknown field of it | the policy is refused, and its last understood version stays in force |
 
 use sluice_policy::Direction;
 use sluice_policy::label::Selector;
-use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyRef, Rule, Tier};
+use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyKind, PolicyRef, Rule, Tier};
 
 use crate::bounds::{MAX_HTTP_ITEMS, MAX_RULES, rules_beyond};
 use crate::diagnostic::{At, Report};
@@ -30,8 +32,9 @@ use crate::value::{Map, Value, quoted};
 /// The fields of the object itself.
 const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
-/// Reads the policy `object`, which is called `reference`. Total: there is always a policy, if only one that isolates.
-pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) -> Policy {
+/// Reads the policy `object`, which is called `reference`. A namespaced one is always a policy, if only one that isolates; one of the
+/// cluster whose subject can't be read is refused.
+pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) -> Reading<Policy> {
     let root = At::root(object.line);
     let dialect = Dialect::of(reference.kind);
     let empty = Map::default();
@@ -48,19 +51,17 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
         Err(Unreadable) => return isolating(reference),
     };
     let at = root.field("spec", line);
-    let known = only(spec, dialect.spec_fields(), dialect.later_spec_fields(), at, report);
-
-    let subject = match spec.get("podSelector") {
-        None => Selector::everything(),
-        // The whole namespace, because nobody can say whom of it the policy meant to isolate.
-        Some(value) => selector(value, at.field("podSelector", value.line), report).unwrap_or_default(),
+    let known = only(spec, spec_fields(reference.kind), dialect.later_spec_fields(), at, report);
+    let subject = match reference.kind {
+        // The unknown field might have been one of the subject's.
+        PolicyKind::SluiceClusterNetworkPolicy => cluster_subject(spec, at, report).and_then(|subject| known.map(|()| subject)),
+        _ => Ok(namespace_subject(spec, &reference, at, report)),
     };
-    let subject = PodSelector { namespaces: Namespaces::Named(reference.namespace.clone()), pods: subject };
 
     let directions = directions(spec, known, at, report);
     let (ingress, egress) = directions.unwrap_or((true, true));
     let (mut rules, mut items_left) = (Vec::new(), MAX_HTTP_ITEMS);
-    let context = Context { dialect, namespaces: subject.namespaces.clone() };
+    let context = Context { dialect, namespaces: home(&reference) };
     for direction in Direction::BOTH {
         rules_of(direction, spec, &context, &mut items_left, at, &mut rules, report);
     }
@@ -80,19 +81,65 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
             }
         }
     }
-    let mut policy = Policy { reference, tier: Tier::Additive, subject, ingress, egress, rules };
+    // Not before everything was read: its author hears of all at once.
+    let mut policy = Policy { reference, tier: Tier::Additive, subject: subject?, ingress, egress, rules };
     if dialect == Dialect::Sluice && is_audit(spec, at, report) {
         policy.ingress = false;
         policy.egress = false;
         policy.rules.clear();
     }
-    policy
+    Ok(policy)
+}
+
+fn spec_fields(kind: PolicyKind) -> &'static [&'static str] {
+    match kind {
+        PolicyKind::NetworkPolicy | PolicyKind::ClusterNetworkPolicy => &["podSelector", "policyTypes", "ingress", "egress"],
+        PolicyKind::SluiceNetworkPolicy => &["podSelector", "policyTypes", "ingress", "egress", "enforcement"],
+        PolicyKind::SluiceClusterNetworkPolicy => {
+            &["namespaceSelector", "podSelector", "policyTypes", "ingress", "egress", "enforcement"]
+        }
+    }
+}
+
+/// The namespaces that a peer is in which names none.
+fn home(reference: &PolicyRef) -> Namespaces {
+    match reference.kind {
+        PolicyKind::SluiceClusterNetworkPolicy => Namespaces::Matching(Selector::everything()),
+        _ => Namespaces::Named(reference.namespace.clone()),
+    }
+}
+
+/// An absent `podSelector` is every pod of the namespace, and so is one that can't be read: nobody can say whom of it the policy
+/// meant to isolate.
+fn namespace_subject(spec: &Map, reference: &PolicyRef, at: At<'_>, report: &mut Report) -> PodSelector {
+    let pods = spec.get("podSelector");
+    let pods = pods.map(|value| selector(value, at.field("podSelector", value.line), report).unwrap_or_default());
+    PodSelector { namespaces: home(reference), pods: pods.unwrap_or_default() }
+}
+
+/// At least one of the two selectors: a policy that says nothing of whom it is about would isolate the whole cluster.
+fn cluster_subject(spec: &Map, at: At<'_>, report: &mut Report) -> Reading<PodSelector> {
+    let mut read = |name: &'static str| spec.get(name).map(|value| selector(value, at.field(name, value.line), report));
+    let (namespaces, pods) = (read("namespaceSelector"), read("podSelector"));
+    if namespaces.is_none() && pods.is_none() {
+        report.error(
+            at,
+            "whom is it about?",
+            "name namespaceSelector, podSelector or both; \"namespaceSelector: {}\" is every namespace",
+        );
+        return Err(Unreadable);
+    }
+    let namespaces = Namespaces::Matching(namespaces.transpose()?.unwrap_or_default());
+    Ok(PodSelector { namespaces, pods: pods.transpose()?.unwrap_or_default() })
 }
 
 /// A policy of which nothing is understood but its name: every pod of its namespace, both directions, and no rule.
-fn isolating(reference: PolicyRef) -> Policy {
-    let subject = PodSelector { namespaces: Namespaces::Named(reference.namespace.clone()), pods: Selector::everything() };
-    Policy { reference, tier: Tier::Additive, subject, ingress: true, egress: true, rules: Vec::new() }
+fn isolating(reference: PolicyRef) -> Reading<Policy> {
+    if reference.kind == PolicyKind::SluiceClusterNetworkPolicy {
+        return Err(Unreadable);
+    }
+    let subject = PodSelector { namespaces: home(&reference), pods: Selector::everything() };
+    Ok(Policy { reference, tier: Tier::Additive, subject, ingress: true, egress: true, rules: Vec::new() })
 }
 
 /// `policyTypes` after its default: Ingress, and Egress if there are egress rules.

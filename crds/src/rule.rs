@@ -29,13 +29,6 @@ impl Dialect {
         }
     }
 
-    pub(crate) const fn spec_fields(self) -> &'static [&'static str] {
-        match self {
-            Self::Kubernetes => &["podSelector", "policyTypes", "ingress", "egress"],
-            Self::Sluice => &["podSelector", "policyTypes", "ingress", "egress", "enforcement"],
-        }
-    }
-
     /// Fields that a later version will know.
     pub(crate) const fn later_spec_fields(self) -> &'static [&'static str] {
         match self {
@@ -60,10 +53,17 @@ impl Dialect {
         }
     }
 
+    pub(crate) const fn peer_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubernetes => &["podSelector", "namespaceSelector", "ipBlock"],
+            Self::Sluice => &["podSelector", "namespaceSelector", "serviceAccounts", "nodeSelector", "ipBlock"],
+        }
+    }
+
     pub(crate) const fn later_peer_fields(self) -> &'static [&'static str] {
         match self {
             Self::Kubernetes => &[],
-            Self::Sluice => &["serviceAccounts", "nodeSelector", "fqdns", "allowPrivate", "nameCheck"],
+            Self::Sluice => &["fqdns", "allowPrivate", "nameCheck"],
         }
     }
 }
@@ -71,7 +71,7 @@ impl Dialect {
 /// What a rule has to know of its policy.
 pub(crate) struct Context {
     pub(crate) dialect: Dialect,
-    /// The policy's own namespace: what a `podSelector` alone is about.
+    /// What a `podSelector` alone is about: the policy's own namespace, or all of them where it is the cluster's.
     pub(crate) namespaces: Namespaces,
 }
 

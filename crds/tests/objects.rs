@@ -53,7 +53,7 @@ fn kinds() {
         ("{apiVersion: sluice.dev/v1, kind: SluiceNetworkPolicy, metadata: {name: x}}", "Policy", 1),
         ("{apiVersion: sluice.dev/v1alpha1, kind: SluiceNetPolicy, metadata: {name: x}}", "None", 1),
         ("{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: x}}", "None", 2),
-        ("{apiVersion: sluice.dev/v1alpha1, kind: SluiceClusterNetworkPolicy, metadata: {name: x}}", "None", 1),
+        ("{apiVersion: sluice.dev/v1alpha1, kind: SluiceClusterNetworkPolicy, metadata: {name: x}}", "None", 2),
         ("{kind: Pod, metadata: {name: x}}", "None", 1),
         ("{apiVersion: v1, metadata: {name: x}}", "None", 1),
         ("{apiVersion: v1, kind: 5}", "None", 1),

@@ -301,10 +301,21 @@ fn sluice_network_policies() {
             ),
             (
                 "{egress: [{to: [{fqdns: [{matchName: a.b}]}, {serviceAccounts: [x], namespaceSelector: {}}, {podSelector: {}}]}]}",
-                "{} in out; egress[0] [ns/{}] *",
+                "{} in out; egress[0] [<{}>/serviceAccount=x ns/{}] *",
+                &[("spec.egress[0].to[0].fqdns", "not supported by this version")],
+            ),
+            (
+                "{ingress: [{from: [{serviceAccounts: [b, a], podSelector: {matchLabels: {k: v}}}, {nodeSelector: {}}]}]}",
+                "{} in; ingress[0] [ns/serviceAccount in (a,b),k=v nodes<{}>] *",
+                &[],
+            ),
+            (
+                "{ingress: [{from: [{serviceAccounts: []}, {serviceAccounts: [A/b]}, {nodeSelector: {}, podSelector: {}}]}]}",
+                "{} in; ingress[0] [] *",
                 &[
-                    ("spec.egress[0].to[0].fqdns", "not supported by this version"),
-                    ("spec.egress[0].to[1].serviceAccounts", "not supported by this version"),
+                    ("spec.ingress[0].from[0].serviceAccounts", "an empty list names no service account"),
+                    ("spec.ingress[0].from[1].serviceAccounts[0]", "\"A/b\" is no service account's name"),
+                    ("spec.ingress[0].from[2]", "nodeSelector beside a selector"),
                 ],
             ),
             (

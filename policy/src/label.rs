@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// The labels of a pod, namespace or node.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
+/// What stands for a pod's service account among the labels by which pods are told apart. No label can be called so.
+pub const SERVICE_ACCOUNT: &str = ":serviceAccount";
+
 /// A label selector: the AND of its requirements. The empty selector matches everything.
 ///
 /// `matchLabels` and `matchExpressions` of a manifest both become requirements (`k: v` is `k In [v]`).
@@ -92,13 +95,14 @@ impl std::fmt::Display for Selector {
             if i > 0 {
                 f.write_str(",")?;
             }
+            let key = if &*r.key == SERVICE_ACCOUNT { "serviceAccount" } else { &*r.key };
             match (r.operator, r.values.as_slice()) {
-                (Operator::In, [one]) => write!(f, "{}={one}", r.key)?,
-                (Operator::NotIn, [one]) => write!(f, "{}!={one}", r.key)?,
-                (Operator::In, many) => write!(f, "{} in ({})", r.key, many.join(","))?,
-                (Operator::NotIn, many) => write!(f, "{} notin ({})", r.key, many.join(","))?,
-                (Operator::Exists, _) => write!(f, "{}", r.key)?,
-                (Operator::DoesNotExist, _) => write!(f, "!{}", r.key)?,
+                (Operator::In, [one]) => write!(f, "{key}={one}")?,
+                (Operator::NotIn, [one]) => write!(f, "{key}!={one}")?,
+                (Operator::In, many) => write!(f, "{key} in ({})", many.join(","))?,
+                (Operator::NotIn, many) => write!(f, "{key} notin ({})", many.join(","))?,
+                (Operator::Exists, _) => write!(f, "{key}")?,
+                (Operator::DoesNotExist, _) => write!(f, "!{key}")?,
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Three ideas keep the cost of a change near what it touches:
 //!
-//! - A **class** is the pods of one namespace with the same labels. Selectors are tried on classes, found by label.
+//! - A **class** is the pods of one namespace with the same labels and service account. Selectors are tried on classes, found by label.
 //! - An **identity** is the classes that answer every selector alike. Policies and sets speak of identities, so a new pod of a
 //!   known kind changes nothing but its own endpoint.
 //! - A **program** is the list of policies that judge an identity in one direction, shared by all identities with that list.
@@ -235,7 +235,7 @@ impl World {
         }
         let selectable = !pod.host_network && !pod.finished && !pod.ips.is_empty();
         let stays =
-            old.is_some_and(|old| selectable && old.class.is_some() && old.pod.ips == pod.ips && old.pod.labels == pod.labels);
+            old.is_some_and(|old| selectable && old.class.is_some() && old.pod.ips == pod.ips && is_alike(&old.pod, &pod));
         let ports: Arc<[NamedPort]> = pod.ports.iter().cloned().collect();
         if stays {
             // Same class and addresses: only what the endpoint says of itself differs.
@@ -258,7 +258,7 @@ impl World {
             effects.addresses.extend(pod.ips.iter().copied());
             let namespace = &pod.reference.namespace;
             let labels = self.namespace_labels(namespace);
-            let (class, new) = self.classes.enter(namespace, &pod.labels, &pod.reference);
+            let (class, new) = self.classes.enter(&pod);
             if new {
                 self.selectors.class_appeared(class, &labels, &mut self.classes);
             }
@@ -512,6 +512,11 @@ impl World {
             ports: first.ports.clone(),
         })
     }
+}
+
+/// Whether every selector takes both or neither.
+fn is_alike(one: &Pod, other: &Pod) -> bool {
+    one.labels == other.labels && one.service_account == other.service_account
 }
 
 /// Addresses as peers, each once.

@@ -58,6 +58,8 @@ pub(super) struct WrittenPod {
     #[serde(default, rename = "hostNetwork")]
     host_network: bool,
     phase: Option<String>,
+    #[serde(rename = "serviceAccount")]
+    service_account: Option<String>,
     #[serde(default)]
     ports: Vec<Port>,
 }
@@ -88,7 +90,7 @@ impl WrittenPod {
             node: self.node.as_deref().map(Arc::from),
             host_network: self.host_network,
             finished: matches!(self.phase.as_deref(), Some("Succeeded" | "Failed")),
-            service_account: "default".into(),
+            service_account: self.service_account.as_deref().unwrap_or("default").into(),
             ports: self.ports.iter().filter_map(named).collect(),
         }
     }

@@ -1,12 +1,12 @@
-//! Classes: the pods of one namespace with the same labels.
+//! Classes: the pods of one namespace with the same labels and service account.
 
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::label::{Labels, Operator, Selector};
+use crate::label::{Labels, Operator, SERVICE_ACCOUNT, Selector};
 use crate::snapshot::{IdentityId, SetId};
-use crate::source::PodRef;
+use crate::source::{Pod, PodRef};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ClassId(u32);
@@ -82,8 +82,10 @@ impl InNamespace {
 
 impl Classes {
     /// Adds a pod to its class; also says whether the class is new.
-    pub(super) fn enter(&mut self, namespace: &Arc<str>, labels: &Labels, pod: &PodRef) -> (ClassId, bool) {
-        let labels = Arc::new(labels.clone());
+    pub(super) fn enter(&mut self, pod: &Pod) -> (ClassId, bool) {
+        let mut labels = pod.labels.clone();
+        labels.insert(SERVICE_ACCOUNT.into(), pod.service_account.clone());
+        let (namespace, pod, labels) = (&pod.reference.namespace, &pod.reference, Arc::new(labels));
         if let Some(id) = self.by_labels.get(&(namespace.clone(), labels.clone())) {
             self.all.get_mut(id).expect("a class is in all its indexes").pods.insert(pod.clone());
             self.emptied.remove(id);

@@ -99,7 +99,7 @@ fn pod(entry: &Value) -> Value {
         ports.map(|p| json!({"name": p["name"], "containerPort": p["port"], "protocol": p["protocol"]})).collect();
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": entry["ns"], "name": entry["name"], "labels": entry["labels"]},
-        "spec": {"nodeName": entry["node"], "hostNetwork": entry["hostNetwork"] == true,
+        "spec": {"nodeName": entry["node"], "hostNetwork": entry["hostNetwork"] == true, "serviceAccountName": entry["serviceAccount"],
             "containers": [{"name": "main", "ports": ports}]},
         "status": {"phase": entry.get("phase").unwrap_or(&json!("Running")), "podIPs": ips}})
 }

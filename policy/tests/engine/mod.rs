@@ -74,6 +74,7 @@ pub(crate) fn lower(edit: &Edit) -> WorldEdit {
                 "Pod" => Key::Pod(PodRef { namespace, name }),
                 "NetworkPolicy" => policy(PolicyKind::NetworkPolicy),
                 "ClusterNetworkPolicy" => policy(PolicyKind::ClusterNetworkPolicy),
+                "SluiceClusterNetworkPolicy" => policy(PolicyKind::SluiceClusterNetworkPolicy),
                 "SluiceNetworkPolicy" => policy(PolicyKind::SluiceNetworkPolicy),
                 other => panic!("nobody removes a {other} here"),
             })

@@ -15,6 +15,7 @@
 //! | `ipBlock` matches addresses, pods' too | [`peer_matches`] |
 //! | a named port is the destination pod's | [`port_matches`] |
 //! | host-network and finished pods are no pods here | [`Cluster::pods`] |
+//! | `nodeSelector` matches nodes' addresses, `serviceAccounts` pods by the name of theirs | [`peer_matches`] |
 //! | ClusterNetworkPolicy's tiers come before and behind | [`tiers`] |
 //! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
 
@@ -147,8 +148,10 @@ impl Cluster {
 
     /// The policies in force: one that only audits neither allows nor isolates.
     fn policies(&self) -> impl Iterator<Item = &Value> {
-        let ours = self.of_kind("SluiceNetworkPolicy").filter(|policy| policy["spec"]["enforcement"] != "Audit");
-        self.of_kind("NetworkPolicy").chain(ours)
+        // The cluster's is refused where nobody can say whom it is about.
+        let clusters = self.of_kind("SluiceClusterNetworkPolicy").filter(|policy| read::cluster_subject(policy).is_ok());
+        let ours = self.of_kind("SluiceNetworkPolicy").chain(clusters);
+        self.of_kind("NetworkPolicy").chain(ours.filter(|policy| policy["spec"]["enforcement"] != "Audit"))
     }
 
     fn pods(&self) -> impl Iterator<Item = Pod<'_>> {
@@ -226,8 +229,11 @@ fn judge_half(case: &Case<'_>) -> Half {
     if let Some(half) = tiers::judge(case, "Admin") {
         return half;
     }
-    let isolating: Vec<&Value> =
-        case.cluster.policies().filter(|policy| selects(policy, case.subject) && isolates(policy, case.direction)).collect();
+    let isolating: Vec<&Value> = case
+        .cluster
+        .policies()
+        .filter(|policy| selects(case.cluster, policy, case.subject) && isolates(policy, case.direction))
+        .collect();
     if isolating.is_empty() {
         return tiers::judge(case, "Baseline").unwrap_or_else(|| Half::silent(Answer::Allow));
     }
@@ -268,11 +274,18 @@ fn judge_half(case: &Case<'_>) -> Half {
 /// `NetworkPolicy production/backend`.
 fn title(policy: &Value) -> String {
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    format!("{} {}/{}", word(&policy["kind"]), read::namespace(policy), word(&policy["metadata"]["name"]))
+    let namespace = if read::is_clusters(policy) { String::new() } else { format!("{}/", read::namespace(policy)) };
+    format!("{} {namespace}{}", word(&policy["kind"]), word(&policy["metadata"]["name"]))
 }
 
 /// Whether `pod` is a subject of `policy`. A `podSelector` that can't be read selects the whole namespace.
-fn selects(policy: &Value, pod: Pod<'_>) -> bool {
+fn selects(cluster: &Cluster, policy: &Value, pod: Pod<'_>) -> bool {
+    if read::is_clusters(policy) {
+        return read::cluster_subject(policy).is_ok_and(|(namespaces, pods)| {
+            terms_match(&namespaces, &cluster.namespace_labels(pod.namespace()))
+                && terms_match(&pods, &read::labels(pod.manifest))
+        });
+    }
     read::namespace(policy) == pod.namespace()
         && read::selector(&policy["spec"]["podSelector"]).map_or(true, |terms| terms_match(&terms, &read::labels(pod.manifest)))
 }
@@ -329,20 +342,30 @@ fn any(entries: Read<Option<&Vec<Value>>>, matches: impl Fn(&Value) -> Read<bool
 }
 
 fn peer_matches(case: &Case<'_>, policy: &Value, entry: &Value) -> Read<bool> {
-    let peer = read::peer(entry)?;
+    let peer = read::peer(entry, read::is_ours(policy))?;
     let matches = match peer.what {
         read::Peers::Block { cidr, except } => {
             let excepted = except.iter().map(|hole| hole.map(|hole| !hole.contains(case.peer_ip)));
             excepted.fold(Ok(cidr?.contains(case.peer_ip)), and)
         }
-        read::Peers::Selectors { namespaces, pods } => {
+        read::Peers::Nodes(terms) => {
+            let mut nodes = case.cluster.of_kind("Node").filter(|node| has_address(node, case.peer_ip));
+            match terms {
+                Ok(terms) => Ok(nodes.any(|node| terms_match(&terms, &read::labels(node)))),
+                // Whichever nodes were meant, what is none is not among them.
+                Err(Unreadable) => nodes.next().map_or(Ok(false), |_| Err(Unreadable)),
+            }
+        }
+        read::Peers::Selectors { namespaces, pods, accounts } => {
             let Some(pod) = case.peer else { return Ok(false) };
             let in_namespace = match namespaces {
                 Some(terms) => terms.map(|terms| terms_match(&terms, &case.cluster.namespace_labels(pod.namespace()))),
-                // Without a namespaceSelector, the policy's own namespace.
+                // Without a namespaceSelector, the policy's own namespace; the cluster's kind has none.
+                None if read::is_clusters(policy) => Ok(true),
                 None => Ok(pod.namespace() == read::namespace(policy)),
             };
-            and(in_namespace, pods.map(|terms| terms_match(&terms, &read::labels(pod.manifest))))
+            let account = accounts.map(|names| names.contains(&read::service_account(pod.manifest)));
+            and(account, and(in_namespace, pods.map(|terms| terms_match(&terms, &read::labels(pod.manifest)))))
         }
     };
     and(peer.known, matches)

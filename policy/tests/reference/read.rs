@@ -30,8 +30,24 @@ pub(crate) struct Peer {
 }
 
 pub(crate) enum Peers {
-    Selectors { namespaces: Option<Read<Vec<Term>>>, pods: Read<Vec<Term>> },
+    Selectors { namespaces: Option<Read<Vec<Term>>>, pods: Read<Vec<Term>>, accounts: Read<Accounts> },
+    Nodes(Read<Vec<Term>>),
     Block { cidr: Read<Cidr>, except: Vec<Read<Cidr>> },
+}
+
+/// Names of service accounts.
+pub(crate) enum Accounts {
+    Any,
+    These(Vec<String>),
+}
+
+impl Accounts {
+    pub(crate) fn contains(&self, name: &String) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(names) => names.contains(name),
+        }
+    }
 }
 
 /// One entry of `ports`, part by part.
@@ -177,12 +193,36 @@ fn known(object: &Map<String, Value>, fields: &[&str]) -> Read<bool> {
 
 /// Whether a policy is of our kind, which has more fields.
 pub(crate) fn is_ours(policy: &Value) -> bool {
-    policy["kind"] == "SluiceNetworkPolicy"
+    policy["kind"] == "SluiceNetworkPolicy" || is_clusters(policy)
+}
+
+/// Whether it is our kind for pods of any namespace.
+pub(crate) fn is_clusters(policy: &Value) -> bool {
+    policy["kind"] == "SluiceClusterNetworkPolicy"
+}
+
+/// What such a policy asks of its subjects' namespaces and labels: at least one of the two is said, and no field is unknown.
+pub(crate) fn cluster_subject(policy: &Value) -> Read<(Vec<Term>, Vec<Term>)> {
+    known(policy.as_object().ok_or(Unreadable)?, &["apiVersion", "kind", "metadata", "spec", "status"])?;
+    spec(policy)?;
+    let (namespaces, pods) = (&policy["spec"]["namespaceSelector"], &policy["spec"]["podSelector"]);
+    if namespaces.is_null() && pods.is_null() {
+        return Err(Unreadable);
+    }
+    Ok((selector(namespaces)?, selector(pods)?))
+}
+
+pub(crate) fn service_account(pod: &Value) -> String {
+    pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
 }
 
 /// Whether `spec` has only known fields. An absent one is empty.
 pub(crate) fn spec(policy: &Value) -> Read<bool> {
-    let more: &[&str] = if is_ours(policy) { &["enforcement"] } else { &[] };
+    let more: &[&str] = match is_ours(policy) {
+        true if is_clusters(policy) => &["enforcement", "namespaceSelector"],
+        true => &["enforcement"],
+        false => &[],
+    };
     match &policy["spec"] {
         Value::Null => Ok(true),
         spec => {
@@ -227,18 +267,28 @@ fn is_slip(name: &str) -> bool {
             || (0..6).any(|i| name.len() == 6 && name[..i] == "action"[..i] && name[i + 1..] == "action"[i + 1..]))
 }
 
-/// One entry of `from` or `to`: a block, or at least one selector.
-pub(crate) fn peer(value: &Value) -> Read<Peer> {
+/// One entry of `from` or `to`: a block, nodes, or at least one thing that is asked of pods.
+pub(crate) fn peer(value: &Value, ours: bool) -> Read<Peer> {
     let map = value.as_object().ok_or(Unreadable)?;
-    let given = |field: &str| map.get(field).filter(|value| !value.is_null());
-    let what = match (given("podSelector"), given("namespaceSelector"), given("ipBlock")) {
-        (None, None, Some(value)) => block(value)?,
-        (None, None, None) | (_, _, Some(_)) => return Err(Unreadable),
-        (pods, namespaces, None) => {
-            Peers::Selectors { namespaces: namespaces.map(selector), pods: selector(pods.unwrap_or(&Value::Null)) }
-        }
+    let more: &[&str] = if ours { &["serviceAccounts", "nodeSelector"] } else { &[] };
+    let fields = [&["podSelector", "namespaceSelector", "ipBlock"], more].concat();
+    let given = |field: &str| map.get(field).filter(|value| !value.is_null() && fields.contains(&field));
+    let of_pods = [given("podSelector"), given("namespaceSelector"), given("serviceAccounts")];
+    let what = match (given("ipBlock"), given("nodeSelector"), of_pods) {
+        (Some(value), None, [None, None, None]) => block(value)?,
+        (None, Some(value), [None, None, None]) => Peers::Nodes(selector(value)),
+        (None, None, [None, None, None]) | (Some(_), ..) | (_, Some(_), _) => return Err(Unreadable),
+        (None, None, [pods, namespaces, accounts]) => Peers::Selectors {
+            namespaces: namespaces.map(selector),
+            pods: selector(pods.unwrap_or(&Value::Null)),
+            accounts: accounts.map_or(Ok(Accounts::Any), |value| {
+                let names = strings(value)?;
+                let sound = !names.is_empty() && names.iter().all(|name| !name.is_empty());
+                if sound { Ok(Accounts::These(names)) } else { Err(Unreadable) }
+            }),
+        },
     };
-    Ok(Peer { known: known(map, &["podSelector", "namespaceSelector", "ipBlock"]), what })
+    Ok(Peer { known: known(map, &fields), what })
 }
 
 /// A block, and what is carved out of it: smaller blocks within.

@@ -57,7 +57,7 @@ pub(crate) fn key(object: &Value) -> (String, String, String) {
     let kind = object["kind"].as_str().unwrap_or_default();
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = match kind {
-        "Namespace" | "Node" | "ClusterNetworkPolicy" => "",
+        "Namespace" | "Node" | "ClusterNetworkPolicy" | "SluiceClusterNetworkPolicy" => "",
         _ => crate::reference::read::namespace(object),
     };
     (kind.to_owned(), namespace.to_owned(), name.to_owned())
@@ -171,7 +171,29 @@ fn block() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-fn peer() -> BoxedStrategy<Value> {
+fn peer(ours: bool) -> BoxedStrategy<Value> {
+    if !ours {
+        return common_peer();
+    }
+    let accounts = vec(one_of(&["reader", "default", "writer"]), 1..3).prop_map(Value::from).boxed();
+    let by_account = object(vec![
+        ("serviceAccounts", always(accounts)),
+        ("namespaceSelector", sometimes(selector())),
+        ("podSelector", sometimes(selector())),
+    ]);
+    prop_oneof![
+        10 => common_peer(),
+        3 => by_account,
+        1 => one_of(&NODES[..2]).prop_map(|name| json!({"nodeSelector": {"matchLabels": {"name": name}}})),
+        1 => Just(json!({"nodeSelector": {}})),
+        // Unreadable: nobody's name, two things that stand alone.
+        1 => Just(json!({"serviceAccounts": []})),
+        1 => Just(json!({"nodeSelector": {}, "podSelector": {}})),
+    ]
+    .boxed()
+}
+
+fn common_peer() -> BoxedStrategy<Value> {
     prop_oneof![
         4 => selector().prop_map(|s| json!({"podSelector": s})),
         3 => selector().prop_map(|s| json!({"namespaceSelector": s})),
@@ -213,7 +235,7 @@ fn http() -> BoxedStrategy<Value> {
 
 fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
     let list = |entry: BoxedStrategy<Value>| optional(json!([]), vec(entry, 1..3).prop_map(Value::from).boxed());
-    let mut fields = vec![(peers_field, list(peer())), ("ports", list(port()))];
+    let mut fields = vec![(peers_field, list(peer(ours))), ("ports", list(port()))];
     if ours {
         fields.push((
             "action",
@@ -226,27 +248,37 @@ fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
 
 fn policy() -> BoxedStrategy<Value> {
     let of_kind = |kind: &'static str, version: &'static str, names: [&'static str; 3]| {
-        let ours = kind == "SluiceNetworkPolicy";
+        let (ours, clusters) = (kind != "NetworkPolicy", kind == "SluiceClusterNetworkPolicy");
         let mut fields = vec![
-            ("podSelector", always(selector())),
             ("policyTypes", optional(json!([]), types())),
             ("ingress", optional(json!([]), rules("from", ours))),
             ("egress", optional(json!([]), rules("to", ours))),
-            ("engress", prop_oneof![15 => Just(None), 1 => Just(Some(json!([{}])))].boxed()),
         ];
+        if clusters {
+            // Readable: one that is refused would be no edit.
+            fields.push(("podSelector", always(sound_selector())));
+            fields.push(("namespaceSelector", sometimes(sound_selector())));
+        } else {
+            fields.push(("podSelector", always(selector())));
+            fields.push(("engress", prop_oneof![15 => Just(None), 1 => Just(Some(json!([{}])))].boxed()));
+        }
         if ours {
             let mode = prop_oneof![8 => Just(None), 1 => Just(Some(json!("Enforce"))), 1 => Just(Some(json!("Audit")))];
             fields.push(("enforcement", mode.boxed()));
         }
         let spec = object(fields);
         (select(NAMESPACES.to_vec()), select(names.to_vec()), spec).prop_map(move |(namespace, name, spec)| {
-            json!({"apiVersion": version, "kind": kind,
-                "metadata": {"namespace": namespace, "name": name}, "spec": spec})
+            let metadata = match kind {
+                "SluiceClusterNetworkPolicy" => json!({"name": name}),
+                _ => json!({"namespace": namespace, "name": name}),
+            };
+            json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
         })
     };
     prop_oneof![
         of_kind("NetworkPolicy", "networking.k8s.io/v1", ["a", "b", "c"]),
         of_kind("SluiceNetworkPolicy", "sluice.dev/v1alpha1", ["a", "b", "s"]),
+        of_kind("SluiceClusterNetworkPolicy", "sluice.dev/v1alpha1", ["a", "b", "s"]),
         tiers::policy(),
     ]
     .boxed()
@@ -287,8 +319,9 @@ fn pod() -> BoxedStrategy<Value> {
     let stacks =
         prop_oneof![5 => Just((true, false)), 4 => Just((true, true)), 1 => Just((false, true)), 1 => Just((false, false))];
     let named = (select(PORT_NAMES.to_vec()), select(PORTS.to_vec()), select(PROTOCOLS[..3].to_vec()));
-    (place, labels(), kind, neighbour, stacks, vec(named, 0..3))
-        .prop_map(|((namespace, name, node), labels, kind, neighbour, stacks, mut named)| {
+    let account = select(vec!["default", "reader", "writer"]);
+    (place, labels(), kind, neighbour, stacks, vec(named, 0..3), account)
+        .prop_map(|((namespace, name, node), labels, kind, neighbour, stacks, mut named, account)| {
             // Within a pod, names of ports are unique (Kubernetes validates that per container).
             named.sort_by_key(|(name, ..)| *name);
             named.dedup_by_key(|(name, ..)| *name);
@@ -307,7 +340,7 @@ fn pod() -> BoxedStrategy<Value> {
             let ips: Vec<_> = ips.into_iter().flatten().map(|ip| json!({"ip": ip})).collect();
             json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"namespace": NAMESPACES[namespace], "name": PODS[name], "labels": labels},
-                "spec": {"nodeName": NODES[node], "hostNetwork": kind == "host",
+                "spec": {"nodeName": NODES[node], "hostNetwork": kind == "host", "serviceAccountName": account,
                     "containers": [{"name": "main", "ports": ports}]},
                 "status": {"phase": if kind == "host" { "Running" } else { kind }, "podIPs": ips}})
         })
