@@ -241,6 +241,20 @@ fn help_teaches_and_says_the_version() {
 
 /// Every command that README.md shows with its output, and its policy.
 #[test]
+fn what_the_docs_say_of_policies_can_be_read() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies.md")).unwrap();
+    let blocks: Vec<&str> = page.split("```").filter_map(|part| part.strip_prefix("yaml\n")).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy.yaml");
+        std::fs::write(&policy, block).unwrap();
+        let read = sluice(&["matrix", "-f", policy.to_str().unwrap(), "--port", "80/tcp"], "");
+        assert_eq!(read, "no pod with an address in these manifests\nexit 0\n", "{block}");
+    }
+}
+
+#[test]
 fn the_readme_tells_the_truth() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
