@@ -157,7 +157,7 @@ impl Cluster {
             }
         }
         let mut world = World::new();
-        let known = names.addresses.iter().map(|(name, ips)| KnownName { name: plain_name(name).into(), ips: ips.clone() });
+        let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
         world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
         let changes = View::new(Scope::Everything).snapshot(&world);
         let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");

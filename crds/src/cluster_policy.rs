@@ -20,9 +20,10 @@ use crate::bounds::{MAX_RULES, distinct, rules_beyond, within_pairs};
 use crate::diagnostic::{At, Report};
 use crate::domain::domain_name;
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
+use crate::policy::OBJECT_FIELDS;
 use crate::port;
 use crate::selector::selector;
-use crate::value::{Map, Node, Value, quoted};
+use crate::value::{Entry, Map, Node, Value, quoted};
 
 /// The API's bound for rules of a direction, peers and protocols of a rule, networks and domain names of a peer.
 const MOST: usize = 25;
@@ -31,7 +32,7 @@ const MAX_PRIORITY: i64 = 1000;
 /// Reads the policy `object`, which is called `reference`. Unreadable: it is refused.
 pub(crate) fn cluster_policy(object: &Value, reference: PolicyRef, report: &mut Report) -> Reading<Policy> {
     let root = At::root(object.line);
-    let whole = only(mapping(object, root, report)?, &["apiVersion", "kind", "metadata", "spec", "status"], &[], root, report);
+    let whole = only(mapping(object, root, report)?, OBJECT_FIELDS, &[], root, report);
     let spec = required(object.get("spec"), "spec", "a ClusterNetworkPolicy has tier, priority and subject", root, report)?;
     let at = root.field("spec", spec.line);
     let map = mapping(spec, at, report)?;
@@ -247,8 +248,7 @@ fn peer(value: &Value, direction: Direction, action: Action, at: At<'_>, report:
     };
     let map = mapping(value, at, report)?;
     only(map, kinds, &[], at, report)?;
-    let mut entries = map.iter().filter(|entry| !entry.value.is_null());
-    let (Some(entry), None) = (entries.next(), entries.next()) else {
+    let Some(entry) = only_entry(map) else {
         report.error(at, "a peer has exactly one kind", format!("name one of {}", kinds.join(", ")));
         return Err(Unreadable);
     };
@@ -275,6 +275,12 @@ fn peer(value: &Value, direction: Direction, action: Action, at: At<'_>, report:
             Ok(vec![Peer::Names(names.iter().map(|name| NamePattern::new(name)).collect())])
         }
     }
+}
+
+/// The field that is given, if there is exactly one.
+fn only_entry(map: &Map) -> Option<&Entry> {
+    let mut given = map.iter().filter(|entry| !entry.value.is_null());
+    given.next().filter(|_| given.next().is_none())
 }
 
 /// A list with at least one entry, each of which can be read.
@@ -322,8 +328,7 @@ fn protocol(value: &Value, at: At<'_>, report: &mut Report) -> Reading<Vec<PortM
     const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
     let map = mapping(value, at, report)?;
     only(map, &["tcp", "udp", "sctp", "destinationNamedPort"], &[], at, report)?;
-    let mut entries = map.iter().filter(|entry| !entry.value.is_null());
-    let (Some(entry), None) = (entries.next(), entries.next()) else {
+    let Some(entry) = only_entry(map) else {
         report.error(at, "an entry has exactly one protocol", "write a second entry, beginning with \"- \"");
         return Err(Unreadable);
     };

@@ -107,20 +107,10 @@ fn twice(key: &Key, source: &Arc<str>, line: u32, first: &str) -> Diagnostic {
         severity: Severity::Warning,
         source: Some(source.clone()),
         line,
-        object: describe_key(key).into(),
+        object: key.to_string().into(),
         field: String::new(),
         message: format!("defined a second time; the first is at {first}, and this one counts"),
         remedy: "remove one of them".to_owned(),
-    }
-}
-
-fn describe_key(key: &Key) -> String {
-    match key {
-        Key::Namespace(name) => format!("Namespace {name}"),
-        Key::Pod(pod) => format!("Pod {pod}"),
-        Key::Node(name) => format!("Node {name}"),
-        Key::Name(name) => format!("name {name}"),
-        Key::Policy(policy) => policy.to_string(),
     }
 }
 

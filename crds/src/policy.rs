@@ -30,7 +30,7 @@ use crate::selector::selector;
 use crate::value::{Map, Value, quoted};
 
 /// The fields of the object itself.
-const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+pub(crate) const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
 /// Reads the policy `object`, which is called `reference`. A namespaced one is always a policy, if only one that isolates; one of the
 /// cluster whose subject can't be read is refused.

@@ -34,6 +34,19 @@ pub enum Key {
     Policy(PolicyRef),
 }
 
+impl std::fmt::Display for Key {
+    /// `Pod shop/web`, `Node node-1`, `NetworkPolicy shop/backend`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Pod(pod) => write!(f, "Pod {pod}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::Name(name) => write!(f, "name {name}"),
+            Self::Policy(policy) => policy.fmt(f),
+        }
+    }
+}
+
 impl Object {
     pub fn key(&self) -> Key {
         match self {

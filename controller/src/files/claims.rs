@@ -96,20 +96,9 @@ impl Claims {
         let line = |((other, first), (key, count)): ((&Path, &Path), (&Key, usize))| {
             let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
             let (other, first) = (other.display(), first.display());
-            format!("{other}: {}{more}: also in {first}, which comes first and counts; remove one of them", describe(key))
+            format!("{other}: {key}{more}: also in {first}, which comes first and counts; remove one of them")
         };
         pairs.into_iter().map(line).collect()
-    }
-}
-
-/// An object as people name it: `Pod shop/web`.
-pub(crate) fn describe(key: &Key) -> String {
-    match key {
-        Key::Namespace(name) => format!("Namespace {name}"),
-        Key::Pod(pod) => format!("Pod {pod}"),
-        Key::Node(name) => format!("Node {name}"),
-        Key::Name(name) => format!("name {name}"),
-        Key::Policy(policy) => policy.to_string(),
     }
 }
 
