@@ -17,6 +17,21 @@ pub(crate) const MAX_RULES: usize = 2_000;
 /// Items of `http` in one policy, all rules together.
 pub(crate) const MAX_HTTP_ITEMS: usize = 2_000;
 
+/// Rules of one direction of a policy of ours. This bound and those that follow let the API server tell beforehand what checking costs.
+pub(crate) const MAX_DIRECTION_RULES: usize = 250;
+
+/// Peers of one rule of ours.
+pub(crate) const MAX_PEERS: usize = 2_000;
+
+/// Ports of one rule of ours.
+pub(crate) const MAX_PORTS: usize = 500;
+
+/// Items of one rule's L7 part.
+pub(crate) const MAX_RULE_ITEMS: usize = 100;
+
+/// Conditions on header fields, or on parameters, of one item.
+pub(crate) const MAX_FIELD_CONDITIONS: usize = 16;
+
 /// Selector peers times named ports of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
 /// set for all.
 const MAX_PAIRS: usize = 1_000;

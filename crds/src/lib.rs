@@ -11,6 +11,7 @@
 //! | [`read_file`] | one file; the controller's unit of "what it held before stays in force" |
 //! | [`load`] | files and folders at once; what `sluice eval -f` reads |
 //! | [`case::read_cases`] | the conformance corpus |
+//! | [`schema::definitions`] | the CustomResourceDefinitions of our kinds; `crdgen` writes them |
 //!
 //! Kinds: `v1` Namespace, Pod, Node (objects of the engine) and Service (checked only), `networking.k8s.io/v1` NetworkPolicy and
 //! `sluice.dev/v1alpha1` SluiceNetworkPolicy. ClusterNetworkPolicy and SluiceClusterNetworkPolicy are refused with an error until
@@ -42,6 +43,7 @@ mod policy;
 mod port;
 mod rule;
 mod scalar;
+pub mod schema;
 mod selector;
 mod syntax;
 pub mod value;

@@ -56,7 +56,7 @@ const PODS: [&str; 3] = ["podSelector", "namespaceSelector", "serviceAccounts"];
 const ADDRESSES: [&str; 2] = ["ipBlock", "nodeSelector"];
 
 /// `a, b and c`.
-fn one_of(fields: &[&str]) -> String {
+pub(crate) fn one_of(fields: &[&str]) -> String {
     match fields {
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
         [] => String::new(),

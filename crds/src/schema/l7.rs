@@ -1,0 +1,122 @@
+//! What rules say about contents.
+
+use super::build::Schema;
+use crate::bounds::{MAX_FIELD_CONDITIONS, MAX_RULE_ITEMS};
+
+/// The longest regular expression.
+const PATTERN: usize = sluice_policy::http::PATTERN_MAX_BYTES;
+
+fn pattern(description: &str) -> Schema {
+    Schema::text(description).longest(PATTERN)
+}
+
+pub(super) fn http() -> Schema {
+    let item = Schema::object(
+        "Requests: AND over the fields.",
+        [
+            ("method", pattern("A regular expression that the whole method matches: GET|HEAD.")),
+            ("path", pattern("What the canonical path must be, without the query; how it is read, pathType says.")),
+            (
+                "pathType",
+                Schema::word(
+                    "Regex: the whole path matches. Exact: it is this text. Prefix: it is this path or below it, /a is /a and /a/b, but not /ab.",
+                    &["Regex", "Exact", "Prefix"],
+                )
+                .default("Regex"),
+            ),
+            ("host", pattern("A regular expression that the whole host matches, without the port, in any letter case.")),
+            ("headers", conditions("Header fields, all of which must be so.")),
+            ("query", conditions("Parameters of the query, all of which must be so.")),
+        ],
+    )
+    .keeps_unknown()
+    .rule("!has(self.pathType) || self.pathType == 'Regex' || has(self.path)", "pathType without path");
+    items("HTTP requests, over TCP: any of these. Without this field contents are not looked at.", item)
+}
+
+pub(super) fn grpc() -> Schema {
+    let item = Schema::object(
+        "Calls: AND over the fields.",
+        [
+            (
+                "service",
+                Schema::text("The service with its package: orderservice.OrderService.")
+                    .longest(256)
+                    .with("pattern", r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"),
+            ),
+            (
+                "method",
+                Schema::text("The method's name; * or absent: all of the service.")
+                    .longest(256)
+                    .with("pattern", r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$"),
+            ),
+            ("metadata", conditions("Fields of the call's metadata, all of which must be so.")),
+        ],
+    )
+    .keeps_unknown();
+    items("gRPC calls: any of these. What is not gRPC matches none.", item)
+}
+
+pub(super) fn tls() -> Schema {
+    let name = Schema::text("A name, or *. before one: one or more labels.").longest(253);
+    Schema::object(
+        "TLS connections, by the name that the client asks for. TLS is not opened.",
+        [("serverNames", Schema::list("Any of these names.", MAX_RULE_ITEMS, name).at_least_one().atomic())],
+    )
+    .required(&["serverNames"])
+    .keeps_unknown()
+}
+
+pub(super) fn dns() -> Schema {
+    let types =
+        Schema::list("Types of records that may be asked for: A, AAAA. Absent: all.", 64, Schema::text("A type.").longest(16))
+            .at_least_one()
+            .set();
+    items("DNS look-ups: any of these names.", name([("types", types)]))
+}
+
+/// A list of names or patterns.
+pub(super) fn names(description: &str) -> Schema {
+    items(description, name([]))
+}
+
+fn name<const N: usize>(more: [super::build::Property; N]) -> Schema {
+    let fields = [
+        ("matchName", Schema::text("Exactly this name, in any letter case.").longest(254)),
+        (
+            "matchPattern",
+            Schema::text(
+                "A name in which * stands for any part of a label; **. in front for one or more labels; * alone for all.",
+            )
+            .longest(254),
+        ),
+    ];
+    Schema::object("A name or a pattern.", fields.into_iter().chain(more))
+        .keeps_unknown()
+        .exactly_one(&["matchName", "matchPattern"])
+}
+
+fn items(description: &str, item: Schema) -> Schema {
+    Schema::list(description, MAX_RULE_ITEMS, item).at_least_one().atomic()
+}
+
+fn conditions(description: &str) -> Schema {
+    let condition = Schema::object(
+        "One condition: exactly one of exact, regex, present and absent.",
+        [
+            ("name", Schema::text("The name, for header fields in any letter case.").longest(256)),
+            ("exact", Schema::text("The value is this text.").longest(PATTERN)),
+            ("regex", pattern("A regular expression that the whole value matches.")),
+            ("present", Schema::boolean("true: it is there, whatever its value.")),
+            ("absent", Schema::boolean("true: it is not there.")),
+            ("not", Schema::boolean("true: the condition must not hold.").default(false)),
+        ],
+    )
+    .required(&["name"])
+    .keeps_unknown()
+    .rule(
+        "(has(self.exact) ? 1 : 0) + (has(self.regex) ? 1 : 0) + (has(self.present) ? 1 : 0) + (has(self.absent) ? 1 : 0) == 1",
+        "exactly one of exact, regex, present and absent",
+    );
+    Schema::list(description, MAX_FIELD_CONDITIONS, condition).atomic()
+}

@@ -1,0 +1,150 @@
+//! One entry of `ingress` or `egress`.
+
+use serde_json::json;
+
+use super::build::{Property, Schema};
+use super::l7;
+use super::selector::selector;
+use crate::bounds::{MAX_PEERS, MAX_PORTS};
+use crate::peer::one_of;
+
+/// Whose pods a `podSelector` alone selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Those of the policy's namespace.
+    Namespace,
+    /// Those of all namespaces.
+    Cluster,
+}
+
+pub(super) fn ingress(home: Home) -> Schema {
+    rule("from", "Whence: any of these peers. Absent or empty: everywhere.", peer(home, []))
+}
+
+pub(super) fn egress(home: Home) -> Schema {
+    let names = [
+        ("fqdns", l7::names("Names, with the addresses that they were learned to have.")),
+        ("allowPrivate", Schema::boolean("Whether the names may have private, cluster and node addresses too.").default(false)),
+        (
+            "nameCheck",
+            Schema::word(
+                "Enforce: where TLS or HTTP says a name, it must be one of fqdns. AddressOnly: the address is enough.",
+                &["Enforce", "AddressOnly"],
+            )
+            .default("Enforce"),
+        ),
+    ];
+    rule("to", "Whither: any of these peers. Absent or empty: everywhere.", peer(home, names))
+}
+
+fn rule(peers: &'static str, description: &str, peer: Schema) -> Schema {
+    Schema::object(
+        "What is allowed or denied: AND over the fields.",
+        [
+            (
+                "action",
+                Schema::word("Allow, or Deny: judged before all that allow, of any policy.", &["Allow", "Deny"]).default("Allow"),
+            ),
+            (peers, Schema::list(description, MAX_PEERS, peer).atomic()),
+            ("ports", Schema::list("Any of these ports of the destination. Absent or empty: all.", MAX_PORTS, port()).atomic()),
+            ("http", l7::http()),
+            ("grpc", l7::grpc()),
+            ("tls", l7::tls()),
+            ("dns", l7::dns()),
+            ("icmp", icmp()),
+        ],
+    )
+    .keeps_unknown()
+}
+
+fn peer<const N: usize>(home: Home, names: [Property; N]) -> Schema {
+    let own = match home {
+        Home::Namespace => "Pods with these labels; of the policy's own namespace unless namespaceSelector says otherwise.",
+        Home::Cluster => "Pods with these labels; of all namespaces unless namespaceSelector says otherwise.",
+    };
+    let block = Schema::object(
+        "Addresses, pods' too.",
+        [
+            ("cidr", Schema::text("A block like 10.0.0.0/8 or fd00::/8.").longest(43).with("format", "cidr")),
+            (
+                "except",
+                Schema::list(
+                    "Blocks within cidr that are left out.",
+                    1000,
+                    Schema::text("A smaller block.").longest(43).with("format", "cidr"),
+                )
+                .atomic(),
+            ),
+        ],
+    )
+    .required(&["cidr"])
+    .keeps_unknown();
+    let accounts = Schema::list(
+        "Pods that run as one of these service accounts, by name.",
+        1000,
+        Schema::text("The name of a ServiceAccount.").longest(253),
+    )
+    .at_least_one()
+    .atomic();
+    let selects = "has(self.podSelector) || has(self.namespaceSelector) || has(self.serviceAccounts)";
+    let others = if names.is_empty() { ["nodeSelector", "ipBlock"].as_slice() } else { &["nodeSelector", "ipBlock", "fqdns"] };
+    let fields = [
+        ("podSelector", selector(own)),
+        ("namespaceSelector", selector("Pods of these namespaces; {} is all of them.")),
+        ("serviceAccounts", accounts),
+        ("nodeSelector", selector("Addresses of the nodes with these labels, and so pods in their network. Alone in its peer.")),
+        ("ipBlock", block),
+    ];
+    let schema =
+        Schema::object("Pods, nodes or addresses. What selects pods is AND.", fields.into_iter().chain(names)).keeps_unknown();
+    let all: Vec<&str> =
+        ["podSelector", "namespaceSelector", "serviceAccounts"].into_iter().chain(others.iter().copied()).collect();
+    let any = others.iter().map(|name| format!(" || has(self.{name})")).collect::<String>();
+    let schema = schema.rule(&format!("{selects}{any}"), &format!("a peer without {}", one_of(&all)));
+    others.iter().enumerate().fold(schema, |schema, (i, name)| {
+        let schema = schema.rule(&format!("!has(self.{name}) || !({selects})"), &format!("{name} beside a selector"));
+        others[i + 1..].iter().fold(schema, |schema, other| {
+            schema.rule(&format!("!has(self.{name}) || !has(self.{other})"), &format!("{name} beside another"))
+        })
+    })
+}
+
+fn port() -> Schema {
+    let name = r"^([a-z0-9]-?)*[a-z]+(-?[a-z0-9])*$";
+    let port = Schema::int_or_string(
+        "The destination's port by number, or by the name that it has on the destination's pod. Absent: all of the protocol.",
+    )
+    .with("minimum", 1)
+    .with("maximum", 65535)
+    .longest(15)
+    .with("pattern", name);
+    Schema::object(
+        "A port or a range of them.",
+        [
+            ("protocol", Schema::word("TCP unless given.", &["TCP", "UDP", "SCTP"]).default("TCP")),
+            ("port", port),
+            ("endPort", Schema::integer("The last port of a range that begins with port.", 1, 65535)),
+        ],
+    )
+    .keeps_unknown()
+    .rule("!has(self.endPort) || has(self.port)", "endPort without port")
+    .rule("!has(self.endPort) || !has(self.port) || type(self.port) == int", "endPort beside a port's name")
+    .rule(
+        "!has(self.endPort) || !has(self.port) || type(self.port) != int || self.endPort >= self.port",
+        "endPort is less than port",
+    )
+}
+
+fn icmp() -> Schema {
+    let item = Schema::object(
+        "One kind of message.",
+        [
+            ("family", Schema::word("Of which family.", &["IPv4", "IPv6"])),
+            ("type", Schema::integer("The type by number: 8 is echo request in IPv4, 128 in IPv6.", 0, 255)),
+            ("code", Schema::integer("The code. Absent: all codes of the type.", 0, 255)),
+        ],
+    )
+    .with("required", json!(["family", "type"]))
+    .keeps_unknown();
+    Schema::list("Messages of ICMP, without replies and errors of what is allowed anyway.", 100, item).at_least_one().atomic()
+}
