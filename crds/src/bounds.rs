@@ -18,7 +18,7 @@ pub(crate) const MAX_RULES: usize = 2_000;
 pub(crate) const MAX_HTTP_ITEMS: usize = 2_000;
 
 /// Rules of one direction of a policy of ours. This bound and those that follow let the API server tell beforehand what checking costs.
-pub(crate) const MAX_DIRECTION_RULES: usize = 250;
+pub(crate) const MAX_DIRECTION_RULES: usize = 500;
 
 /// Peers of one rule of ours.
 pub(crate) const MAX_PEERS: usize = 2_000;
@@ -27,7 +27,7 @@ pub(crate) const MAX_PEERS: usize = 2_000;
 pub(crate) const MAX_PORTS: usize = 500;
 
 /// Items of one rule's L7 part.
-pub(crate) const MAX_RULE_ITEMS: usize = 100;
+pub(crate) const MAX_RULE_ITEMS: usize = 1_000;
 
 /// Conditions on header fields, or on parameters, of one item.
 pub(crate) const MAX_FIELD_CONDITIONS: usize = 16;

@@ -59,7 +59,7 @@ fn ports(map: &Map, protocol: Protocol, at: At<'_>, report: &mut Report) -> Read
             let at = at.field("endPort", value.line);
             let last = number(value, at, report)?;
             if last < first {
-                report.error(at, format!("{last} is less than port {first}"), "give the last port of the range");
+                report.error(at, "endPort is less than port", "give the last port of the range");
                 return Err(Unreadable);
             }
             last

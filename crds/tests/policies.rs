@@ -202,7 +202,7 @@ fn network_policies() {
                 &[
                     ("spec.ingress[0].ports[0].endPort", "endPort without port"),
                     ("spec.ingress[0].ports[1].endPort", "endPort beside a port's name"),
-                    ("spec.ingress[0].ports[2].endPort", "90 is less than port 91"),
+                    ("spec.ingress[0].ports[2].endPort", "endPort is less than port"),
                     ("spec.ingress[0].ports[3].protocol", "\"tcp\" is no protocol"),
                     ("spec.ingress[0].ports[4].prot", "unknown field \"prot\""),
                 ],

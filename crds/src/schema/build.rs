@@ -100,10 +100,19 @@ impl Schema {
     }
 
     /// A condition in CEL, and what is said where it doesn't hold.
-    pub(super) fn rule(mut self, rule: &str, message: &str) -> Self {
+    pub(super) fn rule(self, rule: &str, message: &str) -> Self {
+        self.push_rule(json!({ "rule": rule, "message": message }))
+    }
+
+    /// As [`Self::rule`], about one field: `.endPort`.
+    pub(super) fn rule_of(self, field: &str, rule: &str, message: &str) -> Self {
+        self.push_rule(json!({ "rule": rule, "message": message, "fieldPath": field }))
+    }
+
+    fn push_rule(mut self, rule: Value) -> Self {
         let rules = self.0.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
         if let Value::Array(rules) = rules {
-            rules.push(json!({ "rule": rule, "message": message }));
+            rules.push(rule);
         }
         self
     }

@@ -114,9 +114,6 @@ fn conditions(description: &str) -> Schema {
     )
     .required(&["name"])
     .keeps_unknown()
-    .rule(
-        "(has(self.exact) ? 1 : 0) + (has(self.regex) ? 1 : 0) + (has(self.present) ? 1 : 0) + (has(self.absent) ? 1 : 0) == 1",
-        "exactly one of exact, regex, present and absent",
-    );
+    .exactly_one(&["exact", "regex", "present", "absent"]);
     Schema::list(description, MAX_FIELD_CONDITIONS, condition).atomic()
 }

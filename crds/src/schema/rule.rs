@@ -127,9 +127,10 @@ fn port() -> Schema {
         ],
     )
     .keeps_unknown()
-    .rule("!has(self.endPort) || has(self.port)", "endPort without port")
-    .rule("!has(self.endPort) || !has(self.port) || type(self.port) == int", "endPort beside a port's name")
-    .rule(
+    .rule_of(".endPort", "!has(self.endPort) || has(self.port)", "endPort without port")
+    .rule_of(".endPort", "!has(self.endPort) || !has(self.port) || type(self.port) == int", "endPort beside a port's name")
+    .rule_of(
+        ".endPort",
         "!has(self.endPort) || !has(self.port) || type(self.port) != int || self.endPort >= self.port",
         "endPort is less than port",
     )
