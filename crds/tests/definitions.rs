@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value as Json;
-use sluice_crds::{Document, Severity, lower_document, read};
+use sluice_crds::{Document, Severity, Value, lower_document, read};
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,12 +56,13 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let text = fs::read_to_string(folder().join("tests/validation.yaml")).unwrap();
+    let text = fs::read_to_string(folder().join("tests/validation.yaml")).expect("validation.yaml is readable");
     let case = |text: &str| {
         let manifests = read(text, "validation.yaml");
         assert!(manifests.is_whole(), "{:?}", manifests.errors);
-        let [document] = <[Document; 1]>::try_from(manifests.documents).unwrap();
-        let name = document.value.get("metadata").unwrap().get("name").unwrap().as_str().unwrap().to_owned();
+        let [document] = <[Document; 1]>::try_from(manifests.documents).expect("one document between two lines");
+        let name = document.value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+        let name = name.expect("each manifest has a name").to_owned();
         let refused = text.lines().find_map(|line| line.strip_prefix("# refused: ")).map(|said| match said.split_once(": ") {
             Some((field, message)) => (field.to_owned(), Some(message.to_owned())),
             None => (said.to_owned(), None),
@@ -132,11 +133,12 @@ fn built() -> Option<PathBuf> {
         return None;
     }
     // What is built depends on these two alone; the modules are fixed by go.sum.
-    let texts = [fs::read(source.join("main.go")).unwrap(), fs::read(source.join("go.sum")).unwrap()].concat();
+    let read_whole = |name: &str| fs::read(source.join(name)).expect("its source is there");
+    let texts = [read_whole("main.go"), read_whole("go.sum")].concat();
     let version =
         texts.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
-    let cache = std::env::home_dir().unwrap().join(".cache/sluice");
-    fs::create_dir_all(&cache).unwrap();
+    let cache = std::env::home_dir().expect("who runs this has a home").join(".cache/sluice");
+    fs::create_dir_all(&cache).expect("the cache can be written");
     let program = cache.join(format!("api-server-{version:016x}"));
     if !program.exists() {
         let unfinished = cache.join(format!("api-server-{version:016x}.{}", std::process::id()));
@@ -146,9 +148,9 @@ fn built() -> Option<PathBuf> {
             .arg(".")
             .current_dir(&source)
             .output()
-            .unwrap();
+            .expect("go is there");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        fs::rename(&unfinished, &program).unwrap();
+        fs::rename(&unfinished, &program).expect("the cache can be written");
     }
     Some(program)
 }
