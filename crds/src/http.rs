@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_policy::http::{HttpMatch, PatternError, check_pattern};
+use sluice_policy::http::{HttpMatch, PathMatch, PatternError, check_pattern};
 
 use crate::bounds::MAX_HTTP_ITEMS;
 use crate::diagnostic::{At, Report};
@@ -50,7 +50,7 @@ fn item(value: &Value, index: u16, at: At<'_>, report: &mut Report) -> Reading<H
     let path = pattern(map, "path", at, report);
     known?;
     path_type?;
-    Ok(HttpMatch { index, method: method?, path: path? })
+    Ok(HttpMatch { index, method: method?, path: path?.map(PathMatch::Regex), ..HttpMatch::default() })
 }
 
 fn path_type(map: &Map, at: At<'_>, report: &mut Report) -> Reading<()> {
