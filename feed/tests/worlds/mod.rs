@@ -11,9 +11,7 @@ use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{
-    Action, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch,
-};
+use sluice_policy::source::{Action, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch};
 use sluice_policy::{Direction, Protocol};
 
 pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
@@ -105,14 +103,10 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 fn l7() -> impl Strategy<Value = L7> {
-    let path = prop_oneof![
-        text().prop_map(PathMatch::Regex),
-        text().prop_map(PathMatch::Exact),
-        text().prop_map(PathMatch::Prefix),
-    ];
-    let http = (any::<u16>(), option::of(text()), option::of(path), option::of(text()), conditions(), conditions()).prop_map(
-        |(index, method, path, host, headers, query)| HttpMatch { index, method, path, host, headers, query },
-    );
+    let path =
+        prop_oneof![text().prop_map(PathMatch::Regex), text().prop_map(PathMatch::Exact), text().prop_map(PathMatch::Prefix),];
+    let http = (any::<u16>(), option::of(text()), option::of(path), option::of(text()), conditions(), conditions())
+        .prop_map(|(index, method, path, host, headers, query)| HttpMatch { index, method, path, host, headers, query });
     let grpc = (any::<u16>(), option::of(text()), option::of(text()), conditions())
         .prop_map(|(index, service, method, metadata)| GrpcMatch { index, service, method, metadata });
     let name = prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below)];
@@ -121,8 +115,7 @@ fn l7() -> impl Strategy<Value = L7> {
 }
 
 fn conditions() -> impl Strategy<Value = Vec<Condition>> {
-    let test =
-        prop_oneof![text().prop_map(Test::Exact), text().prop_map(Test::Regex), Just(Test::Present), Just(Test::Absent)];
+    let test = prop_oneof![text().prop_map(Test::Exact), text().prop_map(Test::Regex), Just(Test::Present), Just(Test::Absent)];
     vec((text(), test, any::<bool>()).prop_map(|(name, test, not)| Condition { name, test, not }), 0..3)
 }
 

@@ -150,13 +150,7 @@ impl Item {
         };
         let more = asks.then(|| {
             let host = host.as_ref().map(|host| patterns.host(host));
-            Box::new(More {
-                deny,
-                grpc: false,
-                host,
-                headers: prepared(headers, patterns),
-                query: prepared(query, patterns),
-            })
+            Box::new(More { deny, grpc: false, host, headers: prepared(headers, patterns), query: prepared(query, patterns) })
         });
         Self { line, index: *index, method: patterns.matcher(method.as_ref()), path, more }
     }
