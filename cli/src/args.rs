@@ -64,7 +64,10 @@ pub struct Manifests {
 ///
 /// Each line of FILE is a flow:
 ///   {"from": {"namespace": "production", "pod": "frontend"}, "to": {"ip": "203.0.113.7"}, "port": 443, "protocol": "TCP"}
-/// with an optional "http": {"method": "GET", "path": "/api/users", "host": "backend"}, "grpc" or "tls".
+/// with at most one of
+///   "http": {"method": "GET", "path": "/api/users?page=2", "host": "backend", "headers": {"x-team": "blue", "via": ["a", "b"]}}
+///   "grpc": {"service": "orders.OrderService", "method": "Get", "metadata": {"x-team": "blue"}}
+///   "tls": {"serverName": "api.example.com"}
 ///
 /// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}.
 /// "l7" means that the answer hangs on a request and that the flow gives none. A flow that can't be read has the answer

@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use sluice_crds::Severity;
-use sluice_policy::http::{self, HttpRequest};
 use sluice_policy::source::{KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
-use sluice_policy::{Decision, Direction, Flow, Reason, Request, Table, Verdict, View, World};
+use sluice_policy::{Decision, Direction, Flow, Reason, Table, Verdict, View, World};
 
 use crate::config::Settings;
-use crate::flow_line::{Contents, End, Question};
+use crate::flow_line::{End, Question};
 use crate::output::{Paint, Tone, complain};
 
 /// All pods and policies of some folders, in one table that judges both ends of every flow.
@@ -251,30 +250,19 @@ impl Cluster {
         then: impl FnOnce(&Flow<'_>, Verdict) -> T,
     ) -> Result<T, Unjudgeable> {
         let (source, destination) = self.addresses(question, names)?;
-        let mut flow = Flow { source, destination, protocol: question.protocol, destination_port: question.port, request: None };
-        let (method, target, host) = match &question.contents {
-            None => {
-                let verdict = self.table.verdict(&flow);
-                return Ok(then(&flow, verdict));
-            }
-            Some(Contents::Opaque) => {
-                flow.request = Some(Request::Opaque);
-                let verdict = self.table.verdict(&flow);
-                return Ok(then(&flow, verdict));
-            }
-            Some(Contents::Http { method, target, host }) => (method, target, host),
-        };
-        let raw_path = target.split('?').next().unwrap_or_default();
-        let Ok(path) = http::canonical_path(raw_path) else {
-            // As the proxy does: what can't be read safely is denied wherever it would have been read.
+        let flow = Flow { source, destination, protocol: question.protocol, destination_port: question.port, request: None };
+        let Some(contents) = &question.contents else {
             let verdict = self.table.verdict(&flow);
-            return Ok(then(&flow, malformed(verdict)));
+            return Ok(then(&flow, verdict));
         };
-        let host = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).to_ascii_lowercase();
-        let request = HttpRequest { method, path: &path, host: &host };
-        flow.request = Some(Request::Http(&request));
-        let verdict = self.table.verdict(&flow);
-        Ok(then(&flow, verdict))
+        Ok(contents.judged(|request| match request {
+            Ok(request) => {
+                let flow = Flow { request: Some(request), ..flow };
+                then(&flow, self.table.verdict(&flow))
+            }
+            // As the proxy does: what can't be read safely is denied wherever it would have been read.
+            Err(_) => then(&flow, malformed(self.table.verdict(&flow))),
+        }))
     }
 
     /// The addresses of both ends, of one family.

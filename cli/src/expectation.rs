@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sluice_policy::Protocol;
 
-use crate::flow_line::{Contents, End, FlowError, Question};
+use crate::contents::Contents;
+use crate::flow_line::{End, FlowError, Question};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]

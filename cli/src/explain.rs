@@ -6,7 +6,7 @@ mod words;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use sluice_policy::source::{Policy, PolicyRef, Rule, Tier};
+use sluice_policy::source::{L7, Policy, PolicyRef, Rule, Tier};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::walk::{Miss, Outcome, Step};
 use sluice_policy::{Decision, Direction, Explanation, Flow, Reason};
@@ -151,7 +151,7 @@ fn walk(cluster: &Cluster, flow: &Flow<'_>, explanation: &Explanation, direction
 fn looked(cluster: &Cluster, flow: &Flow<'_>, step: &Step, half: &Half) -> Looked {
     let written = cluster.table().policy(step.id.policy).and_then(|policy| written(cluster, &policy.reference, step));
     let (outcome, because) = match step.outcome {
-        Outcome::Matched { item } => ("matched", matched(item, half)),
+        Outcome::Matched { item } => ("matched", matched(item, half, written.and_then(|(_, rule)| rule.l7.as_ref()))),
         Outcome::Missed(miss) => ("missed", written.map_or_else(String::new, |(policy, rule)| missed(flow, miss, policy, rule))),
         Outcome::NotReached => ("notReached", "it was decided before".to_owned()),
     };
@@ -171,9 +171,10 @@ fn written<'c>(cluster: &'c Cluster, reference: &PolicyRef, step: &Step) -> Opti
     policy.rules.iter().find(|rule| *rule.path == *path).map(|rule| (policy, rule))
 }
 
-fn matched(item: Option<u16>, half: &Half) -> String {
-    match (item, half.decision) {
-        (Some(item), _) => format!("peer and port match, and the request matches http[{item}]"),
+fn matched(item: Option<u16>, half: &Half, l7: Option<&L7>) -> String {
+    match (item.zip(l7), half.decision) {
+        (Some((item, l7)), _) => format!("peer and port match, and the request matches {}", l7.item_path(item)),
+        (None, Decision::Deny) if l7.is_some() => "peer and port match, and the contents are not what it can read".to_owned(),
         (None, Decision::Inspect) => "peer and port match; the request decides".to_owned(),
         (None, _) => "peer and port match".to_owned(),
     }

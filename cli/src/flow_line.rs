@@ -7,6 +7,8 @@ use serde::Deserialize;
 use sluice_policy::Protocol;
 use sluice_policy::source::PodRef;
 
+use crate::contents::{Contents, LineGrpc, LineHttp, LineTls};
+
 /// What is asked: may this pass?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -26,19 +28,6 @@ pub enum End {
     Ip(IpAddr),
     /// A name that DNS answers.
     Name(String),
-}
-
-/// What travels in the connection, as far as rules can ask about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Contents {
-    Http {
-        method: String,
-        /// As sent, with its query.
-        target: String,
-        host: String,
-    },
-    /// Not HTTP: TLS, for one.
-    Opaque,
 }
 
 /// Why a flow can't be asked about.
@@ -74,7 +63,7 @@ struct Line {
     protocol: String,
     http: Option<LineHttp>,
     grpc: Option<LineGrpc>,
-    tls: Option<serde_json::Value>,
+    tls: Option<LineTls>,
 }
 
 fn tcp() -> String {
@@ -88,26 +77,6 @@ struct LineEnd {
     pod: Option<String>,
     ip: Option<IpAddr>,
     name: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineHttp {
-    method: Option<String>,
-    path: Option<String>,
-    host: Option<String>,
-    // Read, because the shape of a flow is fixed; no rule of this version asks about headers.
-    #[serde(default, rename = "headers")]
-    _headers: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineGrpc {
-    service: String,
-    method: String,
-    #[serde(default, rename = "metadata")]
-    _metadata: serde_json::Value,
 }
 
 impl LineEnd {
@@ -139,18 +108,9 @@ impl Question {
         }
         let contents = match (line.http, line.grpc, line.tls) {
             (None, None, None) => None,
-            (Some(http), None, None) => Some(Contents::Http {
-                method: http.method.unwrap_or_else(|| "GET".to_owned()),
-                target: http.path.unwrap_or_else(|| "/".to_owned()),
-                host: http.host.unwrap_or_default(),
-            }),
-            // A gRPC call is an HTTP/2 request: POST /SERVICE/METHOD (gRPC over HTTP/2, "Requests").
-            (None, Some(grpc), None) => Some(Contents::Http {
-                method: "POST".to_owned(),
-                target: format!("/{}/{}", grpc.service, grpc.method),
-                host: String::new(),
-            }),
-            (None, None, Some(_)) => Some(Contents::Opaque),
+            (Some(http), None, None) => Some(Contents::http(http)),
+            (None, Some(grpc), None) => Some(Contents::grpc(grpc)),
+            (None, None, Some(tls)) => Some(Contents::tls(tls)),
             _ => return Err(FlowError::SeveralContents),
         };
         Ok(Self { from, to: line.to.read("to")?, port, protocol, contents })
@@ -209,35 +169,6 @@ impl std::fmt::Display for End {
     }
 }
 
-impl Contents {
-    /// Reads `GET /api/users` or `GET http://backend/api/users`.
-    pub fn from_request_line(text: &str) -> Result<Self, FlowError> {
-        let wrong = || FlowError::RequestText(text.to_owned());
-        let (method, target) = text.split_once(' ').ok_or_else(wrong)?;
-        let target = target.trim();
-        let (host, target) = match target.strip_prefix("http://") {
-            Some(rest) => {
-                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                (host, if path.is_empty() { "/" } else { path })
-            }
-            None => ("", target),
-        };
-        if method.is_empty() || !target.starts_with('/') || target.contains(' ') {
-            return Err(wrong());
-        }
-        Ok(Self::Http { method: method.to_owned(), target: target.to_owned(), host: host.to_owned() })
-    }
-}
-
-impl std::fmt::Display for Contents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Http { method, target, .. } => write!(f, "{method} {target}"),
-            Self::Opaque => f.write_str("not HTTP"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,16 +190,17 @@ mod tests {
             (r#"{"from":{"ip":"::1"},"to":{"namespace":"a","pod":"x"},"port":53,"protocol":"UDP"}"#, "::1 -> a/x:53/UDP"),
             (
                 r#"{"from":{"ip":"::1"},"to":{"name":"api.github.com"},"port":443,"tls":{"serverName":"api.github.com"}}"#,
-                "::1 -> api.github.com:443/TCP not HTTP",
+                "::1 -> api.github.com:443/TCP TLS for api.github.com",
             ),
             (
                 r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"grpc":{"service":"s.S","method":"Get"}}"#,
-                "::1 -> ::2:1/TCP POST /s.S/Get",
+                "::1 -> ::2:1/TCP gRPC s.S/Get",
             ),
             (
-                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"http":{"method":"PUT","path":"/a?b","headers":{"x":"y"}}}"#,
+                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"http":{"method":"PUT","path":"/a?b","headers":{"x":"y","z":["1","2"]}}}"#,
                 "::1 -> ::2:1/TCP PUT /a?b",
             ),
+            (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"tls":{}}"#, "::1 -> ::2:1/TCP TLS without a server name"),
             (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"protocol":"ICMP"}"#, "::1 -> ::2:0/ICMP"),
             (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"}}"#, "`port` is missing: TCP has ports"),
             (
@@ -287,6 +219,10 @@ mod tests {
         for (line, wanted) in rows {
             assert_eq!(read(line), wanted, "{line}");
         }
+        for wrong in [r#"{"serverNames":["a.b"]}"#, r#""a.b""#] {
+            let line = format!(r#"{{"from":{{"ip":"::1"}},"to":{{"ip":"::2"}},"port":1,"tls":{wrong}}}"#);
+            assert!(read(&line).starts_with("not a flow: "), "{line}");
+        }
         assert!(read("{").starts_with("not a flow: "));
         assert!(read(r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":70000}"#).starts_with("not a flow: "));
     }
@@ -300,7 +236,8 @@ mod tests {
         for wrong in ["", "x/tcp", "80/icmp", "80/", "65536/tcp"] {
             assert_eq!(port_from_text(wrong), Err(FlowError::PortText(wrong.to_owned())), "{wrong}");
         }
-        let with_host = Contents::Http { method: "GET".into(), target: "/a".into(), host: "h:80".into() };
+        let with_host =
+            Contents::Http { method: "GET".into(), target: "/a".into(), host: "h:80".into(), headers: Default::default() };
         assert_eq!(Contents::from_request_line("GET http://h:80/a"), Ok(with_host));
         for wrong in ["GET", "GET a", " /", "GET /a b"] {
             assert!(Contents::from_request_line(wrong).is_err(), "{wrong}");

@@ -8,6 +8,7 @@
 pub mod args;
 pub mod cluster;
 pub mod config;
+pub mod contents;
 pub mod counters;
 pub mod demo;
 pub mod eval;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sluice_cli::contents::Contents;
 use sluice_cli::expectation::{Expectations, Row};
-use sluice_cli::flow_line::{Contents, End};
+use sluice_cli::flow_line::End;
 
 fn examples() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -26,7 +27,7 @@ fn flow(row: &Row) -> Value {
         End::Name(name) => json!({ "name": name }),
     };
     let mut flow = json!({ "from": end(&row.from), "to": end(&row.to), "port": row.port, "protocol": row.protocol });
-    if let Some(Contents::Http { method, target, host }) = row.question().unwrap().contents {
+    if let Some(Contents::Http { method, target, host, .. }) = row.question().unwrap().contents {
         flow["http"] = json!({ "method": method, "path": target, "host": host });
     }
     flow

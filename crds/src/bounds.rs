@@ -14,8 +14,17 @@ use crate::diagnostic::{At, Report};
 /// Rules of one policy, both directions together. (A `RuleId` numbers them in 16 bits.)
 pub(crate) const MAX_RULES: usize = 2_000;
 
-/// Items of `http` in one policy, all rules together.
-pub(crate) const MAX_HTTP_ITEMS: usize = 2_000;
+/// Items of `http`, `grpc` and `tls` in one policy, all rules together, and the conditions in them.
+pub(crate) const MAX_L7_ITEMS: usize = 2_000;
+
+/// Conditions of one list: `headers`, `query` or `metadata`.
+pub(crate) const MAX_CONDITIONS: usize = 50;
+
+/// The name of a header field, of a parameter, of a gRPC service.
+pub(crate) const MAX_NAME_BYTES: usize = 256;
+
+/// What `exact` is compared with.
+pub(crate) const MAX_EXACT_BYTES: usize = 4_096;
 
 /// Rules of one direction of a policy of ours. This bound and those that follow let the API server tell beforehand what checking costs.
 pub(crate) const MAX_DIRECTION_RULES: usize = 500;

@@ -132,6 +132,14 @@ impl<'p> At<'p> {
         At { path: Path { parent: Some(&self.path), step: Step::Field(name) }, line }
     }
 
+    /// The field's own name; empty for an entry of a list.
+    pub(crate) const fn name(&self) -> &'p str {
+        match self.path.step {
+            Step::Field(name) => name,
+            Step::Root | Step::Index(_) => "",
+        }
+    }
+
     pub(crate) fn index(&'p self, index: usize, line: u32) -> Self {
         At { path: Path { parent: Some(&self.path), step: Step::Index(index) }, line }
     }

@@ -18,8 +18,17 @@ pub(crate) fn domain_name(value: &Value, at: At<'_>, report: &mut Report) -> Rea
 }
 
 fn is_domain_name(written: &str) -> bool {
-    let (name, least) = written.strip_prefix("*.").map_or((written, 2), |name| (name, 1));
-    let name = name.strip_suffix('.').unwrap_or(name);
+    let least = if written.starts_with("*.") { 1 } else { 2 };
+    is_name(written.strip_suffix('.').unwrap_or(written), least)
+}
+
+/// A name that a client of TLS may ask for, or `*.` before one; without a final dot (RFC 6066 section 3).
+pub(crate) fn is_server_name(written: &str) -> bool {
+    is_name(written, 1)
+}
+
+fn is_name(written: &str, least: usize) -> bool {
+    let name = written.strip_prefix("*.").unwrap_or(written);
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
         let inner = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(*byte, b'-' | b'_');

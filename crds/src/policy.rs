@@ -11,8 +11,8 @@
 //! | `enforcement` | `Enforce` |
 //! | a rule, or a field of it that isn't known | an allow matches nothing, a deny all that its readable parts leave open |
 //! | `action` | Deny: any word but `Allow` may have been meant so |
-//! | one peer, one port, one `http` item | in an allow nothing; the other peers, ports, items stand |
-//! | one peer or port of a deny | all that its readable parts leave open |
+//! | one peer, one port, one item of `http`, `grpc` or `tls` | in an allow nothing; the other peers, ports, items stand |
+//! | the same of a deny | all that its readable parts leave open |
 //! | in our kind, an entry of `ingress` or `egress` that is text, a number or a list; a slip for `action` | Deny, as above |
 //! | what is beyond the bounds of [`bounds`](crate::bounds) | as if it could not be read |
 //! | of the cluster's kind: `namespaceSelector`, `podSelector`, `spec`, any unknown field of it | the policy is refused, and its last understood version stays in force |
@@ -21,10 +21,9 @@ use sluice_policy::Direction;
 use sluice_policy::label::Selector;
 use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyKind, PolicyRef, Rule, Tier};
 
-use crate::bounds::{MAX_HTTP_ITEMS, MAX_RULES, rules_beyond};
+use crate::bounds::{MAX_L7_ITEMS, MAX_RULES, rules_beyond};
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
-use crate::http;
 use crate::rule::{Context, Dialect, may_deny, rule};
 use crate::selector::selector;
 use crate::value::{Map, Value, quoted};
@@ -60,7 +59,7 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
 
     let directions = directions(spec, known, at, report);
     let (ingress, egress) = directions.unwrap_or((true, true));
-    let (mut rules, mut items_left) = (Vec::new(), MAX_HTTP_ITEMS);
+    let (mut rules, mut items_left) = (Vec::new(), MAX_L7_ITEMS);
     let context = Context { dialect, namespaces: home(&reference) };
     for direction in Direction::BOTH {
         rules_of(direction, spec, &context, &mut items_left, at, &mut rules, report);
@@ -175,7 +174,7 @@ fn directions(spec: &Map, known: Reading<()>, at: At<'_>, report: &mut Report) -
     answer.map(|()| (ingress, egress))
 }
 
-/// Reads the rules of one direction; `items_left` says how many items of `http` the policy may still have.
+/// Reads the rules of one direction; `items_left` says how many L7 items the policy may still have.
 fn rules_of(
     direction: Direction,
     spec: &Map,
@@ -202,8 +201,7 @@ fn rules_of(
             rules.extend(rules_beyond(direction, i, may_deny, at, report));
             return;
         }
-        rules.push(rule(value, direction, i, context, *items_left, at, report));
-        *items_left = items_left.saturating_sub(http::written(value));
+        rules.push(rule(value, direction, i, context, items_left, at, report));
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use sluice_policy::Direction;
 use sluice_policy::Protocol;
-use sluice_policy::source::{Action, L7, Namespaces, Peer, PolicyKind, PortMatch, Rule};
+use sluice_policy::source::{Action, Namespaces, Peer, PolicyKind, PortMatch, Rule};
 
 use crate::bounds::{distinct, within_pairs};
 use crate::diagnostic::{At, Report};
 use crate::field::{Unreadable, is_near, list, mapping, only, text};
-use crate::http;
+use crate::l7::{self, l7};
 use crate::peer::peer;
 use crate::port::port;
 use crate::value::{Map, Value, quoted};
@@ -41,15 +41,15 @@ impl Dialect {
         match (self, direction) {
             (Self::Kubernetes, Direction::Ingress) => &["from", "ports"],
             (Self::Kubernetes, Direction::Egress) => &["to", "ports"],
-            (Self::Sluice, Direction::Ingress) => &["action", "from", "ports", "http"],
-            (Self::Sluice, Direction::Egress) => &["action", "to", "ports", "http"],
+            (Self::Sluice, Direction::Ingress) => &["action", "from", "ports", "http", "grpc", "tls"],
+            (Self::Sluice, Direction::Egress) => &["action", "to", "ports", "http", "grpc", "tls"],
         }
     }
 
     const fn later_rule_fields(self) -> &'static [&'static str] {
         match self {
             Self::Kubernetes => &[],
-            Self::Sluice => &["grpc", "tls", "dns", "kafka", "icmp"],
+            Self::Sluice => &["dns", "kafka", "icmp"],
         }
     }
 
@@ -88,14 +88,14 @@ impl<T> Partly<T> {
     }
 }
 
-/// Reads rule number `index` of its direction. Total: what can't be read closes. `items_left` is how many items of `http` the
-/// policy may still have.
+/// Reads rule number `index` of its direction. Total: what can't be read closes. `items_left` is how many L7 items the policy may
+/// still have.
 pub(crate) fn rule(
     value: &Value,
     direction: Direction,
     index: usize,
     policy: &Context,
-    items_left: usize,
+    items_left: &mut usize,
     at: At<'_>,
     report: &mut Report,
 ) -> Rule {
@@ -114,24 +114,20 @@ pub(crate) fn rule(
     complete &= only(map, dialect.rule_fields(direction), dialect.later_rule_fields(), at, report).is_ok();
 
     let peers = peers(map, direction, policy, action, at, report);
-    let has_http = dialect == Dialect::Sluice && map.get("http").is_some();
-    let ports = ports(map, has_http, action, at, report);
-    let l7 = match map.get("http").filter(|_| dialect == Dialect::Sluice) {
-        None => None,
-        Some(value) => {
-            let at = at.field("http", value.line);
-            if action == Action::Deny {
-                report.error(at, "http in a Deny rule is not supported by this version", "the rule denies all requests");
-                None
-            } else {
-                Some(L7::Http(http::items(value, items_left, at, report)))
-            }
-        }
-    };
+    let kind = l7::kind(map).filter(|_| dialect == Dialect::Sluice);
+    let ports = ports(map, kind, action, at, report);
+    let mut contents = None;
+    if kind.is_some() {
+        let read = l7(map, action, items_left, at, report);
+        complete &= read.is_ok();
+        // A deny of which a port speaks no TCP can't have meant what it says about contents.
+        let tcp = ports.iter().flatten().all(|port| protocol(port) == Protocol::Tcp);
+        contents = read.ok().flatten().filter(|_| tcp || action == Action::Allow);
+    }
     if !complete && action == Action::Allow {
         return Rule::unreadable(direction, path, Action::Allow);
     }
-    within_pairs(Rule { direction, path, action, peers, ports, l7 }, at, report)
+    within_pairs(Rule { direction, path, action, peers, ports, l7: contents }, at, report)
 }
 
 /// Whether a rule may have been meant to deny: it has another `action` than Allow, or a slip for it (`Action: Deny`,
@@ -186,17 +182,18 @@ fn peers(
     collect(entries, action, |i, entry| peer(entry, policy, at.index(i, entry.line), report))
 }
 
-/// `ports`. An absent or empty list is every port of every protocol, but for a rule about HTTP: that is spoken over TCP.
-fn ports(map: &Map, has_http: bool, action: Action, at: At<'_>, report: &mut Report) -> Option<Vec<PortMatch>> {
-    let every = (has_http && action == Action::Allow).then(|| vec![PortMatch::All { protocol: Protocol::Tcp }]);
+/// `ports`. An absent or empty list is every port of every protocol, but for a rule about contents, of the kind `l7`: they are all
+/// spoken over TCP.
+fn ports(map: &Map, l7: Option<&str>, action: Action, at: At<'_>, report: &mut Report) -> Option<Vec<PortMatch>> {
+    let every = (l7.is_some() && action == Action::Allow).then(|| vec![PortMatch::All { protocol: Protocol::Tcp }]);
     let Some(value) = map.get("ports") else { return every };
     let at = at.field("ports", value.line);
     let entries = list(value, at, report);
     let ports = collect(entries, action, |i, entry| {
         let at = at.index(i, entry.line);
         let read = port(entry, at, report);
-        if has_http && read.complete && read.open.as_ref().is_some_and(|p| protocol(p) != Protocol::Tcp) {
-            report.error(at, "http is spoken over TCP, so this port matches nothing", "leave it out");
+        if let Some(l7) = l7.filter(|_| read.complete && read.open.as_ref().is_some_and(|p| protocol(p) != Protocol::Tcp)) {
+            report.error(at, format!("{l7} is spoken over TCP, so this port matches nothing"), "leave it out");
             return Partly { complete: false, ..read };
         }
         read

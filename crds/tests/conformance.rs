@@ -99,7 +99,7 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
             let changes = if i == 0 { view.snapshot(&world) } else { view.delta(&world, &effects) };
             table = table.apply(&changes).expect("the changes fit the table").0;
             for probe in &state.probes {
-                let http = probe.http.as_ref().map(|h| HttpRequest { method: &h.method, path: &h.path, host: "test" });
+                let http = probe.http.as_ref().map(|h| HttpRequest::plain(&h.method, &h.path, "test"));
                 let flow = Flow {
                     source: probe.from.ip,
                     destination: probe.to.ip,

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_policy::flow::{Direction, Protocol};
-use sluice_policy::http::HttpMatch;
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{Action, L7, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
 
+use crate::l7_from_wire::l7;
 use crate::wire;
 use crate::wire::change::Body;
 
@@ -148,20 +148,6 @@ fn port_match(item: wire::PortMatch) -> Result<PortMatch, FieldError> {
     }
 }
 
-fn l7(l7: wire::L7) -> Result<L7, FieldError> {
-    match l7.body.ok_or(FieldError::Missing("rule.l7"))? {
-        wire::l7::Body::Http(rules) => Ok(L7::Http(rules.items.into_iter().map(http_match).collect::<Result<_, _>>()?)),
-    }
-}
-
-fn http_match(item: wire::HttpMatch) -> Result<HttpMatch, FieldError> {
-    Ok(HttpMatch {
-        index: short("http_match.index", item.index)?,
-        method: item.method.map(Into::into),
-        path: item.path.map(Into::into),
-    })
-}
-
 fn endpoint(put: wire::PutEndpoint) -> Result<Endpoint, FieldError> {
     Ok(Endpoint {
         pod: PodRef { namespace: put.namespace.into(), name: put.pod.into() },
@@ -189,7 +175,7 @@ fn direction(field: &'static str, value: i32) -> Result<Direction, FieldError> {
     }
 }
 
-fn known<E: TryFrom<i32>>(field: &'static str, value: i32) -> Result<E, FieldError> {
+pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, value: i32) -> Result<E, FieldError> {
     E::try_from(value).map_err(|_| FieldError::Unknown { field, value })
 }
 
@@ -199,7 +185,7 @@ fn protocol(field: &'static str, number: Option<u32>) -> Result<Protocol, FieldE
     Ok(Protocol::from_number(number))
 }
 
-fn short(field: &'static str, value: u32) -> Result<u16, FieldError> {
+pub(crate) fn short(field: &'static str, value: u32) -> Result<u16, FieldError> {
     u16::try_from(value).map_err(|_| FieldError::OutOfRange { field, value, limit: u16::MAX.into() })
 }
 

@@ -15,6 +15,8 @@
 pub mod address;
 pub mod changes;
 mod from_wire;
+mod l7_from_wire;
+mod l7_to_wire;
 pub mod parts;
 pub mod saved;
 mod to_wire;
@@ -28,7 +30,7 @@ pub mod wire {
 }
 
 /// The version of the feed that this build speaks. The other side must speak the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// No gRPC message of the feed is larger, in bytes.
 pub const MESSAGE_LIMIT_BYTES: usize = 4 << 20;

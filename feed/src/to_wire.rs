@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_policy::flow::{Direction, Protocol};
-use sluice_policy::http::HttpMatch;
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, Rule};
-use sluice_policy::source::{Action, L7, NamedPort, PolicyKind, PortMatch, Tier};
+use sluice_policy::source::{Action, NamedPort, PolicyKind, PortMatch, Tier};
 
+use crate::l7_to_wire::l7;
 use crate::wire;
 use crate::wire::change::Body;
 
@@ -104,21 +104,6 @@ fn port_match(ports: &PortMatch) -> wire::PortMatch {
         PortMatch::Named { protocol, name } => (protocol, wire::port_match::Ports::Name(name.to_string())),
     };
     wire::PortMatch { protocol: Some(number(*protocol)), ports: Some(ports) }
-}
-
-fn l7(l7: &L7) -> wire::L7 {
-    let body = match l7 {
-        L7::Http(items) => wire::l7::Body::Http(wire::HttpRules { items: items.iter().map(http_match).collect() }),
-    };
-    wire::L7 { body: Some(body) }
-}
-
-fn http_match(item: &HttpMatch) -> wire::HttpMatch {
-    wire::HttpMatch {
-        index: item.index.into(),
-        method: item.method.as_deref().map(str::to_owned),
-        path: item.path.as_deref().map(str::to_owned),
-    }
 }
 
 fn program(id: u32, program: &Program) -> wire::PutProgram {

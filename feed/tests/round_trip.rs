@@ -38,7 +38,7 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = changes::decode(&bytes);
         let _ = saved::read(&bytes);
-        let mut file = b"SLUICE\0\x01".to_vec();
+        let mut file = b"SLUICE\0\x02".to_vec();
         file.extend_from_slice(&bytes);
         prop_assert!(saved::read(&file).is_err());
     }
@@ -177,6 +177,20 @@ fn what_is_missing_or_unknown_is_refused() {
         put.rules[0].ports = Some(wire::Ports { items: vec![item] });
         wire::change::Body::PutPolicy(put)
     };
+    let l7 = |body| {
+        let mut put = wire::PutPolicy {
+            kind: 3,
+            tier: Some(wire::Tier { kind: 2, priority: 0 }),
+            rules: vec![wire::Rule { direction: 1, action: 1, ..Default::default() }],
+            ..Default::default()
+        };
+        put.rules[0].l7 = Some(wire::L7 { body: Some(body) });
+        wire::change::Body::PutPolicy(put)
+    };
+    let http = |item| wire::l7::Body::Http(wire::HttpRules { items: vec![item] });
+    let headers = |test| wire::HttpMatch { headers: vec![wire::Condition { test, ..Default::default() }], ..Default::default() };
+    let grpc = |item| wire::l7::Body::Grpc(wire::GrpcRules { items: vec![item] });
+    let tls = |item| wire::l7::Body::Tls(wire::TlsRules { items: vec![item] });
     let range = |first, last| Some(wire::port_match::Ports::Range(wire::PortRange { first, last }));
     let endpoint =
         |address: &[u8]| wire::change::Body::PutEndpoint(wire::PutEndpoint { address: address.to_vec(), ..Default::default() });
@@ -196,6 +210,15 @@ fn what_is_missing_or_unknown_is_refused() {
         ("rule with an unknown action", Some(policy(|p| p.rules[0].action = 4))),
         ("peer of no kind", Some(policy(|p| p.rules[0].peers = Some(wire::Peers { items: vec![Default::default()] })))),
         ("L7 of a kind that a newer controller knows", Some(policy(|p| p.rules[0].l7 = Some(wire::L7 { body: None })))),
+        ("path of no kind", Some(l7(http(wire::HttpMatch { path: Some(wire::PathMatch { body: None }), ..Default::default() })))),
+        ("item beyond 16 bits", Some(l7(http(wire::HttpMatch { index: 65_536, ..Default::default() })))),
+        ("condition without a test", Some(l7(http(headers(None))))),
+        ("condition of no presence", Some(l7(http(headers(Some(wire::condition::Test::Presence(0))))))),
+        ("condition of an unknown presence", Some(l7(http(headers(Some(wire::condition::Test::Presence(3))))))),
+        ("metadata without a test", Some(l7(grpc(wire::GrpcMatch { metadata: vec![Default::default()], ..Default::default() })))),
+        ("call beyond 16 bits", Some(l7(grpc(wire::GrpcMatch { index: 65_536, ..Default::default() })))),
+        ("server name of no kind", Some(l7(tls(wire::TlsMatch { index: 0, name: Some(Default::default()) })))),
+        ("server name beyond 16 bits", Some(l7(tls(wire::TlsMatch { index: 65_536, name: None })))),
         ("ports without protocol", Some(ports(wire::PortMatch { protocol: None, ports: range(1, 2) }))),
         ("ports of no kind", Some(ports(wire::PortMatch { protocol: Some(6), ports: None }))),
         ("protocol beyond 8 bits", Some(ports(wire::PortMatch { protocol: Some(256), ports: range(1, 2) }))),
@@ -214,6 +237,13 @@ fn what_is_missing_or_unknown_is_refused() {
         assert!(read.is_err(), "{what}: read as {read:?}");
     }
     assert!(Change::try_from(wire::Change { body: Some(policy(|_| ())) }).is_ok(), "the untouched row is sound");
+    for sound in [
+        http(headers(Some(wire::condition::Test::Presence(1)))),
+        grpc(wire::GrpcMatch::default()),
+        tls(wire::TlsMatch::default()),
+    ] {
+        assert!(Change::try_from(wire::Change { body: Some(l7(sound)) }).is_ok(), "the untouched row is sound");
+    }
     let error = Change::try_from(wire::Change { body: Some(policy(|p| p.kind = 9)) }).expect_err("unknown kind");
     assert_eq!(error, FieldError::Unknown { field: "put_policy.kind", value: 9 });
     assert_eq!(error.to_string(), "field put_policy.kind has the unknown value 9");
@@ -231,8 +261,10 @@ fn host_bits_of_a_block_mean_nothing() {
 #[test]
 fn a_saved_table_of_another_format_is_named_so() {
     let mut bytes = saved::write("n", 1, Generation(1), &[]).expect("small");
-    bytes[7] = 2;
-    assert_eq!(saved::read(&bytes), Err(ReadError::Version(2)));
+    for format in [1, 3] {
+        bytes[7] = format;
+        assert_eq!(saved::read(&bytes), Err(ReadError::Version(format)));
+    }
     assert_eq!(saved::read(b"\x7fELF whatever"), Err(ReadError::Foreign));
     assert_eq!(saved::read(b""), Err(ReadError::Foreign));
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion};
 use large_world::{Size, address, objects, pod};
-use sluice_policy::http::{HttpMatch, HttpRequest};
+use sluice_policy::http::{HttpMatch, HttpRequest, PathMatch};
 use sluice_policy::label::Selector;
 use sluice_policy::source::{
     Action, L7, Namespace, Namespaces, Object, Pod, PodRef, PodSelector, Policy, PolicyKind, PolicyRef, PortMatch, Rule, Tier,
@@ -97,7 +97,8 @@ fn http_table(rules: u16) -> Table {
         l7: Some(L7::Http(vec![HttpMatch {
             index: 0,
             method: Some(if i.is_multiple_of(2) { "POST" } else { "GET" }.into()),
-            path: Some(format!("/api/v1/resource-{i}/[0-9]+").into()),
+            path: Some(PathMatch::Regex(format!("/api/v1/resource-{i}/[0-9]+").into())),
+            ..HttpMatch::default()
         }])),
     };
     let policy = Policy {
@@ -184,7 +185,7 @@ fn verdicts(criterion: &mut Criterion, everything: &Table, node: &Table, size: S
 fn http(criterion: &mut Criterion) {
     let table = http_table(100);
     let ask = |path| {
-        let request = HttpRequest { method: "GET", path, host: "shop" };
+        let request = HttpRequest::plain("GET", path, "shop");
         let mut flow = flow([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 80);
         flow.request = Some(Request::Http(black_box(&request)));
         table.verdict(black_box(&flow)).decision()

@@ -118,6 +118,10 @@ pub struct Flow<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
     Http(&'a HttpRequest<'a>),
+    /// A TLS ClientHello, and the server name in it, in any case. What follows it is not read.
+    Tls {
+        server_name: Option<&'a str>,
+    },
     /// The bytes are certainly not of a protocol that the rules in question can judge: no L7 rule matches.
     Opaque,
 }

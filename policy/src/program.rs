@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::flow::{Direction, Protocol};
 use crate::http::HttpIndex;
 use crate::snapshot::{Endpoint, Peer, Policy, PolicyId, Rule, SetId};
-use crate::source::{Action, L7, PortMatch, Tier};
+use crate::source::{Action, PortMatch, Tier};
 use crate::verdict::{Decision, RuleId};
 
 /// One step of a program: the first line that matches decides.
@@ -120,13 +120,14 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
 fn line(policy: PolicyId, tier: Tier, number: u16, rule: &Rule) -> Option<Line> {
     let action = match (rule.action, &rule.l7) {
         // An L7 part none of whose items could be read allows nothing, and its flow need not be read.
-        (Action::Allow, Some(L7::Http(items))) if items.is_empty() => return None,
+        (Action::Allow, Some(l7)) if l7.is_empty() => return None,
+        (Action::Deny, Some(l7)) if l7.is_empty() => LineAction::Deny,
         (_, Some(_)) => LineAction::Inspect,
         (Action::Allow, None) => LineAction::Allow,
         (Action::Deny, None) => LineAction::Deny,
         (Action::Pass, None) => LineAction::Pass,
     };
-    // HTTP is spoken over TCP alone: a rule with an L7 part says nothing about other protocols.
+    // All of these are spoken over TCP alone: a rule with an L7 part says nothing about other protocols.
     let ports = if rule.l7.is_some() { Some(tcp_only(rule.ports.as_deref())) } else { rule.ports.clone() };
     Some(Line { rule: RuleId { policy, rule: number, item: None }, tier, peers: rule.peers.clone(), ports, action })
 }
@@ -222,7 +223,7 @@ impl Compiled {
         &self.by_block
     }
 
-    /// What a line says beyond addresses and ports: its action if it matches, and its HTTP items.
+    /// What a line says beyond addresses and ports: its action if it matches, and its L7 part.
     pub(crate) fn rule(&self, id: RuleId) -> Option<&Rule> {
         let place = self.policies.binary_search_by_key(&id.policy, |(id, _)| *id).ok()?;
         self.policies[place].1.rules.get(usize::from(id.rule))
@@ -230,9 +231,9 @@ impl Compiled {
 
     pub(crate) fn http(&self) -> &HttpIndex {
         self.http.get_or_init(|| {
-            HttpIndex::new(self.lines.lines.iter().map(|line| match self.rule(line.rule).and_then(|rule| rule.l7.as_ref()) {
-                Some(L7::Http(items)) => items.as_slice(),
-                None => &[],
+            HttpIndex::new(self.lines.lines.iter().map(|line| {
+                let rule = self.rule(line.rule)?;
+                Some((rule.l7.as_ref()?, rule.action))
             }))
         })
     }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Direction, Protocol};
-use crate::http::HttpMatch;
+use crate::http::{GrpcMatch, HttpMatch};
 use crate::label::{Labels, Selector};
 
 /// One object of the cluster. Objects of the same key replace each other.
@@ -121,7 +121,7 @@ pub struct KnownName {
 }
 
 /// A name, or all names below one: `api.example.org`, `*.example.org`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NamePattern {
     /// Exactly this one.
     Name(Arc<str>),
@@ -292,8 +292,48 @@ pub enum PortMatch {
 /// What a rule says about contents. A rule has at most one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum L7 {
-    /// OR over the items. An item that could not be read is left out; if none is left nothing matches.
+    /// OR over the items. An item of an Allow that could not be read is left out; if none is left nothing matches.
     Http(Vec<HttpMatch>),
+    /// Calls of gRPC over HTTP/2. OR over the items.
+    Grpc(Vec<GrpcMatch>),
+    /// TLS, by the name that the client asks for. OR over the items.
+    Tls(Vec<TlsMatch>),
+}
+
+/// One entry of `tls.serverNames`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TlsMatch {
+    /// The entry's index in the manifest's list.
+    pub index: u16,
+    /// `None`, in a Deny alone: it could not be read, so it is every name.
+    pub name: Option<NamePattern>,
+}
+
+impl TlsMatch {
+    /// `server_name` in any case, with a final dot or without.
+    pub fn matches(&self, server_name: &str) -> bool {
+        self.name.as_ref().is_none_or(|pattern| pattern.matches(&plain_name(server_name)))
+    }
+}
+
+impl L7 {
+    /// Whether no item could be read.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Http(items) => items.is_empty(),
+            Self::Grpc(items) => items.is_empty(),
+            Self::Tls(items) => items.is_empty(),
+        }
+    }
+
+    /// Where item `index` stands below its rule: `http[1]`.
+    pub fn item_path(&self, index: u16) -> String {
+        match self {
+            Self::Http(_) => format!("http[{index}]"),
+            Self::Grpc(_) => format!("grpc[{index}]"),
+            Self::Tls(_) => format!("tls.serverNames[{index}]"),
+        }
+    }
 }
 
 impl Rule {

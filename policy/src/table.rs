@@ -429,7 +429,7 @@ impl Table {
         let policy = self.policies.get(&id.policy)?;
         let rule = policy.rules.get(usize::from(id.rule))?;
         let path = match (id.item, &rule.l7) {
-            (Some(item), Some(crate::source::L7::Http(_))) => format!("{}.http[{item}]", rule.path),
+            (Some(item), Some(l7)) => format!("{}.{}", rule.path, l7.item_path(item)),
             _ => rule.path.to_string(),
         };
         Some(NamedRule { rule: Some(path), ..NamedRule::of_policy(&policy.reference) })

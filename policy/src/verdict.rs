@@ -35,7 +35,7 @@ impl Decision {
 pub struct RuleId {
     pub policy: PolicyId,
     pub rule: u16,
-    /// Index of the item of the manifest's `http` list, if one decided.
+    /// Index of the item of the manifest's `http`, `grpc` or `tls.serverNames`, if one decided.
     pub item: Option<u16>,
 }
 

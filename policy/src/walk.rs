@@ -10,7 +10,7 @@ use crate::memo;
 use crate::program::{Compiled, Line, LineAction};
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Peer, SetId};
-use crate::source::{Action, PortMatch, Tier};
+use crate::source::{Action, L7, PortMatch, Tier};
 use crate::table::{Slot, Table};
 use crate::verdict::{Decision, Half, NamedRule, RuleId, Verdict};
 
@@ -326,8 +326,8 @@ impl<'a> Judged<'a> {
         self.hits.get_or_init(|| self.program.http().hits(request))
     }
 
-    /// The item of an inspecting line that the request matches.
-    fn item(&self, line: usize) -> Option<u16> {
+    /// The item of an inspecting line that the request matches, if the line matches.
+    fn hit(&self, line: usize) -> Option<Option<u16>> {
         let hits = self.hits();
         let place = hits.binary_search_by_key(&line, |hit| hit.line as usize).ok()?;
         Some(hits[place].item)
@@ -407,8 +407,22 @@ impl<'a> Judged<'a> {
             // What can't be read as its protocol no allow matches, and every deny.
             Some(Request::Opaque) if is_deny(self.program, line) => Ok(None),
             Some(Request::Opaque) => Err(Miss::Request),
-            Some(Request::Http(_)) => self.item(number).map(Some).ok_or(Miss::Request),
+            Some(Request::Http(_)) => self.hit(number).ok_or(Miss::Request),
+            Some(Request::Tls { server_name }) => server_name_matches(self.program, line, server_name),
         }
+    }
+}
+
+/// Whether an inspecting line matches a TLS stream. A hello without a name may be for any server: no allow matches it, and every
+/// deny.
+fn server_name_matches(program: &Compiled, line: &Line, server_name: Option<&str>) -> Result<Option<u16>, Miss> {
+    let rule = program.rule(line.rule).ok_or(Miss::Request)?;
+    match (&rule.l7, server_name.filter(|name| !name.is_empty())) {
+        (Some(L7::Tls(items)), Some(name)) => {
+            items.iter().find(|item| item.matches(name)).map(|item| Some(item.index)).ok_or(Miss::Request)
+        }
+        _ if rule.action == Action::Deny => Ok(None),
+        _ => Err(Miss::Request),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::config::{Config, ConnectionRecords, DenialBody, Limits};
 use crate::detect::{Beginning, Detected, read_beginning};
 use crate::http;
 use crate::ident::{Ids, RecordId};
-use crate::judge::{self, ClientAddr, Ends, JudgedRequest, OriginalDst, Ruling};
+use crate::judge::{self, ClientAddr, Ends, Forwarded, JudgedRequest, OriginalDst, Ruling};
 use crate::limits::Admission;
 use crate::metrics::Metrics;
 use crate::records::{Record, RecordSink, RecordType, RecordVerdict};
@@ -334,8 +334,12 @@ impl Conn {
             Stage::Opaque => (Some(Request::Opaque), |d| d == Decision::Allow),
             Stage::Tunnel(_) => (None, |d| d == Decision::Allow),
         };
+        let fields;
         let http = match &stage {
-            Stage::Tunnel(request) => Some(request.as_http()),
+            Stage::Tunnel(request) => {
+                fields = Forwarded(&request.fields);
+                Some(request.as_http(&fields))
+            }
             _ => None,
         };
         let request = http.as_ref().map(Request::Http).or(request);

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use ::http::HeaderMap;
 use sluice_policy::flow::{Direction, Flow, Protocol, Request};
-use sluice_policy::http::HttpRequest;
+use sluice_policy::http::{HeaderFields, HttpRequest};
 use sluice_policy::verdict::NamedRule;
 use sluice_policy::{Decision, Reason, Table};
 
@@ -31,8 +32,24 @@ pub struct JudgedRequest {
     pub method: String,
     /// The canonical path, without the query. Empty for CONNECT.
     pub path: String,
+    /// As sent and as it goes on, without the `?`.
+    pub query: Option<String>,
     /// In lower case, without the port.
     pub host: String,
+    pub is_http2: bool,
+    /// Those that go on to the server, of a request that may lead to a tunnel: it is judged again for as long as the tunnel
+    /// lasts.
+    pub fields: HeaderMap,
+}
+
+/// The header fields of a request as they go on to the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded<'a>(pub &'a HeaderMap);
+
+impl HeaderFields for Forwarded<'_> {
+    fn each<'a>(&'a self, name: &str, found: &mut dyn FnMut(&'a [u8])) {
+        self.0.get_all(name).iter().for_each(|value| found(value.as_bytes()));
+    }
 }
 
 /// A decision, and who made it.
@@ -71,8 +88,9 @@ pub fn rule(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Ruling 
 }
 
 impl JudgedRequest {
-    pub fn as_http(&self) -> HttpRequest<'_> {
-        HttpRequest { method: &self.method, path: &self.path, host: &self.host }
+    pub fn as_http<'a>(&'a self, fields: &'a Forwarded<'a>) -> HttpRequest<'a> {
+        let Self { method, path, query, host, is_http2, .. } = self;
+        HttpRequest { method, path, query: query.as_deref(), host, is_http2: *is_http2, fields }
     }
 }
 

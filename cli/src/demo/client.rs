@@ -11,8 +11,8 @@ use sluice_testnet::{Netns, Outcome, Probe};
 use super::lab::Lab;
 use super::scene::{Holder, Scene};
 use crate::cluster::Names;
+use crate::contents::Contents;
 use crate::expectation::{Expect, Row};
-use crate::flow_line::Contents;
 
 /// How long a client waits for an answer. A packet that is dropped costs all of it, so rows wait side by side.
 const PATIENCE: Duration = Duration::from_millis(1000);

@@ -10,8 +10,8 @@ use super::lab::Lab;
 use super::records::{Policy, Record, Records};
 use super::scene::Scene;
 use crate::cluster::{Answer, Names};
+use crate::contents::Contents;
 use crate::expectation::Row;
-use crate::flow_line::Contents;
 use crate::output::{Paint, Tone};
 
 /// Every row, judged.

@@ -1,6 +1,9 @@
 //! Rules in words: what each asks for, as its author wrote it.
 
-use sluice_policy::source::{L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule};
+use std::sync::Arc;
+
+use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
+use sluice_policy::source::{L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule, TlsMatch};
 use sluice_policy::{Direction, Protocol};
 
 /// `TCP`, `TCP 8080`, `TCP 30000-32767`, `TCP http`.
@@ -58,15 +61,58 @@ pub(super) fn peers(rule: &Rule, policy: &Policy) -> String {
 
 /// The requests of a rule; `None` if it asks for none.
 pub(super) fn requests(rule: &Rule) -> Option<String> {
-    let Some(L7::Http(items)) = &rule.l7 else { return None };
-    let item = |method: &Option<_>, path: &Option<_>| match (method, path) {
+    let items: Vec<String> = match rule.l7.as_ref()? {
+        L7::Http(items) => items.iter().map(http).collect(),
+        L7::Grpc(items) => items.iter().map(grpc).collect(),
+        L7::Tls(items) => items.iter().map(tls).collect(),
+    };
+    Some(if items.is_empty() { "no request that could be read".to_owned() } else { items.join(" or ") })
+}
+
+/// `GET /api/.* at api\.example\.com with x-team: blue and page ~ [0-9]+ in the query`.
+fn http(item: &HttpMatch) -> String {
+    let path = item.path.as_ref().map(|path| match path {
+        PathMatch::Regex(pattern) => pattern.to_string(),
+        PathMatch::Exact(path) => format!("exactly {path}"),
+        PathMatch::Prefix(path) => format!("{path} and below"),
+    });
+    let mut words = match (&item.method, &path) {
         (Some(method), Some(path)) => format!("{method} {path}"),
         (Some(method), None) => format!("{method} of any path"),
         (None, Some(path)) => format!("any method of {path}"),
         (None, None) => "any request".to_owned(),
     };
-    let items: Vec<String> = items.iter().map(|i| item(&i.method, &i.path)).collect();
-    Some(if items.is_empty() { "no request that could be read".to_owned() } else { items.join(" or ") })
+    if let Some(host) = &item.host {
+        words.push_str(&format!(" at {host}"));
+    }
+    words.push_str(&conditions("with", &item.headers, ""));
+    words.push_str(&conditions("with", &item.query, " in the query"));
+    words
+}
+
+/// `gRPC orders.OrderService/Get with x-team: blue`.
+fn grpc(item: &GrpcMatch) -> String {
+    let text = |part: &Option<Arc<str>>| part.as_deref().unwrap_or("*").to_owned();
+    format!("gRPC {}/{}{}", text(&item.service), text(&item.method), conditions("with", &item.metadata, ""))
+}
+
+fn tls(item: &TlsMatch) -> String {
+    item.name.as_ref().map_or_else(|| "TLS".to_owned(), |name| format!("TLS for {name}"))
+}
+
+fn conditions(before: &str, conditions: &[Condition], place: &str) -> String {
+    let condition = |c: &Condition| match (&c.test, c.not) {
+        (Test::Exact(text), false) => format!("{}: {text}", c.name),
+        (Test::Exact(text), true) => format!("{} other than {text}", c.name),
+        (Test::Regex(pattern), false) => format!("{} ~ {pattern}", c.name),
+        (Test::Regex(pattern), true) => format!("{} !~ {pattern}", c.name),
+        (Test::Present, false) | (Test::Absent, true) => format!("any {}", c.name),
+        (Test::Absent, false) | (Test::Present, true) => format!("no {}", c.name),
+    };
+    if conditions.is_empty() {
+        return String::new();
+    }
+    format!(" {before} {}{place}", and(&conditions.iter().map(condition).collect::<Vec<_>>()))
 }
 
 /// What a rule asks for, as a whole: `from pods app=web of shop, TCP 8080, GET /api/.*`.

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use sluice_policy::http::HttpMatch;
+use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{Action, L7, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch};
 use sluice_policy::{Direction, Protocol};
 
 pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
@@ -97,15 +97,26 @@ fn rule() -> impl Strategy<Value = Rule> {
         }),
         (protocol(), text()).prop_map(|(protocol, name)| PortMatch::Named { protocol, name }),
     ];
-    let item = (any::<u16>(), option::of(text()), option::of(text())).prop_map(|(index, method, path)| HttpMatch {
-        index,
-        method,
-        path,
-    });
-    let l7 = vec(item, 0..3).prop_map(L7::Http);
     let action = prop::sample::select(vec![Action::Allow, Action::Deny, Action::Pass]);
-    (direction(), text(), action, option::of(vec(peer, 0..3)), option::of(vec(ports, 0..3)), option::of(l7))
+    (direction(), text(), action, option::of(vec(peer, 0..3)), option::of(vec(ports, 0..3)), option::of(l7()))
         .prop_map(|(direction, path, action, peers, ports, l7)| Rule { direction, path, action, peers, ports, l7 })
+}
+
+fn l7() -> impl Strategy<Value = L7> {
+    let path =
+        prop_oneof![text().prop_map(PathMatch::Regex), text().prop_map(PathMatch::Exact), text().prop_map(PathMatch::Prefix),];
+    let http = (any::<u16>(), option::of(text()), option::of(path), option::of(text()), conditions(), conditions())
+        .prop_map(|(index, method, path, host, headers, query)| HttpMatch { index, method, path, host, headers, query });
+    let grpc = (any::<u16>(), option::of(text()), option::of(text()), conditions())
+        .prop_map(|(index, service, method, metadata)| GrpcMatch { index, service, method, metadata });
+    let name = prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below)];
+    let tls = (any::<u16>(), option::of(name)).prop_map(|(index, name)| TlsMatch { index, name });
+    prop_oneof![vec(http, 0..3).prop_map(L7::Http), vec(grpc, 0..3).prop_map(L7::Grpc), vec(tls, 0..3).prop_map(L7::Tls)]
+}
+
+fn conditions() -> impl Strategy<Value = Vec<Condition>> {
+    let test = prop_oneof![text().prop_map(Test::Exact), text().prop_map(Test::Regex), Just(Test::Present), Just(Test::Absent)];
+    vec((text(), test, any::<bool>()).prop_map(|(name, test, not)| Condition { name, test, not }), 0..3)
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {

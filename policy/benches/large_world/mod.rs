@@ -26,7 +26,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sluice_policy::http::HttpMatch;
+use sluice_policy::http::{HttpMatch, PathMatch};
 use sluice_policy::label::{Labels, Operator, Requirement, Selector};
 use sluice_policy::source::{
     Action, L7, NamedPort, Namespace, Namespaces, Node, Object, Peer, Pod, PodRef, PodSelector, Policy, PolicyKind, PolicyRef,
@@ -207,8 +207,10 @@ pub(crate) fn policy(size: Size, i: u32) -> Policy {
             (app(turn), vec![allow(Direction::Ingress, Some(vec![all]), Some(vec![named("metrics")]), None)])
         }
         _ => {
-            let item =
-                |index, method: &str, path: &str| HttpMatch { index, method: Some(method.into()), path: Some(path.into()) };
+            let item = |index, method: &str, path: &str| {
+                let (method, path) = (Some(method.into()), Some(PathMatch::Regex(path.into())));
+                HttpMatch { index, method, path, ..HttpMatch::default() }
+            };
             let l7 = L7::Http(vec![item(0, "GET", "/api/.*"), item(1, "POST", "/api/submit")]);
             (app(turn), vec![allow(Direction::Ingress, Some(vec![here(app(turn + 2))]), Some(vec![tcp(8080, 8080)]), Some(l7))])
         }

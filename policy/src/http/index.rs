@@ -1,197 +1,14 @@
-//! All HTTP matches of a program, prepared: what is plain text is compared, and what must be run is run only where a text begins
-//! as the pattern must.
+//! All HTTP and gRPC matches of a program, found by path; what else an item asks is looked at only where path and method match.
 
-use std::sync::{Arc, OnceLock};
+use std::cell::OnceCell;
 
-use regex_automata::dfa::{Automaton as _, StartKind, dense};
-use regex_automata::meta::{BuildError, Regex};
-use regex_automata::util::syntax;
-use regex_automata::{Anchored, Input};
-use regex_syntax::hir::literal::{ExtractKind, Extractor};
 use rustc_hash::FxHashMap;
 
-use super::{HttpMatch, HttpRequest};
-
-/// The longest regular expression that is read.
-pub const PATTERN_MAX_BYTES: usize = 4096;
-
-/// The largest automaton of one pattern. `[a-z]{1,64}/[0-9]{1,9}` takes 15 KiB.
-const PATTERN_NFA_BYTES: usize = 128 << 10;
-
-/// Why a pattern of a rule can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    #[error("has {length} bytes; a pattern may have {PATTERN_MAX_BYTES}")]
-    TooLong { length: usize },
-    #[error("would need more than {} KiB when compiled", PATTERN_NFA_BYTES >> 10)]
-    TooLarge,
-    #[error("is not a regular expression: {0}")]
-    Syntax(String),
-}
-
-/// Whether `pattern` may stand in a rule: syntax, length and compiled size.
-pub fn check_pattern(pattern: &str) -> Result<(), PatternError> {
-    if pattern.len() > PATTERN_MAX_BYTES {
-        return Err(PatternError::TooLong { length: pattern.len() });
-    }
-    if Matcher::plain(pattern).is_some() {
-        return Ok(());
-    }
-    // Alone first: `a)|(b` is only well-formed inside the group that makes a pattern match as a whole.
-    if let Err(error) = build(&[pattern.to_owned()], PATTERN_NFA_BYTES) {
-        return Err(pattern_error(&error));
-    }
-    build(&[whole(pattern)], PATTERN_NFA_BYTES).map(|_| ()).map_err(|error| pattern_error(&error))
-}
-
-fn pattern_error(error: &BuildError) -> PatternError {
-    if error.size_limit().is_some() {
-        PatternError::TooLarge
-    } else {
-        let detail = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
-        // The last line says what; those before draw the pattern.
-        PatternError::Syntax(detail.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
-    }
-}
-
-fn whole(pattern: &str) -> String {
-    format!(r"\A(?:{pattern})\z")
-}
-
-fn build(patterns: &[String], nfa_bytes: usize) -> Result<Regex, Box<BuildError>> {
-    Regex::builder()
-        .syntax(nesting())
-        .configure(
-            Regex::config()
-                .nfa_size_limit(Some(nfa_bytes))
-                .dfa_size_limit(Some(64 << 10))
-                .hybrid_cache_capacity(64 << 10)
-                .which_captures(regex_automata::nfa::thompson::WhichCaptures::None),
-        )
-        .build_many(patterns)
-        .map_err(Box::new)
-}
-
-/// One `method` or `path` of an item. Plain texts are compared, not run.
-#[derive(Clone, Debug)]
-enum Matcher {
-    Any,
-    Exact(Box<str>),
-    Prefix(Box<str>),
-    OneOf(Box<[Box<str>]>),
-    Regex(Arc<Pattern>),
-}
-
-/// A regular expression, compiled when a text first begins as it must.
-#[derive(Debug)]
-struct Pattern {
-    source: Arc<str>,
-    /// What every match begins with: most rules of a service differ here, so most are never run.
-    prefix: Box<str>,
-    /// `None`: it doesn't compile; it should not have come here, and matches nothing.
-    automaton: OnceLock<Option<Automaton>>,
-}
-
-/// A pattern that must match a text as a whole.
-#[derive(Debug)]
-enum Automaton {
-    /// Nearly all: one table look-up a byte.
-    Table(Box<dense::DFA<Vec<u32>>>),
-    /// Those whose table would be large, or that ask for word borders.
-    General(Box<Regex>),
-}
-
-/// The largest table of one pattern.
-const TABLE_BYTES: usize = 64 << 10;
-
-impl Automaton {
-    fn new(pattern: &str) -> Option<Self> {
-        let whole = whole(pattern);
-        let config = dense::Config::new()
-            .start_kind(StartKind::Anchored)
-            .dfa_size_limit(Some(TABLE_BYTES))
-            .determinize_size_limit(Some(8 * TABLE_BYTES));
-        let table = dense::Builder::new().syntax(nesting()).configure(config).build(&whole);
-        match table {
-            Ok(table) => Some(Self::Table(Box::new(table))),
-            Err(_) => build(&[whole], PATTERN_NFA_BYTES).ok().map(|regex| Self::General(Box::new(regex))),
-        }
-    }
-
-    fn matches(&self, text: &str) -> bool {
-        match self {
-            Self::Table(table) => {
-                let input = Input::new(text).anchored(Anchored::Yes).earliest(true);
-                // The table has no byte at which it gives up, so it answers every text.
-                matches!(table.try_search_fwd(&input), Ok(Some(_)))
-            }
-            Self::General(regex) => regex.is_match(text),
-        }
-    }
-}
-
-fn nesting() -> syntax::Config {
-    syntax::Config::new().nest_limit(100)
-}
-
-impl Pattern {
-    fn new(source: Arc<str>) -> Self {
-        let prefix = literal_prefix(&source).unwrap_or_default().into_boxed_str();
-        Self { source, prefix, automaton: OnceLock::new() }
-    }
-
-    fn matches(&self, text: &str) -> bool {
-        let compile = || {
-            let fits = self.source.len() <= PATTERN_MAX_BYTES;
-            fits.then(|| Automaton::new(&self.source)).flatten()
-        };
-        text.starts_with(&*self.prefix) && self.automaton.get_or_init(compile).as_ref().is_some_and(|a| a.matches(text))
-    }
-}
-
-/// The text that every match of `pattern` begins with, if that can be told.
-fn literal_prefix(pattern: &str) -> Option<String> {
-    if pattern.len() > PATTERN_MAX_BYTES {
-        return None;
-    }
-    let hir = regex_syntax::parse(pattern).ok()?;
-    let literals = Extractor::new().kind(ExtractKind::Prefix).extract(&hir);
-    let common = literals.longest_common_prefix()?;
-    // A prefix that ends inside a character is cut back to the last whole one.
-    let valid = match std::str::from_utf8(common) {
-        Ok(all) => all,
-        Err(error) => std::str::from_utf8(&common[..error.valid_up_to()]).ok()?,
-    };
-    Some(valid.to_owned())
-}
-
-impl Matcher {
-    /// The matcher of a pattern that is plain text in one of the usual forms; `None` for one that has to be run.
-    fn plain(pattern: &str) -> Option<Self> {
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-~=&,:@!%'<>;\"".contains(&b));
-        if pattern == ".*" {
-            Some(Self::Any)
-        } else if plain(pattern) {
-            Some(Self::Exact(pattern.into()))
-        } else if let Some(prefix) = pattern.strip_suffix(".*").filter(|prefix| plain(prefix)) {
-            Some(Self::Prefix(prefix.into()))
-        } else if pattern.split('|').all(plain) {
-            Some(Self::OneOf(pattern.split('|').map(Into::into).collect()))
-        } else {
-            None
-        }
-    }
-
-    fn matches(&self, text: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => **exact == *text,
-            Self::Prefix(prefix) => text.starts_with(&**prefix),
-            Self::OneOf(texts) => texts.iter().any(|t| **t == *text),
-            Self::Regex(pattern) => pattern.matches(text),
-        }
-    }
-}
+use super::condition::{Holds, Prepared};
+use super::pattern::{Matcher, Patterns};
+use super::query::Query;
+use super::{Condition, GrpcMatch, HttpMatch, HttpRequest, PathMatch};
+use crate::source::{Action, L7};
 
 /// The HTTP matches of the lines of one program, found by what their paths begin with.
 #[derive(Debug, Default)]
@@ -205,6 +22,9 @@ pub(crate) struct HttpIndex {
     lengths: Vec<usize>,
     /// Items whose path can begin with anything.
     anywhere: Vec<u32>,
+    /// Lines that deny what isn't gRPC, and lines that deny all HTTP because they are about another protocol.
+    unless_grpc: Vec<u32>,
+    every_request: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -213,31 +33,50 @@ struct Item {
     index: u16,
     method: Matcher,
     path: Matcher,
+    /// What most items don't ask.
+    more: Option<Box<More>>,
 }
 
-/// A line that matches a request, and the first of its items that does, by the index in the manifest.
+#[derive(Debug)]
+struct More {
+    /// Of a Deny: what can't be told holds.
+    deny: bool,
+    grpc: bool,
+    host: Option<Matcher>,
+    headers: Box<[Prepared]>,
+    query: Box<[Prepared]>,
+}
+
+/// What was read of a request, once it was asked.
+#[derive(Default)]
+struct Facts {
+    is_grpc: OnceCell<bool>,
+    query: OnceCell<Query>,
+}
+
+/// A line that matches a request, and the first of its items that does, by the index in the manifest; `None`: the line denies
+/// whatever is not of its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hit {
     pub(crate) line: u32,
-    pub(crate) item: u16,
+    pub(crate) item: Option<u16>,
 }
 
 impl HttpIndex {
-    /// The matches of each line, in the order of the lines. Equal patterns are compiled once.
-    pub(crate) fn new<'a>(lines: impl Iterator<Item = &'a [HttpMatch]>) -> Self {
-        let mut known: FxHashMap<Arc<str>, Arc<Pattern>> = FxHashMap::default();
-        let mut matcher = |pattern: Option<&Arc<str>>| {
-            let Some(source) = pattern else { return Matcher::Any };
-            Matcher::plain(source).unwrap_or_else(|| {
-                let pattern = known.entry(source.clone()).or_insert_with(|| Arc::new(Pattern::new(source.clone())));
-                Matcher::Regex(pattern.clone())
-            })
-        };
+    /// The L7 part of each line, in the order of the lines, and what it does with what it matches.
+    pub(crate) fn new<'a>(lines: impl Iterator<Item = Option<(&'a L7, Action)>>) -> Self {
+        let mut patterns = Patterns::default();
         let mut index = Self::default();
-        for (line, matches) in (0..).zip(lines) {
-            for m in matches {
-                let item = Item { line, index: m.index, method: matcher(m.method.as_ref()), path: matcher(m.path.as_ref()) };
-                index.push(item);
+        for (line, part) in (0..).zip(lines) {
+            let Some((l7, action)) = part else { continue };
+            let deny = action == Action::Deny;
+            match l7 {
+                L7::Http(items) => items.iter().for_each(|item| index.push(Item::http(line, item, deny, &mut patterns))),
+                L7::Grpc(items) => {
+                    items.iter().for_each(|item| index.push(Item::grpc(line, item, deny, &mut patterns)));
+                    index.unless_grpc.extend(deny.then_some(line));
+                }
+                L7::Tls(_) => index.every_request.extend(deny.then_some(line)),
             }
         }
         index.lengths = index.by_prefix.keys().map(|prefix| prefix.len()).collect();
@@ -250,10 +89,10 @@ impl HttpIndex {
         let number = u32::try_from(self.items.len()).expect("a program has fewer than 2^32 matches");
         let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
         match &item.path {
-            Matcher::Any => self.anywhere.push(number),
+            Matcher::Any | Matcher::Suffix(_) => self.anywhere.push(number),
             Matcher::Exact(text) => self.exact.entry(bytes(text)).or_default().push(number),
             Matcher::OneOf(texts) => texts.iter().for_each(|text| self.exact.entry(bytes(text)).or_default().push(number)),
-            Matcher::Prefix(prefix) => self.by_prefix.entry(bytes(prefix)).or_default().push(number),
+            Matcher::Prefix(prefix) | Matcher::Below(prefix) => self.by_prefix.entry(bytes(prefix)).or_default().push(number),
             Matcher::Regex(pattern) if pattern.prefix.is_empty() => self.anywhere.push(number),
             Matcher::Regex(pattern) => self.by_prefix.entry(bytes(&pattern.prefix)).or_default().push(number),
         }
@@ -262,6 +101,7 @@ impl HttpIndex {
 
     /// The lines that match `request`, ascending, each once.
     pub(crate) fn hits(&self, request: &HttpRequest<'_>) -> Vec<Hit> {
+        let facts = Facts::default();
         let path = request.path.as_bytes();
         let beginnings = self.lengths.iter().map_while(|length| path.get(..*length));
         let by_prefix = beginnings.filter_map(|beginning| self.by_prefix.get(beginning));
@@ -270,7 +110,9 @@ impl HttpIndex {
             .copied()
             .filter(|number| {
                 let item = &self.items[*number as usize];
-                item.method.matches(request.method) && item.path.matches(request.path)
+                item.method.matches(request.method)
+                    && item.path.matches(request.path)
+                    && item.more.as_ref().is_none_or(|more| more.matches(request, &facts))
             })
             .collect();
         found.sort_unstable();
@@ -278,10 +120,81 @@ impl HttpIndex {
             .into_iter()
             .map(|number| {
                 let item = &self.items[number as usize];
-                Hit { line: item.line, item: item.index }
+                Hit { line: item.line, item: Some(item.index) }
             })
             .collect();
+        let others = self.every_request.len() + self.unless_grpc.len();
+        if others > 0 {
+            let unless_grpc = self.unless_grpc.iter().filter(|_| !facts.is_grpc(request));
+            hits.extend(self.every_request.iter().chain(unless_grpc).map(|line| Hit { line: *line, item: None }));
+            // The sort keeps items of one line in their order.
+            hits.sort_by_key(|hit| hit.line);
+        }
         hits.dedup_by_key(|hit| hit.line);
         hits
+    }
+}
+
+impl Item {
+    fn http(line: u32, item: &HttpMatch, deny: bool, patterns: &mut Patterns) -> Self {
+        let HttpMatch { index, method, path, host, headers, query } = item;
+        let asks = host.is_some() || !headers.is_empty() || !query.is_empty();
+        let path = match path {
+            None => Matcher::Any,
+            Some(PathMatch::Regex(pattern)) => patterns.matcher(Some(pattern)),
+            Some(PathMatch::Exact(path)) => Matcher::Exact((&**path).into()),
+            Some(PathMatch::Prefix(path)) => match path.strip_suffix('/').unwrap_or(path) {
+                "" => Matcher::Prefix("/".into()),
+                path => Matcher::Below(path.into()),
+            },
+        };
+        let more = asks.then(|| {
+            let host = host.as_ref().map(|host| patterns.host(host));
+            Box::new(More { deny, grpc: false, host, headers: prepared(headers, patterns), query: prepared(query, patterns) })
+        });
+        Self { line, index: *index, method: patterns.matcher(method.as_ref()), path, more }
+    }
+
+    fn grpc(line: u32, item: &GrpcMatch, deny: bool, patterns: &mut Patterns) -> Self {
+        let path = match (&item.service, &item.method) {
+            (None, None) => Matcher::Any,
+            (Some(service), None) => Matcher::Below(format!("/{service}").into()),
+            (Some(service), Some(method)) => Matcher::Exact(format!("/{service}/{method}").into()),
+            // A call has two segments, so this is its method.
+            (None, Some(method)) => Matcher::Suffix(format!("/{method}").into()),
+        };
+        let headers = prepared(&item.metadata, patterns);
+        let more = More { deny, grpc: true, host: None, headers, query: Box::default() };
+        Self { line, index: item.index, method: Matcher::Any, path, more: Some(Box::new(more)) }
+    }
+}
+
+fn prepared(conditions: &[Condition], patterns: &mut Patterns) -> Box<[Prepared]> {
+    conditions.iter().map(|condition| Prepared::new(condition, patterns)).collect()
+}
+
+impl More {
+    fn matches(&self, request: &HttpRequest<'_>, facts: &Facts) -> bool {
+        if self.grpc && !facts.is_grpc(request) {
+            return false;
+        }
+        let of_host = self.host.iter().map(|host| match request.host.strip_suffix('.').unwrap_or(request.host) {
+            // A server that is told no name may be any.
+            "" => Holds::Unknown,
+            name => Holds::from_bool(host.matches(name)),
+        });
+        let of_headers = self.headers.iter().map(|condition| condition.of_fields(request.fields));
+        let of_query = self.query.iter().map(|condition| facts.query(request).holds(condition));
+        of_host.chain(of_headers).chain(of_query).all(|holds| holds.suffices(self.deny))
+    }
+}
+
+impl Facts {
+    fn is_grpc(&self, request: &HttpRequest<'_>) -> bool {
+        *self.is_grpc.get_or_init(|| request.grpc_call().is_some())
+    }
+
+    fn query(&self, request: &HttpRequest<'_>) -> &Query {
+        self.query.get_or_init(|| Query::new(request.query))
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::source::{Action, L7};
 
 fn canonical(raw: &str) -> String {
     match canonical_path(raw) {
@@ -62,15 +63,16 @@ fn paths() {
 
 fn item(index: u16, method: &str, path: &str) -> HttpMatch {
     let pattern = |text: &str| (!text.is_empty()).then(|| Arc::from(text));
-    HttpMatch { index, method: pattern(method), path: pattern(path) }
+    HttpMatch { index, method: pattern(method), path: pattern(path).map(PathMatch::Regex), ..HttpMatch::default() }
 }
 
 fn first(items: &[HttpMatch], method: &str, path: &str) -> Option<u16> {
-    let index = HttpIndex::new([&[][..], items].into_iter());
-    let request = HttpRequest { method, path, host: "" };
+    let l7 = L7::Http(items.to_vec());
+    let index = HttpIndex::new([None, Some((&l7, Action::Allow))].into_iter());
+    let request = HttpRequest::plain(method, path, "");
     let hits = index.hits(&request);
     assert!(hits.iter().all(|hit| hit.line == 1) && hits.len() < 2, "{hits:?}");
-    hits.first().map(|hit| hit.item)
+    hits.first().and_then(|hit| hit.item)
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>
         Contents::NotRead => judge(&flow(None)),
         Contents::NotHttp => judge(&flow(Some(Request::Opaque))),
         Contents::Http { method, path } => {
-            let request = HttpRequest { method, path, host: "host" };
+            let request = HttpRequest::plain(method, path, "host");
             judge(&flow(Some(Request::Http(&request))))
         }
     }

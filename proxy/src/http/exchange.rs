@@ -19,7 +19,7 @@ use super::pinned::{ForwardError, Pinned};
 use super::target::read_target;
 use crate::connection::Conn;
 use crate::ident::RecordId;
-use crate::judge::{self, JudgedRequest, Ruling};
+use crate::judge::{self, Forwarded, JudgedRequest, Ruling};
 use crate::records::{HttpFacts, Record, RecordType, shortened};
 
 /// What the requests of one client connection share.
@@ -44,12 +44,14 @@ struct Allowed {
 
 /// Answers one request. Never fails: a failure is an answer too.
 pub(crate) async fn exchange(http: Arc<HttpConn>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let version = parts.version;
     // The same question as the guard's, which holds back what follows such a request.
     let may_tunnel = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
-    let mut response = match http.admit(&parts) {
-        Ok(Ok(allowed)) => http.forward(parts, body, allowed).await,
+    // Before it is judged: a client could name any field in `Connection`, have it judged, and have it taken out.
+    let upgrade = version != Version::HTTP_2 && clean_request(&mut parts.headers, version);
+    let mut response = match http.admit(&parts, may_tunnel) {
+        Ok(Ok(allowed)) => http.forward(parts, body, allowed, upgrade).await,
         Ok(Err(denial)) => {
             let after = drain_body(&parts, body).await;
             let Denial { table, request, ruling, id, track } = denial;
@@ -84,7 +86,7 @@ impl HttpConn {
     }
 
     /// Reads and judges a request. `Err`: it can't be read safely, and this is the answer.
-    fn admit(&self, parts: &Parts) -> Result<Result<Allowed, Denial>, Box<Response<ResponseBody>>> {
+    fn admit(&self, parts: &Parts, may_tunnel: bool) -> Result<Result<Allowed, Denial>, Box<Response<ResponseBody>>> {
         let id = self.conn.dataplane.ids.next();
         if let Some(error) = self.guard.as_ref().and_then(GuardHandle::next) {
             let (status, reason) = of_head_error(error);
@@ -97,10 +99,14 @@ impl HttpConn {
         if parts.version == Version::HTTP_2 && parts.method == Method::CONNECT {
             return Err(malformed("CONNECT over HTTP/2 is not supported"));
         }
-        let (request, forwarded) = read_target(parts).map_err(|error| malformed(&error.to_string()))?;
+        let (mut request, forwarded) = read_target(parts).map_err(|error| malformed(&error.to_string()))?;
+        if may_tunnel {
+            request.fields = parts.headers.clone();
+        }
 
         let table = self.conn.table();
-        let http = request.as_http();
+        let fields = Forwarded(&parts.headers);
+        let http = request.as_http(&fields);
         let ruling = judge::rule(&table, self.conn.ends(), Some(FlowRequest::Http(&http)));
         let mut record = self.record(&table, id, parts.version);
         if let Some(facts) = &mut record.http {
@@ -147,11 +153,10 @@ impl HttpConn {
     }
 
     /// Sends an allowed request to the server, and its response back.
-    async fn forward(&self, mut parts: Parts, body: Incoming, allowed: Allowed) -> Response<ResponseBody> {
+    async fn forward(&self, mut parts: Parts, body: Incoming, allowed: Allowed, upgrade: bool) -> Response<ResponseBody> {
         let Allowed { request, forwarded, id, track } = allowed;
         let connect = parts.method == Method::CONNECT;
         let is_http2 = parts.version == Version::HTTP_2;
-        let upgrade = !is_http2 && clean_request(&mut parts.headers, parts.version);
         parts.uri = forwarded;
 
         let expects = !is_http2 && parts.headers.contains_key(header::EXPECT) && !body.is_end_stream();

@@ -20,14 +20,22 @@ pub(crate) enum TargetError {
 /// The request as it is judged, and the target that goes to the server in its place.
 pub(crate) fn read_target(parts: &Parts) -> Result<(JudgedRequest, Uri), TargetError> {
     let authority = authority(parts)?;
-    let host = split_port(authority).0.to_ascii_lowercase();
-    let method = parts.method.as_str().to_owned();
+    let mut request = JudgedRequest {
+        method: parts.method.as_str().to_owned(),
+        path: String::new(),
+        query: None,
+        host: split_port(authority).0.to_ascii_lowercase(),
+        is_http2: parts.version == Version::HTTP_2,
+        fields: HeaderMap::new(),
+    };
     if parts.method == Method::CONNECT {
-        return Ok((JudgedRequest { method, path: String::new(), host }, parts.uri.clone()));
+        return Ok((request, parts.uri.clone()));
     }
     let path = canonical_path(raw_path(&parts.uri)).map_err(TargetError::Path)?;
     let forwarded = forwarded(parts, &path, authority)?;
-    Ok((JudgedRequest { method, path: path.into_owned(), host }, forwarded))
+    request.query = parts.uri.query().map(str::to_owned);
+    request.path = path.into_owned();
+    Ok((request, forwarded))
 }
 
 /// RFC 9112 section 3.2.2: an absolute-form target without a path asks for `/`.

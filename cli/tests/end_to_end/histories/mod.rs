@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use sluice_cli::cluster::{Cluster, Names};
-use sluice_cli::flow_line::{Contents, End, Question};
+use sluice_cli::contents::Contents;
+use sluice_cli::flow_line::{End, Question};
 use sluice_policy::{Decision, Protocol};
 use sluice_testnet::{Layout, Net, Netns, Outcome, Port, Probe, wait_until};
 
@@ -215,8 +216,12 @@ impl History {
         if unknown(from) || unknown(to) {
             return Decision::Deny;
         }
-        let contents =
-            target.map(|target| Contents::Http { method: "GET".into(), target: target.into(), host: to.ip.to_string() });
+        let contents = target.map(|target| Contents::Http {
+            method: "GET".into(),
+            target: target.into(),
+            host: to.ip.to_string(),
+            headers: Default::default(),
+        });
         let question = Question { from: End::Ip(from.ip), to: End::Ip(to.ip), port, protocol, contents };
         self.in_force.verdict(&question, &Names::default()).unwrap().decision()
     }
