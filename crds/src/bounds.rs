@@ -35,11 +35,8 @@ pub(crate) const MAX_PEERS: usize = 2_000;
 /// Ports of one rule of ours.
 pub(crate) const MAX_PORTS: usize = 500;
 
-/// Items of one rule's L7 part.
+/// Items of one rule's L7 part; their number is in every verdict, in 16 bits.
 pub(crate) const MAX_RULE_ITEMS: usize = 1_000;
-
-/// Conditions on header fields, or on parameters, of one item.
-pub(crate) const MAX_FIELD_CONDITIONS: usize = 16;
 
 /// Selector peers times named ports of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
 /// set for all.
@@ -70,6 +67,13 @@ pub(crate) fn within_pairs(mut rule: Rule, at: At<'_>, report: &mut Report) -> R
     };
     rule.ports = rule.ports.map(|ports| distinct(ports.into_iter().map(unnamed).collect()));
     rule
+}
+
+/// Says that a list is longer than the API server takes. Nothing is lost by reading on.
+pub(crate) fn bounded(what: &str, count: usize, most: usize, at: At<'_>, report: &mut Report) {
+    if count > most {
+        report.error(at, format!("{count} {what}: the API takes {most}"), "write a second one");
+    }
 }
 
 /// What stands for all the rules from number `index` on that are too many; `may_deny`: whether one of them may be a deny.

@@ -16,7 +16,7 @@ use sluice_policy::source::{Action, NamePattern, Namespaces, Peer, PodSelector, 
 use sluice_policy::{Direction, Protocol};
 
 use crate::address::block;
-use crate::bounds::{MAX_RULES, distinct, rules_beyond, within_pairs};
+use crate::bounds::{MAX_RULES, bounded, distinct, rules_beyond, within_pairs};
 use crate::diagnostic::{At, Report};
 use crate::domain::domain_name;
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
@@ -136,7 +136,7 @@ fn rules_of(direction: Direction, spec: &Map, at: At<'_>, rules: &mut Vec<Rule>,
         rules.push(Rule::unreadable(direction, name.into(), Action::Deny));
         return;
     };
-    bounded("rules of a direction", entries.len(), at, report);
+    bounded("rules of a direction", entries.len(), MOST, at, report);
     for (i, value) in entries.iter().enumerate() {
         let at = at.index(i, value.line);
         if rules.len() >= MAX_RULES {
@@ -144,13 +144,6 @@ fn rules_of(direction: Direction, spec: &Map, at: At<'_>, rules: &mut Vec<Rule>,
             return;
         }
         rules.push(rule(value, direction, i, at, report));
-    }
-}
-
-/// The API server takes no more; here nothing is lost by reading on.
-fn bounded(what: &str, count: usize, at: At<'_>, report: &mut Report) {
-    if count > MOST {
-        report.error(at, format!("{count} {what}: the API takes {MOST}"), "write a second one");
     }
 }
 
@@ -229,7 +222,7 @@ fn peers(
         report.error(at, "empty", REMEDY);
         return peers;
     }
-    bounded("peers of a rule", entries.len(), at, report);
+    bounded("peers of a rule", entries.len(), MOST, at, report);
     peers.complete = true;
     for (i, entry) in entries.iter().enumerate() {
         match peer(entry, direction, action, at.index(i, entry.line), report) {
@@ -296,7 +289,7 @@ fn entries_of<T>(
         report.error(at, "empty", "list at least one");
         return Err(Unreadable);
     }
-    bounded(what, entries.len(), at, report);
+    bounded(what, entries.len(), MOST, at, report);
     let read: Vec<Reading<T>> =
         entries.iter().enumerate().map(|(i, entry)| read(entry, at.index(i, entry.line), report)).collect();
     read.into_iter().collect()
@@ -312,7 +305,7 @@ fn protocols(map: &Map, at: At<'_>, report: &mut Report) -> Read<Option<Vec<Port
         report.error(at, "empty", "leave it out for all protocols, or list at least one");
         return ports;
     }
-    bounded("protocols of a rule", entries.len(), at, report);
+    bounded("protocols of a rule", entries.len(), MOST, at, report);
     let (mut read, mut complete) = (Vec::new(), true);
     for (i, entry) in entries.iter().enumerate() {
         match protocol(entry, at.index(i, entry.line), report) {

@@ -10,15 +10,12 @@
 use sluice_policy::http::{GrpcMatch, HttpMatch};
 use sluice_policy::source::{Action, L7, TlsMatch};
 
-use crate::bounds::MAX_L7_ITEMS;
+use crate::bounds::{MAX_L7_ITEMS, MAX_RULE_ITEMS};
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list};
 use crate::rule::Partly;
 use crate::value::{Map, Value};
 use crate::{grpc, http, tls};
-
-/// Items of one rule; their number is in every verdict, in 16 bits.
-const MAX_ITEMS: usize = 1000;
 
 /// The fields of a rule that are about contents, whether this version knows them or not.
 const KINDS: [&str; 4] = ["http", "grpc", "tls", "dns"];
@@ -96,11 +93,11 @@ pub(crate) fn items<T: Item>(
         report.error(at, message, remedy);
         return Err(Unreadable);
     }
-    let mut items = Vec::with_capacity(entries.len().min(MAX_ITEMS));
+    let mut items = Vec::with_capacity(entries.len().min(MAX_RULE_ITEMS));
     for (i, entry) in entries.iter().enumerate() {
         let here = at.index(i, entry.line);
-        let Some(index) = u16::try_from(i).ok().filter(|_| i < MAX_ITEMS) else {
-            report.error(here, format!("more than {MAX_ITEMS} items"), "split the rule");
+        let Some(index) = u16::try_from(i).ok().filter(|_| i < MAX_RULE_ITEMS) else {
+            report.error(here, format!("more than {MAX_RULE_ITEMS} items"), "split the rule");
             items.extend((action == Action::Deny).then(|| T::everything(u16::MAX)));
             break;
         };

@@ -21,7 +21,7 @@ use sluice_policy::Direction;
 use sluice_policy::label::Selector;
 use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyKind, PolicyRef, Rule, Tier};
 
-use crate::bounds::{MAX_L7_ITEMS, MAX_RULES, rules_beyond};
+use crate::bounds::{MAX_DIRECTION_RULES, MAX_L7_ITEMS, MAX_RULES, bounded, rules_beyond};
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
 use crate::rule::{Context, Dialect, may_deny, rule};
@@ -194,6 +194,9 @@ fn rules_of(
         }
         return;
     };
+    if context.dialect == Dialect::Sluice {
+        bounded("rules of a direction", list.len(), MAX_DIRECTION_RULES, at, report);
+    }
     for (i, value) in list.iter().enumerate() {
         let at = at.index(i, value.line);
         if rules.len() >= MAX_RULES {

@@ -6,7 +6,7 @@ use sluice_policy::Direction;
 use sluice_policy::Protocol;
 use sluice_policy::source::{Action, Namespaces, Peer, PolicyKind, PortMatch, Rule};
 
-use crate::bounds::{distinct, within_pairs};
+use crate::bounds::{MAX_PEERS, MAX_PORTS, bounded, distinct, within_pairs};
 use crate::diagnostic::{At, Report};
 use crate::field::{Unreadable, is_near, list, mapping, only, text};
 use crate::l7::{self, l7};
@@ -115,7 +115,7 @@ pub(crate) fn rule(
 
     let peers = peers(map, direction, policy, action, at, report);
     let kind = l7::kind(map).filter(|_| dialect == Dialect::Sluice);
-    let ports = ports(map, kind, action, at, report);
+    let ports = ports(map, dialect, kind, action, at, report);
     let mut contents = None;
     if kind.is_some() {
         let read = l7(map, action, items_left, at, report);
@@ -179,16 +179,29 @@ fn peers(
     let value = map.get(name)?;
     let at = at.field(name, value.line);
     let entries = list(value, at, report);
+    if policy.dialect == Dialect::Sluice {
+        bounded("peers", entries.map_or(0, <[_]>::len), MAX_PEERS, at, report);
+    }
     collect(entries, action, |i, entry| peer(entry, policy, at.index(i, entry.line), report))
 }
 
 /// `ports`. An absent or empty list is every port of every protocol, but for a rule about contents, of the kind `l7`: they are all
 /// spoken over TCP.
-fn ports(map: &Map, l7: Option<&str>, action: Action, at: At<'_>, report: &mut Report) -> Option<Vec<PortMatch>> {
+fn ports(
+    map: &Map,
+    dialect: Dialect,
+    l7: Option<&str>,
+    action: Action,
+    at: At<'_>,
+    report: &mut Report,
+) -> Option<Vec<PortMatch>> {
     let every = (l7.is_some() && action == Action::Allow).then(|| vec![PortMatch::All { protocol: Protocol::Tcp }]);
     let Some(value) = map.get("ports") else { return every };
     let at = at.field("ports", value.line);
     let entries = list(value, at, report);
+    if dialect == Dialect::Sluice {
+        bounded("ports", entries.map_or(0, <[_]>::len), MAX_PORTS, at, report);
+    }
     let ports = collect(entries, action, |i, entry| {
         let at = at.index(i, entry.line);
         let read = port(entry, at, report);

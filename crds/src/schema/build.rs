@@ -30,6 +30,11 @@ impl Schema {
         Self::new("boolean", description)
     }
 
+    /// Of a boolean: what false would mean, another field says.
+    pub(super) fn only_true(self) -> Self {
+        self.with("enum", json!([true]))
+    }
+
     pub(super) fn integer(description: &str, least: u32, most: u32) -> Self {
         Self::new("integer", description).with("format", "int32").with("minimum", least).with("maximum", most)
     }

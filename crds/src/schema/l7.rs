@@ -1,7 +1,7 @@
 //! What rules say about contents.
 
 use super::build::Schema;
-use crate::bounds::{MAX_FIELD_CONDITIONS, MAX_RULE_ITEMS};
+use crate::bounds::{MAX_CONDITIONS, MAX_EXACT_BYTES, MAX_NAME_BYTES, MAX_RULE_ITEMS};
 
 /// The longest regular expression.
 const PATTERN: usize = sluice_policy::http::PATTERN_MAX_BYTES;
@@ -30,7 +30,8 @@ pub(super) fn http() -> Schema {
         ],
     )
     .keeps_unknown()
-    .rule("!has(self.pathType) || self.pathType == 'Regex' || has(self.path)", "pathType without path");
+    .rule_of(".pathType", "!has(self.pathType) || self.pathType != 'Exact' || has(self.path)", "Exact of no path")
+    .rule_of(".pathType", "!has(self.pathType) || self.pathType != 'Prefix' || has(self.path)", "Prefix of no path");
     items("HTTP requests, over TCP: any of these. Without this field contents are not looked at.", item)
 }
 
@@ -41,18 +42,19 @@ pub(super) fn grpc() -> Schema {
             (
                 "service",
                 Schema::text("The service with its package: orderservice.OrderService.")
-                    .longest(256)
+                    .longest(MAX_NAME_BYTES)
                     .with("pattern", r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"),
             ),
             (
                 "method",
                 Schema::text("The method's name; * or absent: all of the service.")
-                    .longest(256)
+                    .longest(MAX_NAME_BYTES)
                     .with("pattern", r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$"),
             ),
             ("metadata", conditions("Fields of the call's metadata, all of which must be so.")),
         ],
     )
+    .required(&["service"])
     .keeps_unknown();
     items("gRPC calls: any of these. What is not gRPC matches none.", item)
 }
@@ -104,16 +106,16 @@ fn conditions(description: &str) -> Schema {
     let condition = Schema::object(
         "One condition: exactly one of exact, regex, present and absent.",
         [
-            ("name", Schema::text("The name, for header fields in any letter case.").longest(256)),
-            ("exact", Schema::text("The value is this text.").longest(PATTERN)),
+            ("name", Schema::text("The name, for header fields in any letter case.").longest(MAX_NAME_BYTES)),
+            ("exact", Schema::text("The value is this text.").longest(MAX_EXACT_BYTES)),
             ("regex", pattern("A regular expression that the whole value matches.")),
-            ("present", Schema::boolean("true: it is there, whatever its value.")),
-            ("absent", Schema::boolean("true: it is not there.")),
+            ("present", Schema::boolean("true: it is there, whatever its value.").only_true()),
+            ("absent", Schema::boolean("true: it is not there.").only_true()),
             ("not", Schema::boolean("true: the condition must not hold.").default(false)),
         ],
     )
     .required(&["name"])
     .keeps_unknown()
     .exactly_one(&["exact", "regex", "present", "absent"]);
-    Schema::list(description, MAX_FIELD_CONDITIONS, condition).atomic()
+    Schema::list(description, MAX_CONDITIONS, condition).atomic()
 }

@@ -38,7 +38,7 @@ pub(super) fn egress(home: Home) -> Schema {
 }
 
 fn rule(peers: &'static str, description: &str, peer: Schema) -> Schema {
-    Schema::object(
+    let rule = Schema::object(
         "What is allowed or denied: AND over the fields.",
         [
             (
@@ -54,7 +54,18 @@ fn rule(peers: &'static str, description: &str, peer: Schema) -> Schema {
             ("icmp", icmp()),
         ],
     )
-    .keeps_unknown()
+    .keeps_unknown();
+    let kinds = ["http", "grpc", "tls", "dns"];
+    let rule = kinds.iter().enumerate().fold(rule, |rule, (i, kind)| {
+        kinds[i + 1..].iter().fold(rule, |rule, other| {
+            let field = format!(".{other}");
+            rule.rule_of(&field, &format!("!has(self.{kind}) || !has(self.{other})"), &format!("{other} beside {kind}"))
+        })
+    });
+    ["http", "grpc", "tls"].iter().fold(rule, |rule, kind| {
+        let tcp = format!("!has(self.{kind}) || !has(self.ports) || self.ports.all(p, !has(p.protocol) || p.protocol == 'TCP')");
+        rule.rule_of(".ports", &tcp, &format!("{kind} is spoken over TCP, so this port matches nothing"))
+    })
 }
 
 fn peer<const N: usize>(home: Home, names: [Property; N]) -> Schema {
