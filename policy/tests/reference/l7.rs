@@ -107,8 +107,17 @@ fn answer(kind: &str, entry: &Value, question: &Question<'_>) -> Read<bool> {
 /// Whether all of an item can be read, asked by way of a request that has no part which the answer could hang on.
 fn is_readable(kind: &str, entry: &Value) -> bool {
     let plain = Request { method: "POST".into(), path: "/a.B/C".into(), host: "h".into(), http2: true, ..Request::default() };
-    // Parts that don't match must not hide one that can't be read.
-    let parts = |fields: &[&str]| fields.iter().all(|field| part(kind, field, entry, &plain).is_ok());
+    // What doesn't match must not hide what can't be read.
+    let each = |field: &str| match (field, &entry[field]) {
+        ("headers" | "metadata" | "query", list) => read::list(list).is_ok_and(|conditions| {
+            conditions.into_iter().flatten().all(|condition| match field {
+                "query" => of_query(condition, &plain).is_ok(),
+                _ => of_header(condition, &plain).is_ok(),
+            })
+        }),
+        _ => part(kind, field, entry, &plain).is_ok(),
+    };
+    let parts = |fields: &[&str]| fields.iter().all(|field| each(field));
     match kind {
         "http" => known(entry, HTTP).is_ok() && parts(HTTP),
         "grpc" => known(entry, GRPC).is_ok() && parts(GRPC),
@@ -178,7 +187,7 @@ fn path(entry: &Value, request: &Request) -> Read<bool> {
     };
     match kind.as_str() {
         "Regex" => Ok(read::whole_match(&path)?.is_match(&request.path)),
-        "Exact" | "Prefix" if !path.starts_with('/') || path.contains("//") || path.contains(['%', '?']) => Err(Unreadable),
+        "Exact" | "Prefix" if !is_canonical(&path) => Err(Unreadable),
         "Exact" => Ok(path == request.path),
         "Prefix" => {
             let wanted: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -187,6 +196,16 @@ fn path(entry: &Value, request: &Request) -> Read<bool> {
         }
         _ => Err(Unreadable),
     }
+}
+
+/// Whether a request's path, decoded, can be this one.
+fn is_canonical(path: &str) -> bool {
+    let escape = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    path.starts_with('/')
+        && !path.contains("//")
+        && !path.contains(['?', '#', ';', '\\'])
+        && !path.split('%').skip(1).any(escape)
+        && !path.split('/').any(|segment| segment == "." || segment == "..")
 }
 
 fn all(list: &Value, holds: impl Fn(&Value) -> Read<bool>) -> Read<bool> {
