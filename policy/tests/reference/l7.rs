@@ -305,7 +305,8 @@ fn decode(text: &str) -> Read<String> {
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| Unreadable)?);
         bytes.extend_from_slice(part[2..].as_bytes());
     }
-    String::from_utf8(bytes).map_err(|_| Unreadable)
+    let text = String::from_utf8(bytes).map_err(|_| Unreadable)?;
+    if text.chars().any(|c| c < ' ' || c == '\u{7f}') { Err(Unreadable) } else { Ok(text) }
 }
 
 fn server_name(entry: &Value, asked: &str) -> Read<bool> {

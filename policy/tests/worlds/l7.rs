@@ -34,6 +34,7 @@ pub(crate) fn requests() -> &'static [Request] {
             request("GET", "/x?pa%67e=a+b;page=3", "shop", &[("x-debug", b"")]),
             request("GET", "/?%zz=1&page=7", "shop", &[("x-team", b"yellow")]),
             request("GET", "/api/7?page=%ff&page", "shop", &[]),
+            request("GET", "/api/7?page=%0a2", "shop", &[]),
             over_http2("/a.B/Get", &[("content-type", b"application/grpc"), ("x-team", b"blue")]),
             over_http2("/a.B/Put", &[("content-type", b"Application/gRPC+proto; a=b"), ("x-team", b"red")]),
             over_http2("/a.B/Get", &[("content-type", b"application/grpc-web")]),
