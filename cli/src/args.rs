@@ -101,6 +101,7 @@ pub struct EvalArgs {
 Examples:
   sluice explain -f manifests/ --from shop/web --to shop/db --port 5432/tcp
   sluice explain -f manifests/ --from shop/web --to shop/api --port 8080/tcp --http 'GET /api/users'
+  sluice explain -f manifests/ --from shop/web --to shop/api --port 8080/tcp --http 'GET /api/users?page=2' --header 'x-team: blue'
   sluice explain -f manifests/ --from shop/web --to 169.254.169.254 --port 80/tcp -o json
 
 Exit status: 0 allowed (or judged at L7), 1 denied, 2 input that can't be read.")]
@@ -119,6 +120,9 @@ pub struct ExplainArgs {
     /// The request: 'METHOD PATH', or 'METHOD http://HOST/PATH'.
     #[arg(long, value_name = "REQUEST")]
     pub http: Option<String>,
+    /// A header field of the request, 'NAME: VALUE'. May be given several times, of one name too.
+    #[arg(long, value_name = "FIELD", requires = "http")]
+    pub header: Vec<String>,
     /// What DNS has answered so far: {"name": ["address", ..]}.
     #[arg(long, value_name = "FILE")]
     pub names: Option<PathBuf>,

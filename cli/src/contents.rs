@@ -113,6 +113,16 @@ impl Contents {
         Ok(Self::Http { method: method.to_owned(), target: target.to_owned(), host: host.to_owned(), headers })
     }
 
+    /// Adds the field `NAME: VALUE` to a request of HTTP; other contents have none.
+    pub(crate) fn add_header(&mut self, field: &str) -> Result<(), FlowError> {
+        let named = field.split_once(':').filter(|(name, _)| !name.trim().is_empty());
+        let (name, value) = named.ok_or_else(|| FlowError::HeaderText(field.to_owned()))?;
+        if let Self::Http { headers, .. } = self {
+            headers.0.push((name.trim().to_owned(), value.trim().as_bytes().to_vec()));
+        }
+        Ok(())
+    }
+
     /// Asks `judge` about the request that the engine would be given, or why there is none.
     pub(crate) fn judged<T>(&self, judge: impl FnOnce(Result<Request<'_>, PathError>) -> T) -> T {
         match self {

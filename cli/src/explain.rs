@@ -70,7 +70,10 @@ pub struct Looked {
 
 /// Explains one flow; returns the exit status.
 pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
-    let question = Question::from_text(&args.from, &args.to, &args.port, args.http.as_deref())?;
+    let mut question = Question::from_text(&args.from, &args.to, &args.port, args.http.as_deref())?;
+    if let Some(contents) = &mut question.contents {
+        args.header.iter().try_for_each(|field| contents.add_header(field))?;
+    }
     let names = match &args.names {
         Some(path) => Names::read(path)?,
         None => Names::default(),

@@ -47,6 +47,8 @@ pub enum FlowError {
     EndText(String),
     #[error("request {0:?}: write 'METHOD /PATH' or 'METHOD http://HOST/PATH'")]
     RequestText(String),
+    #[error("header {0:?}: write 'NAME: VALUE'")]
+    HeaderText(String),
     #[error("a flow has one of `http`, `grpc` and `tls`, not several")]
     SeveralContents,
     #[error("protocol {0:?}: TCP, UDP, SCTP or ICMP")]

@@ -71,6 +71,60 @@ fn contents_that_are_not_http_match_no_http_rule() {
 }
 
 #[test]
+fn contents_of_flows_are_judged() {
+    const POLICY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: web, namespace: shop }
+status: { podIPs: [ { ip: 10.0.0.1 } ] }
+---
+apiVersion: sluice.dev/v1alpha1
+kind: SluiceNetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  ingress:
+  - http: [ { host: "web", headers: [ { name: x-team, exact: blue } ], query: [ { name: page, regex: "[0-9]+" } ] } ]
+  - grpc: [ { service: a.B, method: Get, metadata: [ { name: x-team, exact: blue } ] } ]
+  - tls: { serverNames: [ "*.example.org" ] }
+  - { action: Deny, ports: [ { port: 81 } ], http: [ { method: DELETE } ] }
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("policy.yaml"), POLICY).unwrap();
+    let manifests = folder.path().to_str().unwrap();
+    let http = r#""http":{"method":"GET","path":"/?page=1","host":"Web:80","headers":{"X-Team":"blue"}}"#;
+    let grpc = r#""grpc":{"service":"a.B","method":"Get","metadata":{"x-team":"blue"}}"#;
+    let rows = [
+        (80, http.to_owned(), "allow ingress[0].http[0]"),
+        (80, http.replace("blue\"", "red\""), "deny null"),
+        (80, http.replace("\"blue\"", "[\"blue\",\"red\"]"), "deny null"),
+        (80, http.replace("page=1", "page=x"), "deny null"),
+        (80, http.replace("Web", "db"), "deny null"),
+        (80, grpc.to_owned(), "allow ingress[1].grpc[0]"),
+        (80, grpc.replace("Get", "Put"), "deny null"),
+        (80, r#""tls":{"serverName":"a.Example.org"}"#.to_owned(), "allow ingress[2].tls.serverNames[0]"),
+        (80, r#""tls":{"serverName":"example.org"}"#.to_owned(), "deny null"),
+        (80, r#""tls":{}"#.to_owned(), "deny null"),
+        (81, http.replace("GET", "DELETE"), "deny ingress[3].http[0]"),
+        (81, r#""tls":{"serverName":"a.example.org"}"#.to_owned(), "deny ingress[3]"),
+    ];
+    for (port, contents, expected) in rows {
+        let flow = format!(r#"{{"from":{{"ip":"192.0.2.9"}},"to":{{"namespace":"shop","pod":"web"}},"port":{port},{contents}}}"#);
+        let answer = sluice(&["eval", "-f", manifests, "--flows", "-"], &flow);
+        let json: serde_json::Value = serde_json::from_str(answer.lines().next().unwrap()).unwrap();
+        let by = json["ingress"]["by"]["rule"].as_str().unwrap_or("null");
+        assert_eq!(format!("{} {by}", json["verdict"].as_str().unwrap()), expected, "{contents}: {answer}");
+    }
+    let explain = |field: &str| {
+        let ends = ["explain", "-f", manifests, "--from", "192.0.2.9", "--to", "shop/web", "--port", "80"];
+        sluice(&[&ends[..], &["--http", "GET http://web/?page=1", "--header", field]].concat(), "")
+    };
+    assert!(explain("x-team: blue").contains("matched: peer and port match, and the request matches http[0]"));
+    let missed = explain("x-team: red");
+    assert!(missed.contains("any request at web with x-team: blue with page ~ [0-9]+ in the query"), "{missed}");
+    assert!(explain("x-team").contains("header \"x-team\": write 'NAME: VALUE'"));
+}
+
+#[test]
 fn flows_that_cannot_be_read_cost_only_themselves() {
     let flows = format!(
         "{FLOW}}}\n{{\n{{\"from\":{{\"namespace\":\"x\",\"pod\":\"y\"}},\"to\":{{\"ip\":\"::1\"}},\"port\":1}}\n{FLOW}}}\n"

@@ -2,19 +2,21 @@
 //!
 //! One JSON object a line. A [`Case`] is a list of [`State`]s: the top level, and one more for each step. Each state has the
 //! edits that lead to it from the state before, and the flat list of its probes (tables are unrolled). Beyond the shared format,
-//! this project's own cases may give a probe a request, `"http": {"method", "path"}`, and may expect `"l7"`: the answer hangs on
-//! a request and none is given.
+//! this project's own cases may give a probe contents (`http`, `tls`, `opaque`), and may expect `"l7"`: the answer hangs on them
+//! and none are given.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sluice_policy::Protocol;
+use sluice_policy::http::{FieldLines, HttpRequest};
 use sluice_policy::source::PodRef;
 use sluice_policy::verdict::Decision;
 use sluice_policy::world::Edit;
+use sluice_policy::{Protocol, Request};
 
 use crate::diagnostic::Diagnostic;
 
@@ -57,7 +59,7 @@ pub struct Probe {
     /// The destination's port, after any Service translation.
     pub port: u16,
     pub protocol: Protocol,
-    pub http: Option<HttpProbe>,
+    pub contents: Option<Contents>,
     pub expect: Decision,
 }
 
@@ -69,11 +71,59 @@ pub struct End {
     pub ip: IpAddr,
 }
 
+/// What was read of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    Http(HttpProbe),
+    Tls { server_name: Option<String> },
+    Opaque,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpProbe {
     pub method: String,
+    /// The canonical path, and a query behind `?`.
     pub path: String,
+    #[serde(default = "some_host")]
+    pub host: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, FieldValues>,
+    #[serde(default)]
+    pub http2: bool,
+}
+
+/// A header field of one line, or of several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum FieldValues {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn some_host() -> String {
+    "test".to_owned()
+}
+
+impl Contents {
+    /// Asks `judge` about the request as the engine is given it.
+    pub fn judged<T>(&self, judge: impl FnOnce(Request<'_>) -> T) -> T {
+        let HttpProbe { method, path, host, headers, http2 } = match self {
+            Self::Tls { server_name } => return judge(Request::Tls { server_name: server_name.as_deref() }),
+            Self::Opaque => return judge(Request::Opaque),
+            Self::Http(http) => http,
+        };
+        let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
+        let lines = headers.iter().flat_map(|(name, values)| {
+            let values = match values {
+                FieldValues::One(value) => std::slice::from_ref(value),
+                FieldValues::Several(values) => values.as_slice(),
+            };
+            values.iter().map(|value| (name.clone(), value.clone().into_bytes()))
+        });
+        let fields = FieldLines(lines.collect());
+        judge(Request::Http(&HttpRequest { method, path, query, host, is_http2: *http2, fields: &fields }))
+    }
 }
 
 impl std::fmt::Display for End {
@@ -89,8 +139,10 @@ impl std::fmt::Display for Probe {
     /// `x/a (10.0.0.1) -> y/b (10.0.0.2):80/TCP GET /api: deny`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)?;
-        if let Some(http) = &self.http {
-            write!(f, " {} {}", http.method, http.path)?;
+        match &self.contents {
+            None => {}
+            Some(Contents::Http(http)) => write!(f, " {} {} {:?}", http.method, http.path, http.headers)?,
+            Some(other) => write!(f, " {other:?}")?,
         }
         write!(f, ": {}", self.expect.as_str())
     }

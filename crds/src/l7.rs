@@ -98,7 +98,7 @@ pub(crate) fn items<T: Item>(
         let here = at.index(i, entry.line);
         let Some(index) = u16::try_from(i).ok().filter(|_| i < MAX_RULE_ITEMS) else {
             report.error(here, format!("more than {MAX_RULE_ITEMS} items"), "split the rule");
-            items.extend((action == Action::Deny).then(|| T::everything(u16::MAX)));
+            items.extend((action == Action::Deny).then(|| T::everything(u16::try_from(i).unwrap_or(u16::MAX))));
             break;
         };
         if *left == 0 {

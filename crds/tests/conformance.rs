@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use sluice_crds::case::{Case, conformance_dir, own_cases_dir, read_case_dir, read_cases};
 use sluice_crds::{Severity, Value, lower};
-use sluice_policy::http::HttpRequest;
 use sluice_policy::view::Scope;
-use sluice_policy::{Flow, Request, Table, View, World};
+use sluice_policy::{Flow, Table, View, World};
 
 fn shared() -> Option<PathBuf> {
     let dir = conformance_dir();
@@ -99,15 +98,17 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
             let changes = if i == 0 { view.snapshot(&world) } else { view.delta(&world, &effects) };
             table = table.apply(&changes).expect("the changes fit the table").0;
             for probe in &state.probes {
-                let http = probe.http.as_ref().map(|h| HttpRequest::plain(&h.method, &h.path, "test"));
                 let flow = Flow {
                     source: probe.from.ip,
                     destination: probe.to.ip,
                     protocol: probe.protocol,
                     destination_port: probe.port,
-                    request: http.as_ref().map(Request::Http),
+                    request: None,
                 };
-                let verdict = table.verdict(&flow);
+                let verdict = match &probe.contents {
+                    None => table.verdict(&flow),
+                    Some(contents) => contents.judged(|request| table.verdict(&Flow { request: Some(request), ..flow })),
+                };
                 judged += 1;
                 if verdict.decision() != probe.expect {
                     wrong.push(format!("{} state {i}: {probe}; got {verdict:?}", case.name));

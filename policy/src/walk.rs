@@ -448,8 +448,10 @@ fn default_half(program: &Compiled, flow: &Flow<'_>) -> Half {
     if lines.default == Decision::Allow {
         return Half::allow(Reason::NotIsolated);
     }
+    let of_tls = |line: &Line| program.rule(line.rule).is_some_and(|rule| matches!(rule.l7, Some(L7::Tls(_))));
     Half::deny(match flow.request {
         Some(Request::Opaque) => Reason::NotTheProtocol,
+        Some(Request::Tls { .. }) if !lines.lines.iter().any(of_tls) => Reason::NotTheProtocol,
         _ => Reason::NoRuleMatched,
     })
 }

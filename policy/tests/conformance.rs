@@ -81,10 +81,7 @@ fn judge_case(case: &case::Case, manifests: &corpus::Case, count: &mut Count) {
 
 /// All judges on one probe.
 fn judge_probe(probe: &Probe, kept: &Engine, fresh: &Engine, cluster: &Cluster) -> Result<(), String> {
-    let contents = match &probe.request {
-        None => Contents::NotRead,
-        Some((method, path)) => Contents::Http { method, path },
-    };
+    let contents = probe.contents();
     let question = Question { from: probe.from, to: probe.to, protocol: &probe.protocol, port: probe.port, contents };
     let got = engine::judgement(&kept.everything.table, &question);
     let compiled = engine::judgement(&fresh.everything.table, &question);

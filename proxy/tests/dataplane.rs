@@ -1,6 +1,7 @@
 //! The data path with real sockets on loopback: a client, the proxy's connection handling, a server. Who the client is and where
 //! it wanted to go is told to the proxy, as TPROXY would.
 
+mod dataplane_contents;
 mod dataplane_stage;
 
 use std::time::Duration;

@@ -123,6 +123,48 @@ fn a_flow_to_inspect_reaches_the_listener_with_its_destination() {
     }
 }
 
+/// A Deny that looks into requests needs them read, whatever a rule without contents allows, in either direction.
+#[test]
+fn a_deny_with_http_diverts_what_an_l4_rule_allows() {
+    const DENIES: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: SluiceNetworkPolicy
+metadata: {name: backend, namespace: production}
+spec:
+  podSelector: {matchLabels: {app: DENIED}}
+  policyTypes: [TYPE]
+  DIRECTION:
+  - {}
+  - {action: Deny, ports: [{port: 8080}], http: [{path: /admin}]}
+";
+    if !possible() {
+        return;
+    }
+    for (direction, policy_type, denied) in [("ingress", "Ingress", "backend"), ("egress", "Egress", "frontend")] {
+        let mut stage = Stage::new(Config::default());
+        let frontend = stage.pod("production/frontend", &["10.0.1.1", "fd00:1::1"]);
+        let backend = stage.pod("production/backend", &["10.0.1.2", "fd00:1::2"]);
+        let policy = DENIES.replace("DENIED", denied).replace("TYPE", policy_type).replace("DIRECTION", direction);
+        stage.engine.edit(edits(&policy));
+        stage.apply_whole();
+        for (from, to) in [("10.0.1.1", "10.0.1.2"), ("fd00:1::1", "fd00:1::2")] {
+            let source = SocketAddr::new(ip(from), 0);
+            let (read, unread) = (SocketAddr::new(ip(to), 8080), SocketAddr::new(ip(to), 8081));
+            let servers = [read, unread].map(|address| backend.ns().tcp_listen(address).unwrap());
+            assert!(connect(frontend.ns(), source, read, false).is_err(), "{direction}: open while nobody reads");
+            let listener = listen(stage.node.ns(), read.ip());
+            let client = connect(frontend.ns(), source, read, false).unwrap_or_else(|e| panic!("{e}\n{}", stage.listing()));
+            let taken = accept(&listener, Some(WAIT)).unwrap_or_else(|| panic!("{direction}: not diverted\n{}", stage.listing()));
+            assert_eq!(taken.local_addr().unwrap(), read);
+            drop(client);
+            let past = connect(frontend.ns(), source, unread, false);
+            assert!(past.is_ok(), "{direction}: the other port needs no reading\n{}", stage.listing());
+            assert!(accept(&listener, Some(WAIT)).is_none(), "{direction}: the other port was diverted");
+            drop(servers);
+        }
+    }
+}
+
 fn entry_exists(ns: &Netns, client: SocketAddr) -> bool {
     let entries = ns.run(|| Conntrack::open().unwrap().dump().unwrap());
     entries.iter().any(|e| e.source() == (client.ip(), client.port()))

@@ -6,6 +6,7 @@
 
 mod bypass;
 mod client;
+mod contents;
 mod counters;
 mod denials;
 mod drain;

@@ -124,7 +124,7 @@ impl Cluster {
                 to: self.end(&probe.to)?,
                 port: probe.port,
                 protocol: probe.protocol,
-                http: probe.http.clone(),
+                contents: probe.contents()?,
                 expect: probe.expect.into(),
             });
         }
@@ -156,7 +156,7 @@ impl Cluster {
                         other => return Err(format!("table: {other:?} is none of 1, 0 and .")),
                     };
                     let (from, to) = (from.clone(), to.clone());
-                    probes.push(Probe { from, to, port: on.port, protocol: on.protocol, http: None, expect });
+                    probes.push(Probe { from, to, port: on.port, protocol: on.protocol, contents: None, expect });
                 }
             }
         }

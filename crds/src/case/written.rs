@@ -10,7 +10,7 @@ use sluice_policy::label::Labels;
 use sluice_policy::source::{NamedPort, Node, Pod, PodRef};
 use sluice_policy::verdict::Decision;
 
-use super::HttpProbe;
+use super::{Contents, HttpProbe};
 
 #[derive(Deserialize)]
 pub(super) struct Case {
@@ -122,8 +122,29 @@ pub(super) struct Probe {
     pub(super) to: End,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
-    pub(super) http: Option<HttpProbe>,
+    http: Option<HttpProbe>,
+    tls: Option<Tls>,
+    #[serde(default)]
+    opaque: bool,
     pub(super) expect: Expect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Tls {
+    server_name: Option<String>,
+}
+
+impl Probe {
+    pub(super) fn contents(&self) -> Result<Option<Contents>, String> {
+        match (&self.http, &self.tls, self.opaque) {
+            (None, None, false) => Ok(None),
+            (Some(http), None, false) => Ok(Some(Contents::Http(http.clone()))),
+            (None, Some(tls), false) => Ok(Some(Contents::Tls { server_name: tls.server_name.clone() })),
+            (None, None, true) => Ok(Some(Contents::Opaque)),
+            _ => Err("a probe has one of http, tls and opaque".to_owned()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -80,7 +80,8 @@ impl Reading {
     }
 }
 
-/// `text` with its escapes decoded once; `None` if one is broken, or the whole isn't UTF-8.
+/// `text` with its escapes decoded once; `None` if one is broken, or the whole isn't UTF-8, or holds a control character: a line
+/// break would end what `.*` stands for, and NUL ends the value to some servers.
 fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -95,5 +96,5 @@ fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
             other => other,
         });
     }
-    String::from_utf8(out).ok()
+    String::from_utf8(out).ok().filter(|text| !text.bytes().any(|byte| byte.is_ascii_control()))
 }

@@ -130,3 +130,146 @@ fn patterns_that_may_not_stand_in_a_rule() {
     assert_eq!(check_pattern("(.{1,1000}){1,1000}"), Err(PatternError::TooLarge));
     assert_eq!(check_pattern(&"a".repeat(10 << 20)), Err(PatternError::TooLong { length: 10 << 20 }));
 }
+
+/// Whether one item of an allow and of a deny matches a request with these header lines and this query.
+fn both(item: HttpMatch, lines: &[(&str, &[u8])], query: Option<&str>) -> (bool, bool) {
+    let l7 = L7::Http(vec![item]);
+    let fields = FieldLines(lines.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect());
+    let request = HttpRequest { query, fields: &fields, ..HttpRequest::plain("GET", "/", "host") };
+    let matches = |action| !HttpIndex::new([Some((&l7, action))].into_iter()).hits(&request).is_empty();
+    (matches(Action::Allow), matches(Action::Deny))
+}
+
+fn condition(name: &str, test: Test, not: bool) -> Condition {
+    Condition { name: name.into(), test, not }
+}
+
+/// What is certain counts in an allow and in a deny alike; what hangs on the server, in a deny alone.
+const CERTAIN: (bool, bool) = (true, true);
+const UNKNOWN: (bool, bool) = (false, true);
+const NEVER: (bool, bool) = (false, false);
+
+#[test]
+fn a_header_that_can_be_read_in_two_ways_allows_nothing_and_is_denied() {
+    let (exact, regex) = (Test::Exact("blue".into()), Test::Regex("blue|red".into()));
+    let list = Test::Regex("[a-z, ]+".into());
+    let rows: [(&Test, &[&[u8]], (bool, bool)); 14] = [
+        (&exact, &[], NEVER),
+        (&exact, &[b"blue"], CERTAIN),
+        (&exact, &[b" blue\t"], CERTAIN),
+        (&exact, &[b"Blue"], NEVER),
+        (&exact, &[b"blue", b"red"], UNKNOWN),
+        (&exact, &[b"red", b"blue"], UNKNOWN),
+        (&exact, &[b"blue", b"blue"], UNKNOWN),
+        (&exact, &[b"red, blue"], UNKNOWN),
+        (&exact, &[b"red,green", b"pink"], NEVER),
+        (&exact, &[b"\xff"], UNKNOWN),
+        (&exact, &[b"blue", b"\xff"], UNKNOWN),
+        (&regex, &[b"blue", b"red"], UNKNOWN),
+        (&list, &[b"blue", b"red"], CERTAIN),
+        (&list, &[b"blue", b"RED"], UNKNOWN),
+    ];
+    for (test, values, expected) in rows {
+        let lines: Vec<(&str, &[u8])> = values.iter().map(|value| ("X-Team", *value)).collect();
+        let item = |not| HttpMatch { headers: vec![condition("x-team", test.clone(), not)], ..HttpMatch::default() };
+        assert_eq!(both(item(false), &lines, None), expected, "{test:?} {values:?}");
+        let turned = match expected {
+            CERTAIN => NEVER,
+            NEVER => CERTAIN,
+            other => other,
+        };
+        assert_eq!(both(item(true), &lines, None), turned, "not {test:?} {values:?}");
+    }
+}
+
+#[test]
+fn a_query_that_can_be_read_in_two_ways_allows_nothing_and_is_denied() {
+    let exact = |text: &str| Test::Exact(text.into());
+    let rows = [
+        (exact("1"), None, NEVER),
+        (exact("1"), Some(""), NEVER),
+        (exact("1"), Some("p=1"), CERTAIN),
+        (exact("1"), Some("%70=%31&q"), CERTAIN),
+        (exact("1"), Some("p=1&p=1"), UNKNOWN),
+        (exact("1"), Some("p=1&p=2"), UNKNOWN),
+        (exact("1"), Some("p=1,2"), NEVER),
+        (exact("1"), Some("q=1;p=1"), UNKNOWN),
+        (exact("1;q"), Some("p=1;q"), UNKNOWN),
+        (exact("1"), Some("q=a;b&p=1"), CERTAIN),
+        (exact("a b"), Some("p=a+b"), UNKNOWN),
+        (exact("a+b"), Some("p=a+b"), UNKNOWN),
+        (exact("a+b"), Some("p=a%2Bb"), CERTAIN),
+        (exact("1"), Some("p=%zz"), UNKNOWN),
+        (exact("1"), Some("p=%ff"), UNKNOWN),
+        (exact("1"), Some("q=%ff"), NEVER),
+        (Test::Regex(".*admin.*".into()), Some("p=%0aadmin"), UNKNOWN),
+        (exact("1"), Some("p=1%00"), UNKNOWN),
+        (exact("1"), Some("%ff=2"), UNKNOWN),
+        (exact("1"), Some("p=1&%f=2"), UNKNOWN),
+        (exact(""), Some("p"), CERTAIN),
+        (exact("%31"), Some("p=%2531"), CERTAIN),
+        (Test::Present, Some("p=%ff"), CERTAIN),
+        (Test::Present, Some("p&%ff"), CERTAIN),
+        (Test::Present, Some("q&%ff"), UNKNOWN),
+        (Test::Present, Some("q;p"), UNKNOWN),
+        (Test::Present, Some("P=1"), NEVER),
+        (Test::Absent, Some("P=1"), CERTAIN),
+        (Test::Absent, Some("p"), NEVER),
+        (Test::Absent, Some("q+p"), CERTAIN),
+    ];
+    for (test, query, expected) in rows {
+        let item = HttpMatch { query: vec![condition("p", test.clone(), false)], ..HttpMatch::default() };
+        assert_eq!(both(item, &[], query), expected, "{test:?} {query:?}");
+    }
+}
+
+#[test]
+fn hosts_match_whatever_their_letters() {
+    let matches = |pattern: &str, host: &str| {
+        let l7 = L7::Http(vec![HttpMatch { host: Some(pattern.into()), ..HttpMatch::default() }]);
+        let request = HttpRequest::plain("GET", "/", host);
+        [Action::Allow, Action::Deny].map(|action| !HttpIndex::new([Some((&l7, action))].into_iter()).hits(&request).is_empty())
+    };
+    for (pattern, host, expected) in [
+        ("API\\.example\\.com", "api.example.com", [true, true]),
+        ("api|web", "web.", [true, true]),
+        ("api|web", "webs", [false, false]),
+        (".*", "", [false, true]),
+        ("\\[::1\\]", "[::1]", [true, true]),
+    ] {
+        assert_eq!(matches(pattern, host), expected, "{pattern} {host}");
+    }
+    assert_eq!(check_host_pattern("a.b"), Ok(()));
+    let long = "a".repeat(253);
+    assert_eq!(check_host_pattern(&long), Ok(()));
+    assert_eq!(matches(&long, &long), [true, true]);
+    // What would be too long or too large for letters of either case is refused, not left unmatched.
+    assert!(matches!(
+        check_host_pattern(&"a".repeat(PATTERN_MAX_BYTES)),
+        Err(PatternError::TooLong { .. } | PatternError::TooLarge)
+    ));
+}
+
+#[test]
+fn what_is_a_grpc_call() {
+    for (method, path, http2, types, call) in [
+        ("POST", "/a.B/Get", true, &["application/grpc"][..], Some(("a.B", "Get"))),
+        ("POST", "/a.B/Get", true, &["APPLICATION/GRPC+json;x=y"], Some(("a.B", "Get"))),
+        ("POST", "/a.B/Get", false, &["application/grpc"], None),
+        ("GET", "/a.B/Get", true, &["application/grpc"], None),
+        ("POST", "/a.B", true, &["application/grpc"], None),
+        ("POST", "/a.B/", true, &["application/grpc"], None),
+        ("POST", "//Get", true, &["application/grpc"], None),
+        ("POST", "/a.B/Get/x", true, &["application/grpc"], None),
+        ("POST", "/a.B/Get", true, &[], None),
+        ("POST", "/a.B/Get", true, &["application/grpc", "text/plain"], None),
+        ("POST", "/a.B/Get", true, &["application/grpcx"], None),
+        ("POST", "/a.B/Get", true, &["application/grpc+"], None),
+        ("POST", "/a.B/Get", true, &["application/grpc-web+proto"], None),
+        ("POST", "/a.B/Get", true, &["application/grpc, text/plain"], None),
+    ] {
+        let fields = FieldLines(types.iter().map(|value| ("Content-Type".to_owned(), value.as_bytes().to_vec())).collect());
+        let request = HttpRequest { is_http2: http2, fields: &fields, ..HttpRequest::plain(method, path, "") };
+        assert_eq!(request.grpc_call(), call, "{method} {path} {http2} {types:?}");
+    }
+}

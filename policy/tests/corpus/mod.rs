@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::reference::{Answer, Cluster};
+use crate::reference::{Answer, Cluster, Contents, Request};
 use crate::worlds::Edit;
 
 /// A case: states that follow each other, each with its probes.
@@ -26,7 +26,7 @@ pub(crate) struct Probe {
     pub(crate) to: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: String,
-    pub(crate) request: Option<(String, String)>,
+    pub(crate) contents: Option<Read>,
     pub(crate) expect: Answer,
 }
 
@@ -46,6 +46,25 @@ pub(crate) fn lines(path: &Path) -> Vec<Value> {
     let parse =
         |(i, line): (usize, &str)| serde_json::from_str(line).unwrap_or_else(|e| panic!("{}:{}: {e}", path.display(), i + 1));
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+}
+
+/// What a probe says was read of the connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Read {
+    Http(Request),
+    Tls(Option<String>),
+    Other,
+}
+
+impl Probe {
+    pub(crate) fn contents(&self) -> Contents<'_> {
+        match &self.contents {
+            None => Contents::NotRead,
+            Some(Read::Http(request)) => Contents::Http(request),
+            Some(Read::Tls(name)) => Contents::Tls(name.as_deref()),
+            Some(Read::Other) => Contents::Other,
+        }
+    }
 }
 
 impl Case {
@@ -153,6 +172,24 @@ fn end(cluster: &Cluster, end: &Value) -> IpAddr {
     crate::reference::read::address(ip).unwrap_or_else(|| panic!("no address: {end}"))
 }
 
+fn request(http: &Value) -> Request {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let lines = |(name, values): (&String, &Value)| {
+        let values = values.as_array().cloned().unwrap_or_else(|| vec![values.clone()]);
+        values.iter().map(|value| (name.clone(), text(value).into_bytes())).collect::<Vec<_>>()
+    };
+    let target = text(&http["path"]);
+    let (path, query) = target.split_once('?').map_or((target.as_str(), None), |(path, query)| (path, Some(query.to_owned())));
+    Request {
+        method: text(&http["method"]),
+        path: path.to_owned(),
+        query,
+        host: http.get("host").map_or_else(|| "test".to_owned(), text),
+        http2: http["http2"] == true,
+        headers: http["headers"].as_object().into_iter().flatten().flat_map(lines).collect(),
+    }
+}
+
 fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
     let number = |port: &Value| u16::try_from(port.as_u64().unwrap_or(0)).expect("a port has 16 bits");
     let word = |value: &Value| value.as_str().unwrap_or("TCP").to_owned();
@@ -164,7 +201,11 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
             to: end(cluster, &probe["to"]),
             port: number(&probe["port"]),
             protocol: word(&probe["protocol"]),
-            request: http.is_object().then(|| (word(&http["method"]), word(&http["path"]))),
+            contents: match &probe["tls"] {
+                _ if http.is_object() => Some(Read::Http(request(http))),
+                Value::Object(tls) => Some(Read::Tls(tls.get("serverName").and_then(Value::as_str).map(str::to_owned))),
+                _ => (probe["opaque"] == true).then_some(Read::Other),
+            },
             expect: match probe["expect"].as_str() {
                 Some("allow") => Answer::Allow,
                 Some("deny") => Answer::Deny,
@@ -195,7 +236,7 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
                         to: *to,
                         port: number(&on["port"]),
                         protocol: word(&on["protocol"]),
-                        request: None,
+                        contents: None,
                         expect,
                     });
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use sluice_policy::http::HttpRequest;
+use sluice_policy::http::{FieldLines, HttpRequest};
 use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit as WorldEdit;
@@ -113,9 +113,18 @@ pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>
         |request| Flow { source: question.from, destination: question.to, protocol, destination_port: question.port, request };
     match question.contents {
         Contents::NotRead => judge(&flow(None)),
-        Contents::NotHttp => judge(&flow(Some(Request::Opaque))),
-        Contents::Http { method, path } => {
-            let request = HttpRequest::plain(method, path, "host");
+        Contents::Other => judge(&flow(Some(Request::Opaque))),
+        Contents::Tls(server_name) => judge(&flow(Some(Request::Tls { server_name }))),
+        Contents::Http(read) => {
+            let fields = FieldLines(read.headers.clone());
+            let request = HttpRequest {
+                method: &read.method,
+                path: &read.path,
+                query: read.query.as_deref(),
+                host: &read.host,
+                is_http2: read.http2,
+                fields: &fields,
+            };
             judge(&flow(Some(Request::Http(&request))))
         }
     }

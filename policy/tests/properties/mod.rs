@@ -57,7 +57,8 @@ fn questions(cluster: &Cluster) -> Vec<Question<'static>> {
 
 /// What may be found in a connection.
 fn contents() -> impl Iterator<Item = Contents<'static>> {
-    worlds::REQUESTS.iter().map(|(method, path)| Contents::Http { method, path }).chain([Contents::NotHttp])
+    let names = worlds::SERVER_NAMES.into_iter().map(Contents::Tls);
+    worlds::l7::requests().iter().map(Contents::Http).chain(names).chain([Contents::Other])
 }
 
 #[test]

@@ -16,9 +16,11 @@
 //! | a named port is the destination pod's | [`port_matches`] |
 //! | host-network and finished pods are no pods here | [`Cluster::pods`] |
 //! | `nodeSelector` matches nodes' addresses, `serviceAccounts` pods by the name of theirs | [`peer_matches`] |
+//! | `http`, `grpc`, `tls` | [`l7::says`] |
 //! | ClusterNetworkPolicy's tiers come before and behind | [`tiers`] |
 //! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
 
+mod l7;
 pub(crate) mod read;
 mod tiers;
 
@@ -56,8 +58,23 @@ pub(crate) struct Question<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Contents<'a> {
     NotRead,
-    NotHttp,
-    Http { method: &'a str, path: &'a str },
+    /// Neither HTTP nor TLS.
+    Other,
+    Http(&'a Request),
+    /// The server name that the client asks for.
+    Tls(Option<&'a str>),
+}
+
+/// A request as the server gets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) host: String,
+    pub(crate) http2: bool,
+    /// Line by line.
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
 }
 
 /// In the order of strictness: a flow gets the stricter answer of its two ends.
@@ -237,36 +254,23 @@ fn judge_half(case: &Case<'_>) -> Half {
     if isolating.is_empty() {
         return tiers::judge(case, "Baseline").unwrap_or_else(|| Half::silent(Answer::Allow));
     }
-    let rules = |action| isolating.iter().flat_map(move |policy| matching(case, policy, action));
-    let denying: BTreeSet<_> = rules(Action::Deny).map(|(_, name)| name).collect();
-    if !denying.is_empty() {
-        return Half { answer: Answer::Deny, causes: denying, all: false };
-    }
-    let (mut allowing, mut asking) = (BTreeSet::new(), BTreeSet::new());
-    for (rule, name) in rules(Action::Allow) {
-        if rule.get("http").is_none_or(Value::is_null) {
-            allowing.insert(name);
-            continue;
-        }
-        let items = read::http(rule);
-        match case.question.contents {
-            // HTTP runs over TCP, and a list without an item that can be read allows no request.
-            Contents::NotRead if case.question.protocol == "TCP" && !items.is_empty() => {
-                asking.insert(name);
+    // Denies first: those that need no request, then those that do, whatever an allow says; then the allows, likewise.
+    for (action, answer) in [(Action::Deny, Answer::Deny), (Action::Allow, Answer::Allow)] {
+        let (mut sure, mut asking) = (BTreeSet::new(), BTreeSet::new());
+        for (rule, name) in isolating.iter().flat_map(|policy| matching(case, policy, action)) {
+            match l7::says(rule, action, case.question) {
+                l7::Says::Yes(items) if items.is_empty() => sure.extend([name]),
+                l7::Says::Yes(items) => sure.extend(items.into_iter().map(|item| format!("{name}.{item}"))),
+                l7::Says::No => {}
+                l7::Says::Ask => asking.extend([name]),
             }
-            Contents::Http { method, path } if case.question.protocol == "TCP" => {
-                let items = items.into_iter().filter(|item| item.matches(method, path));
-                allowing.extend(items.map(|item| format!("{name}.http[{}]", item.index)));
-            }
-            _ => {}
         }
-    }
-    // A rule without an L7 part allows every request, so nothing needs to be read.
-    if !allowing.is_empty() {
-        return Half { answer: Answer::Allow, causes: allowing, all: false };
-    }
-    if !asking.is_empty() {
-        return Half { answer: Answer::L7, causes: asking, all: false };
+        if !sure.is_empty() {
+            return Half { answer, causes: sure, all: false };
+        }
+        if !asking.is_empty() {
+            return Half { answer: Answer::L7, causes: asking, all: false };
+        }
     }
     Half { answer: Answer::Deny, causes: isolating.into_iter().map(title).collect(), all: true }
 }

@@ -100,7 +100,7 @@ fn leading(bits: u128, length: u32) -> u128 {
     if length == 0 { 0 } else { bits >> (128 - length) }
 }
 
-fn text(value: &Value) -> Read<String> {
+pub(crate) fn text(value: &Value) -> Read<String> {
     value.as_str().map(str::to_owned).ok_or(Unreadable)
 }
 
@@ -187,7 +187,7 @@ pub(crate) fn selector(value: &Value) -> Read<Vec<Term>> {
 }
 
 /// Whether `object` has no fields but these.
-fn known(object: &Map<String, Value>, fields: &[&str]) -> Read<bool> {
+pub(crate) fn known(object: &Map<String, Value>, fields: &[&str]) -> Read<bool> {
     if object.keys().all(|key| fields.contains(&key.as_str())) { Ok(true) } else { Err(Unreadable) }
 }
 
@@ -233,7 +233,7 @@ pub(crate) fn spec(policy: &Value) -> Read<bool> {
 
 /// Whether a rule has only known fields.
 pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<bool> {
-    let more: &[&str] = if ours { &["action", "http"] } else { &[] };
+    let more: &[&str] = if ours { &["action", "http", "grpc", "tls"] } else { &[] };
     known(value.as_object().ok_or(Unreadable)?, &[more, &[peers_field, "ports"]].concat())
 }
 
@@ -352,40 +352,12 @@ pub(crate) fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-/// One item of `http` that can be read.
-pub(crate) struct HttpItem {
-    pub(crate) index: usize,
-    method: Option<Regex>,
-    path: Option<Regex>,
-}
-
-impl HttpItem {
-    pub(crate) fn matches(&self, method: &str, path: &str) -> bool {
-        let whole = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_none_or(|p| p.is_match(text));
-        whole(&self.method, method) && whole(&self.path, path)
-    }
-}
-
-/// The items of a rule's `http` that can be read.
-pub(crate) fn http(rule: &Value) -> Vec<HttpItem> {
-    let item = |index, value: &Value| -> Read<HttpItem> {
-        let map = object(value, &["method", "path"])?;
-        let pattern = |field: &str| match map.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => whole_match(value.as_str().ok_or(Unreadable)?).map(Some),
-        };
-        Ok(HttpItem { index, method: pattern("method")?, path: pattern("path")? })
-    };
-    let items = rule["http"].as_array().into_iter().flatten().enumerate();
-    items.filter_map(|(index, value)| item(index, value).ok()).collect()
-}
-
 thread_local! {
     /// Patterns are few and questions many.
     static PATTERNS: RefCell<HashMap<String, Read<Regex>>> = RefCell::default();
 }
 
-fn whole_match(pattern: &str) -> Read<Regex> {
+pub(crate) fn whole_match(pattern: &str) -> Read<Regex> {
     let compile = || {
         // By itself first: `a)|(b` would become a pattern by being put between parentheses.
         Regex::new(pattern).map_err(|_| Unreadable)?;

@@ -3,6 +3,7 @@
 //! Everything is drawn from the small vocabularies below. Absent, null and empty variants of a field are drawn as often as
 //! filled ones, and a few parts are such that nobody can read them.
 
+pub(crate) mod l7;
 mod tiers;
 
 use std::net::IpAddr;
@@ -23,10 +24,7 @@ const PORT_NAMES: [&str; 2] = ["http", "dns"];
 pub(crate) const PORTS: [u16; 4] = [53, 80, 81, 8080];
 pub(crate) const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "ICMP"];
 pub(crate) const OUTSIDE: [&str; 3] = ["203.0.113.9", "169.254.169.254", "2001:db8::9"];
-const METHODS: [&str; 6] = ["GET", "P(OS|U)T", "GET|POST", ".*", "", "get"];
-const PATHS: [&str; 7] = ["/api/.*", "/", "/api|/x", "/api/[0-9]+", ".*", "(?i)/API/7", "(unclosed"];
-pub(crate) const REQUESTS: [(&str, &str); 5] =
-    [("GET", "/api/7"), ("POST", "/"), ("PUT", "/x"), ("GET", "/apis"), ("DELETE", "/api/")];
+pub(crate) const SERVER_NAMES: [Option<&str>; 4] = [Some("api.example.org"), Some("EXAMPLE.org."), Some(""), None];
 
 /// One change of a cluster: an object comes or is replaced, or goes (only kind, namespace and name count).
 #[derive(Clone)]
@@ -228,22 +226,20 @@ fn port() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-fn http() -> BoxedStrategy<Value> {
-    let item = object(vec![("method", sometimes(one_of(&METHODS))), ("path", sometimes(one_of(&PATHS)))]);
-    vec(item, 1..3).prop_map(Value::from).boxed()
-}
-
 fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
     let list = |entry: BoxedStrategy<Value>| optional(json!([]), vec(entry, 1..3).prop_map(Value::from).boxed());
     let mut fields = vec![(peers_field, list(peer(ours))), ("ports", list(port()))];
     if ours {
         fields.push((
             "action",
-            prop_oneof![6 => Just(None), 1 => Just(Some(json!("Allow"))), 1 => Just(Some(json!("Deny")))].boxed(),
+            prop_oneof![6 => Just(None), 1 => Just(Some(json!("Allow"))), 2 => Just(Some(json!("Deny")))].boxed(),
         ));
-        fields.push(("http", prop_oneof![1 => Just(None), 2 => http().prop_map(Some)].boxed()));
     }
-    vec(object(fields), 1..3).prop_map(Value::from).boxed()
+    let rule = match ours {
+        false => object(fields),
+        true => (object(fields), l7::part()).prop_map(|(rule, part)| l7::joined(rule, part)).boxed(),
+    };
+    vec(rule, 1..3).prop_map(Value::from).boxed()
 }
 
 fn policy() -> BoxedStrategy<Value> {

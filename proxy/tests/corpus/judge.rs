@@ -190,7 +190,7 @@ fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
         .map(|enforced| (enforced, l4_decision(enforced, probe)))
         .find(|(_, decision)| *decision != Decision::Allow);
     match (probe.expect, stop) {
-        (Decision::Allow, _) if probe.http.is_none() => Expected::Answer { by: server },
+        (Decision::Allow, _) if probe.contents.is_none() => Expected::Answer { by: server },
         (_, Some((reader, Decision::Inspect))) if probe.protocol == Protocol::Tcp => {
             Expected::Answer { by: listener::identity(reader.node.name()) }
         }

@@ -81,7 +81,7 @@ fn probe(cluster: &Cluster, from: IpAddr, to: IpAddr, protocol: &'static str, po
     };
     let end = |ip| End { pod: None, ip };
     let protocol: Protocol = protocol.parse().expect("the engine knows it");
-    Probe { from: end(from), to: end(to), port, protocol, http: None, expect }
+    Probe { from: end(from), to: end(to), port, protocol, contents: None, expect }
 }
 
 /// The addresses that pods have on the network.
