@@ -51,11 +51,15 @@ mod selector;
 mod syntax;
 mod tls;
 pub mod value;
+mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use load::{FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within};
+pub use load::{
+    FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within, read_manifests,
+};
 pub use lower::{Lowered, lower, lower_document};
 pub use manifest::{Document, ManifestError, Manifests, read, read_within};
 pub use value::Value;
+pub use written::peers_of_rule;
 pub use yaml::Limits;
