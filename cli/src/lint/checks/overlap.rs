@@ -208,6 +208,10 @@ fn adds_nothing(scene: &Scene, subject: Subject<'_>, useless: &HashSet<usize>) -
     if own.tier != Tier::Additive || !own.rules.iter().all(is_plain) || !(own.ingress || own.egress) {
         return None;
     }
+    // A default that closes is there for what is to come.
+    if own.rules.is_empty() && own.subject.pods.is_everything() {
+        return None;
+    }
     let first = subject.members.first()?;
     let wider = |other: &Subject<'_>| {
         other.index != subject.index

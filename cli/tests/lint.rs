@@ -1,0 +1,116 @@
+//! `sluice lint` over manifests with marks: what must be found stands on its line, and nothing else may be found.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sluice_cli::lint::catalogue::{Code, to_markdown};
+use sluice_cli::lint::{Linted, Severity, lint};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lint")
+}
+
+fn fixtures(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// `(line, code)`; line 0 for what is about all manifests (`# !! code`).
+fn marks(text: &str) -> BTreeSet<(u32, String)> {
+    let mut marks = BTreeSet::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        if let Some(code) = text.strip_prefix("# !! ") {
+            marks.insert((0, code.to_owned()));
+        } else if let Some((_, codes)) = text.split_once("# !").filter(|_| !text.starts_with('#')) {
+            marks.extend(codes.split_whitespace().map(|code| (line, code.to_owned())));
+        }
+    }
+    marks
+}
+
+fn found(linted: &Linted) -> BTreeSet<(u32, String)> {
+    linted.findings.iter().map(|finding| (finding.line, finding.code.to_owned())).collect()
+}
+
+#[track_caller]
+fn check(files: &[PathBuf]) {
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let wanted = marks(&fs::read_to_string(file).unwrap());
+        let linted = lint(std::slice::from_ref(file));
+        let got = found(&linted);
+        for missing in wanted.difference(&got) {
+            wrong.push(format!("{name}:{}: {} is not found", missing.0, missing.1));
+        }
+        for finding in linted.findings.iter().filter(|f| !wanted.contains(&(f.line, f.code.to_owned()))) {
+            wrong.push(format!("{name}:{}: {} {}: {}", finding.line, finding.code, finding.field, finding.message));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_marked_is_found_and_nothing_else() {
+    check(&fixtures(&root()));
+}
+
+#[test]
+fn the_mistakes_of_the_guides_are_found() {
+    let files = fixtures(&root().join("reference"));
+    assert!(files.len() >= 5, "{files:?}");
+    check(&files);
+}
+
+#[test]
+fn every_check_has_a_fixture() {
+    let marked: BTreeSet<String> =
+        fixtures(&root()).iter().flat_map(|file| marks(&fs::read_to_string(file).unwrap())).map(|(_, code)| code).collect();
+    let all: BTreeSet<String> = Code::ALL.iter().map(|code| code.as_str().to_owned()).collect();
+    assert_eq!(marked, all);
+}
+
+#[test]
+fn the_documentation_lists_all_checks() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/lint.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, listed) = text.split_once("## Checks\n\n").expect("docs/lint.md has a chapter Checks");
+    assert_eq!(listed.trim_end(), to_markdown().trim_end(), "the chapter Checks of docs/lint.md must be:\n{}", to_markdown());
+}
+
+/// Examples that show a mistake, or are shorter than a policy should be; all others have nothing to be warned of.
+const SHOWN: [(&str, &[&str]); 8] = [
+    ("and-or-selectors", &["or-for-and"]),
+    ("backend-egress-to-database", &["dns-not-allowed"]),
+    ("both-ends", &["one-sided"]),
+    ("demo", &["dns-not-allowed"]),
+    ("forgotten-dns", &["dns-not-allowed"]),
+    ("http-beside-network-policy", &["l4-disarms-l7"]),
+    ("pod-address-block", &["dns-not-allowed", "pod-address-in-block"]),
+    ("policy-types", &["direction-not-in-policy-types", "dns-not-allowed"]),
+];
+
+#[test]
+fn examples_have_nothing_to_be_warned_of_but_what_they_show() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut folders: Vec<PathBuf> = fs::read_dir(examples).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() > 50, "only {} examples found", folders.len());
+    let mut wrong = Vec::new();
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let linted = lint(&[folder]);
+        let warned = linted.findings.iter().filter(|finding| finding.severity >= Severity::Warning);
+        let got: BTreeSet<&str> = warned.clone().map(|finding| finding.code).collect();
+        let want: BTreeSet<&str> = SHOWN.iter().filter(|shown| shown.0 == name).flat_map(|shown| shown.1).copied().collect();
+        if got != want {
+            let said: Vec<String> = warned.map(|f| format!("{}:{}: {}", f.file, f.line, f.message)).collect();
+            wrong.push(format!("{name}: {got:?} instead of {want:?}\n{}", said.join("\n")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
