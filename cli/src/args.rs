@@ -160,8 +160,8 @@ pub struct MatrixArgs {
 
 /// Find what is probably not meant: selectors that match nothing, DNS that was forgotten, rules that others make useless.
 ///
-/// Each finding has a code, its place, why it matters, and what to write instead. The annotation `sluice.dev/lint-ignore` of a
-/// policy lists codes that are not to be reported for it.
+/// Each finding has a code, its place, why it matters, and what to write instead. A policy with the label
+/// `lint.sluice.dev/CODE: ignore` asks that CODE is not reported for it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

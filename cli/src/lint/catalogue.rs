@@ -27,6 +27,7 @@ pub enum Code {
     RuleNeverMatches,
     AddsNothing,
     DirectionNotInPolicyTypes,
+    IngressClosedUnsaid,
     EncryptedDnsOpen,
     AllowsEverything,
     EmptyListIsEveryone,
@@ -51,7 +52,7 @@ pub struct Check {
 }
 
 impl Code {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Unreadable,
         Self::NotUnderstood,
         Self::Doubtful,
@@ -72,6 +73,7 @@ impl Code {
         Self::RuleNeverMatches,
         Self::AddsNothing,
         Self::DirectionNotInPolicyTypes,
+        Self::IngressClosedUnsaid,
         Self::EncryptedDnsOpen,
         Self::AllowsEverything,
         Self::EmptyListIsEveryone,
@@ -259,6 +261,13 @@ impl Code {
                 "The rules have no effect, and the direction stays open.",
                 "`egress` (or `ingress`) is written, empty or not, and `policyTypes` is without it; or `egress: []` \
                  with no `policyTypes` at all, which isolates nobody in egress.",
+            ),
+            Self::IngressClosedUnsaid => (
+                "ingress-closed-unsaid",
+                Warning,
+                "egress rules without `policyTypes`, which close ingress too",
+                "Where `policyTypes` is absent Ingress is always among them, so these pods take no connections any more.",
+                "`egress` has rules, and neither `policyTypes` nor `ingress` is written.",
             ),
             Self::EncryptedDnsOpen => (
                 "encrypted-dns-open",

@@ -61,7 +61,7 @@ fn is_zero(line: &u32) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     found: Vec<Finding>,
-    /// Findings that an annotation of their object asks to leave out.
+    /// Findings that a label of their object asks to leave out.
     ignored: usize,
     /// What was found where: one remark of a kind for each place.
     places: HashSet<(Code, Arc<str>, String, String)>,

@@ -52,7 +52,7 @@ pub struct Summary {
     pub errors: usize,
     pub warnings: usize,
     pub infos: usize,
-    /// Findings that annotations leave out.
+    /// Findings that labels of their objects leave out.
     pub ignored: usize,
     pub files: usize,
     pub policies: usize,

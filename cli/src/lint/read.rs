@@ -15,8 +15,10 @@ use super::progress::Progress;
 use super::service::Service;
 use super::template;
 
-/// The annotation that lists the codes which are not to be reported for its object.
-const IGNORE: &str = "sluice.dev/lint-ignore";
+/// A label `lint.sluice.dev/CODE: ignore` asks that CODE is not reported for its object. (Annotations are not kept when manifests
+/// are read: they take more room than all the rest.)
+const PREFIX: &str = "lint.sluice.dev/";
+const IGNORE: &str = "ignore";
 
 /// A policy, and its text.
 #[derive(Debug)]
@@ -29,10 +31,12 @@ pub(super) struct Written {
 impl Written {
     /// Whether the policy asks that `code` is not reported for it.
     pub(super) fn ignores(&self, code: Code) -> bool {
-        let annotations = self.value.get("metadata").and_then(|metadata| metadata.get("annotations"));
-        // The key holds a dot and a slash, and is one step all the same.
-        let listed = annotations.and_then(|annotations| annotations.get(IGNORE)).and_then(Value::as_str);
-        listed.is_some_and(|listed| listed.split([',', ' ', '\n']).any(|name| name == code.as_str()))
+        let labels = self.value.get("metadata").and_then(|metadata| metadata.get("labels"));
+        let asked = labels.and_then(Value::as_map).into_iter().flatten();
+        asked.filter(|label| label.value.as_str() == Some(IGNORE)).any(|label| {
+            let name = label.key.strip_prefix(PREFIX);
+            name == Some(code.as_str())
+        })
     }
 }
 

@@ -42,7 +42,7 @@ impl Linted {
             .map(|(count, what)| if what == "info" { format!("{count} info") } else { counted(count, what) })
             .collect();
         let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
-        let ignored = if summary.ignored == 0 { String::new() } else { format!(", {} ignored by annotation", summary.ignored) };
+        let ignored = if summary.ignored == 0 { String::new() } else { format!(", {} ignored by a label", summary.ignored) };
         format!(
             "{found}{ignored} in {}: {}, {}",
             counted(summary.files, "file"),

@@ -23,6 +23,12 @@ pub(super) fn check(scene: &Scene, findings: &mut Findings) {
 fn directions(subject: Subject<'_>, findings: &mut Findings) {
     let Some(spec) = subject.written.value.get("spec") else { return };
     let types = spec.get("policyTypes").and_then(Value::as_list).unwrap_or_default();
+    let has_egress = spec.get("egress").and_then(Value::as_list).is_some_and(|rules| !rules.is_empty());
+    if types.is_empty() && has_egress && spec.get("ingress").is_none() && subject.governs(Direction::Ingress) {
+        let message = "without policyTypes the policy closes ingress as well, and no rule opens it".to_owned();
+        let fix = "write policyTypes: [Egress] if ingress is to stay as it is, [Ingress, Egress] if it is to be closed";
+        findings.add(Code::IngressClosedUnsaid, subject.written, "spec.egress", message, fix);
+    }
     for direction in Direction::BOTH {
         let Some(rules) = spec.get(direction.as_str()).and_then(Value::as_list) else { continue };
         if subject.governs(direction) {
