@@ -5,6 +5,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use expect_test::expect;
 
 use sluice_cli::lint::catalogue::{Code, to_markdown};
 use sluice_cli::lint::{Linted, Severity, lint};
@@ -88,7 +91,7 @@ const SHOWN: [(&str, &[&str]); 8] = [
     ("backend-egress-to-database", &["dns-not-allowed"]),
     ("both-ends", &["one-sided"]),
     ("demo", &["dns-not-allowed"]),
-    ("forgotten-dns", &["dns-not-allowed"]),
+    ("forgotten-dns", &["dns-not-allowed", "ingress-closed-unsaid"]),
     ("http-beside-network-policy", &["l4-disarms-l7"]),
     ("pod-address-block", &["dns-not-allowed", "pod-address-in-block"]),
     ("policy-types", &["direction-not-in-policy-types", "dns-not-allowed"]),
@@ -113,4 +116,112 @@ fn examples_have_nothing_to_be_warned_of_but_what_they_show() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs `sluice lint`; standard output and the exit status.
+fn sluice(arguments: &[&str]) -> (String, i32) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice")).arg("lint").args(arguments).current_dir(root()).output().unwrap();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn the_exit_status_tells_what_was_found() {
+    let rows: [(&[&str], i32); 8] = [
+        (&["-f", "dns-of-another-policy.yaml"], 0),
+        (&["-f", "dns.yaml"], 1),
+        (&["-f", "dns.yaml", "--fail-on", "error"], 0),
+        (&["-f", "ignored.yaml"], 0),
+        (&["-f", "ignored.yaml", "--fail-on", "info"], 1),
+        (&["-f", "reader.yaml", "--fail-on", "error"], 2),
+        (&["-f", "no-such-file.yaml"], 2),
+        (&["--explain", "no-such-check"], 2),
+    ];
+    for (arguments, status) in rows {
+        assert_eq!(sluice(arguments).1, status, "{arguments:?}");
+    }
+}
+
+#[test]
+fn findings_have_the_published_shape() {
+    let (text, status) = sluice(&["-f", "or-for-and.yaml"]);
+    assert_eq!(status, 1);
+    expect![[r#"
+        or-for-and.yaml
+           75 warning or-for-and  NetworkPolicy shop/either spec.ingress[0].from[1]
+                      these are two peers: all pods of namespaces team=ops, and the pods app=monitoring of shop itself
+                 why: Two list items are an OR: all pods of those namespaces, and those pods of the policy's own namespace.
+                 fix: if both must hold of one pod, take away the dash before podSelector
+          109 info    or-for-and  NetworkPolicy shop/can-only-be-an-or spec.ingress[0].from[1]
+                      these are two peers: all pods of namespaces team=legacy, and the pods app=api of shop itself
+                 fix: if both must hold of one pod, take away the dash before podSelector
+
+        1 warning, 1 info in 1 file: 4 policies, 6 pods
+    "#]]
+    .assert_eq(&text);
+    let (json, _) = sluice(&["-f", "ignored.yaml", "-o", "json"]);
+    expect![[r#"
+        {
+          "findings": [
+            {
+              "code": "empty-list-is-everyone",
+              "severity": "info",
+              "file": "ignored.yaml",
+              "line": 23,
+              "object": "NetworkPolicy shop/open",
+              "field": "spec.ingress[1].from",
+              "message": "from: [] is everyone, as if it weren't there",
+              "why": "`from: []` is not nobody but everyone, as if it weren't there.",
+              "fix": "leave from out if that is meant"
+            }
+          ],
+          "summary": {
+            "errors": 0,
+            "warnings": 0,
+            "infos": 1,
+            "ignored": 1,
+            "files": 1,
+            "policies": 1,
+            "pods": 1
+          }
+        }
+    "#]]
+    .assert_eq(&json);
+    let yaml = sluice(&["-f", "ignored.yaml", "-o", "yaml"]).0;
+    let read: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(read, serde_json::from_str::<serde_json::Value>(&json).unwrap());
+}
+
+#[test]
+fn checks_explain_themselves() {
+    let (all, status) = sluice(&["--list"]);
+    assert_eq!(status, 0);
+    for code in Code::ALL {
+        assert!(all.contains(&format!("{} (", code.as_str())), "{} is not listed", code.as_str());
+    }
+    expect![[r#"
+        namespace-name-label (warning)
+            A namespace is selected by a label `name` that it doesn't have.
+            Only `kubernetes.io/metadata.name` is on every namespace; any other label must be put there by somebody.
+            A `namespaceSelector` by `name` (or `kubernetes.io/namespace.name`) which no namespace carries, while there is a namespace of that name, or of nearly that name.
+    "#]]
+    .assert_eq(&sluice(&["--explain", "namespace-name-label"]).0);
+}
+
+#[test]
+fn what_may_have_been_meant_is_named() {
+    let linted = lint(&[root().join("selectors.yaml"), root().join("namespace-name.yaml")]);
+    let fixes: Vec<&str> = linted.findings.iter().map(|finding| finding.fix.as_str()).collect();
+    let wanted = [
+        "is name: frontend meant?",
+        "is app: api meant?",
+        "is tier: back meant?",
+        "is the key app meant?",
+        "these are labels of the Service api-service; its pods are app=api",
+        "write kubernetes.io/metadata.name: monitoring, or put the label on the namespace",
+        "is kubernetes.io/metadata.name: monitoring meant?",
+        "each of these labels is there, but no pod has them together: select by fewer",
+    ];
+    for wanted in wanted {
+        assert!(fixes.contains(&wanted), "{wanted} is not among {fixes:#?}");
+    }
 }

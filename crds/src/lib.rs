@@ -10,6 +10,7 @@
 //! | [`lower`], [`lower_document`] | one document to what the engine knows |
 //! | [`read_file`] | one file; the controller's unit of "what it held before stays in force" |
 //! | [`load`] | files and folders at once; what `sluice eval -f` reads |
+//! | [`read_manifests`], [`peers_of_rule`] | text beside understanding: what `sluice lint` looks at |
 //! | [`case::read_cases`] | the conformance corpus |
 //! | [`schema::definitions`] | the CustomResourceDefinitions of our kinds; `crdgen` writes them |
 //!

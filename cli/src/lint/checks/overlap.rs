@@ -204,7 +204,8 @@ fn decided_before(scene: &Scene, subject: Subject<'_>, ruled: Ruled<'_>, finding
 /// The policies that make this one useless, if any do.
 fn adds_nothing(scene: &Scene, subject: Subject<'_>, useless: &HashSet<usize>) -> Option<String> {
     let own = &subject.written.policy;
-    let is_plain = |rule: &Rule| rule.action == Action::Allow && rule.peers.as_ref().is_none_or(|peers| !peers.is_empty());
+    // A rule with an L7 part that others make useless is one of theirs to mend: `disarmed` names it.
+    let is_plain = |rule: &Rule| rule.action == Action::Allow && rule.l7.is_none() && rule.peers.as_ref().is_none_or(|peers| !peers.is_empty());
     if own.tier != Tier::Additive || !own.rules.iter().all(is_plain) || !(own.ingress || own.egress) {
         return None;
     }
@@ -225,7 +226,7 @@ fn adds_nothing(scene: &Scene, subject: Subject<'_>, useless: &HashSet<usize>) -
         named.insert(others.iter().find(|other| other.governs(direction))?.written.policy.reference.to_string());
         for ruled in subject.allows(direction) {
             let allows = |other: &&Subject<'_>| {
-                let mut rules = other.allows(direction).filter(|given| given.rule.l7.is_none() || given.rule.l7 == ruled.rule.l7);
+                let mut rules = other.allows(direction).filter(|given| given.rule.l7.is_none());
                 other.governs(direction) && rules.any(|given| cover::rule(given.rule, ruled.rule, &scene.inventory))
             };
             named.insert(others.iter().find(allows)?.written.policy.reference.to_string());
