@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use expect_test::expect;
-
 use sluice_cli::lint::catalogue::{Code, to_markdown};
 use sluice_cli::lint::{Linted, Severity, lint};
 
@@ -147,11 +146,11 @@ fn findings_have_the_published_shape() {
     assert_eq!(status, 1);
     expect![[r#"
         or-for-and.yaml
-           75 warning or-for-and  NetworkPolicy shop/either spec.ingress[0].from[1]
+           74 warning or-for-and  NetworkPolicy shop/either spec.ingress[0].from[1]
                       these are two peers: all pods of namespaces team=ops, and the pods app=monitoring of shop itself
                  why: Two list items are an OR: all pods of those namespaces, and those pods of the policy's own namespace.
                  fix: if both must hold of one pod, take away the dash before podSelector
-          109 info    or-for-and  NetworkPolicy shop/can-only-be-an-or spec.ingress[0].from[1]
+          105 info    or-for-and  NetworkPolicy shop/can-only-be-an-or spec.ingress[0].from[1]
                       these are two peers: all pods of namespaces team=legacy, and the pods app=api of shop itself
                  fix: if both must hold of one pod, take away the dash before podSelector
 
@@ -209,8 +208,8 @@ fn checks_explain_themselves() {
 
 #[test]
 fn what_may_have_been_meant_is_named() {
-    let linted = lint(&[root().join("selectors.yaml"), root().join("namespace-name.yaml")]);
-    let fixes: Vec<&str> = linted.findings.iter().map(|finding| finding.fix.as_str()).collect();
+    let linted = ["selectors.yaml", "namespace-name.yaml"].map(|file| lint(&[root().join(file)]));
+    let fixes: Vec<&str> = linted.iter().flat_map(|linted| &linted.findings).map(|finding| finding.fix.as_str()).collect();
     let wanted = [
         "is name: frontend meant?",
         "is app: api meant?",

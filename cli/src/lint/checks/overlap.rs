@@ -205,7 +205,9 @@ fn decided_before(scene: &Scene, subject: Subject<'_>, ruled: Ruled<'_>, finding
 fn adds_nothing(scene: &Scene, subject: Subject<'_>, useless: &HashSet<usize>) -> Option<String> {
     let own = &subject.written.policy;
     // A rule with an L7 part that others make useless is one of theirs to mend: `disarmed` names it.
-    let is_plain = |rule: &Rule| rule.action == Action::Allow && rule.l7.is_none() && rule.peers.as_ref().is_none_or(|peers| !peers.is_empty());
+    let is_plain = |rule: &Rule| {
+        rule.action == Action::Allow && rule.l7.is_none() && rule.peers.as_ref().is_none_or(|peers| !peers.is_empty())
+    };
     if own.tier != Tier::Additive || !own.rules.iter().all(is_plain) || !(own.ingress || own.egress) {
         return None;
     }
