@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use sluice_policy::Protocol;
 use sluice_policy::label::{Labels, Operator, SERVICE_ACCOUNT, Selector};
-use sluice_policy::source::{NamedPort, Namespaces, Pod, PodRef, PodSelector};
+use sluice_policy::source::{NamedPort, Namespaces, Peer, Pod, PodRef, PodSelector};
 
 use super::read::{Inhabitant, Objects};
 
@@ -290,16 +290,18 @@ fn is_resolver(inhabitant: &Inhabitant) -> bool {
 
 /// The keys of labels that selectors of pods ask for.
 fn keys(objects: &Objects) -> HashSet<Arc<str>> {
-    use sluice_policy::source::Peer;
-    let of_peer = |peer| match peer {
-        &Peer::Pods(ref selector) => Some(selector),
-        _ => None,
-    };
     let policies = objects.policies.iter().map(|written| &written.policy);
-    let peers = policies.clone().flat_map(|p| &p.rules).flat_map(|rule| rule.peers.iter().flatten()).filter_map(of_peer);
+    let peers = policies.clone().flat_map(|p| &p.rules).flat_map(|rule| rule.peers.iter().flatten()).filter_map(pods_of);
     let services = objects.services.iter().filter_map(|service| service.selector.as_ref());
     let selectors = policies.map(|p| &p.subject).chain(peers).chain(services);
     selectors.flat_map(|selector| &selector.pods.requirements).map(|requirement| requirement.key.clone()).collect()
+}
+
+fn pods_of(peer: &Peer) -> Option<&PodSelector> {
+    match peer {
+        Peer::Pods(selector) => Some(selector),
+        _ => None,
+    }
 }
 
 /// A pod that a selector of one namespace would match.
