@@ -85,7 +85,7 @@ fn the_documentation_lists_all_checks() {
 }
 
 /// Examples that show a mistake, or are shorter than a policy should be; all others have nothing to be warned of.
-const SHOWN: [(&str, &[&str]); 8] = [
+const SHOWN: [(&str, &[&str]); 9] = [
     ("and-or-selectors", &["or-for-and"]),
     ("backend-egress-to-database", &["dns-not-allowed"]),
     ("both-ends", &["one-sided"]),
@@ -94,6 +94,7 @@ const SHOWN: [(&str, &[&str]); 8] = [
     ("http-beside-network-policy", &["l4-disarms-l7"]),
     ("pod-address-block", &["dns-not-allowed", "pod-address-in-block"]),
     ("policy-types", &["direction-not-in-policy-types", "dns-not-allowed"]),
+    ("restricted-egress", &["metadata-reachable"]),
 ];
 
 #[test]

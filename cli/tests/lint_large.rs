@@ -73,14 +73,15 @@ fn policy(policy: &Policy) -> Value {
     };
     let types: Vec<&str> =
         [("Ingress", policy.ingress), ("Egress", policy.egress)].into_iter().filter(|t| t.1).map(|t| t.0).collect();
-    json!({
-        "apiVersion": api, "kind": kind,
-        "metadata": { "name": &*policy.reference.name, "namespace": &*policy.reference.namespace },
-        "spec": {
-            "podSelector": selector(&policy.subject.pods), "policyTypes": types,
-            "ingress": rules("ingress"), "egress": rules("egress"),
-        },
-    })
+    let mut spec = json!({ "podSelector": selector(&policy.subject.pods), "policyTypes": types });
+    for direction in ["ingress", "egress"] {
+        let rules = rules(direction);
+        if !rules.is_empty() {
+            spec[direction] = rules.into();
+        }
+    }
+    let metadata = json!({ "name": &*policy.reference.name, "namespace": &*policy.reference.namespace });
+    json!({ "apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec })
 }
 
 fn manifest(object: &Object) -> Value {
