@@ -1,7 +1,5 @@
 //! How long `sluice lint` takes over a large cluster. It is printed, and held against nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
-
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::process::Command;
