@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::lint::Severity;
 use crate::output::Format;
 
 /// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
@@ -40,14 +41,16 @@ Examples:
   sluice explain -f examples/http-rules --from production/frontend --to production/backend \\
       --port 8080/tcp --http 'DELETE /api/users'
   sluice eval -f manifests/ --flows flows.jsonl
+  sluice lint -f manifests/
 
-Exit status: 0 yes or nothing found; 1 denied, or other than expected; 2 input that can't be read.";
+Exit status: 0 yes or nothing found; 1 denied, findings, or other than expected; 2 input that can't be read.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Eval(EvalArgs),
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
+    Lint(LintArgs),
     Counters(CountersArgs),
     Demo(DemoArgs),
 }
@@ -150,6 +153,39 @@ pub struct MatrixArgs {
     /// Only pods of these namespaces (repeatable).
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Find what is probably not meant: selectors that match nothing, DNS that was forgotten, rules that others make useless.
+///
+/// Each finding has a code, its place, why it matters, and what to write instead. A policy with the label
+/// `lint.sluice.dev/CODE: ignore` asks that CODE is not reported for it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice lint -f manifests/
+  sluice lint -f policies/ -f cluster.yaml --fail-on error
+  sluice lint -f manifests/ -o json | jq '.findings[] | select(.code == \"one-sided\")'
+  sluice lint --list                  all checks
+  sluice lint --explain one-sided     one of them
+
+The more of the cluster is given (kubectl get namespaces,pods,services,nodes -A -o yaml), the more can be found.
+Exit status: 0 nothing found of the severity of --fail-on or worse, 1 findings, 2 input that can't be read (the rest is checked).")]
+pub struct LintArgs {
+    /// A manifest file, or a folder of them (repeatable): YAML or JSON, several objects to a file, List objects too.
+    #[arg(short = 'f', long = "file", value_name = "PATH", required_unless_present_any = ["list", "explain"])]
+    pub paths: Vec<PathBuf>,
+    /// The least severity that makes the exit status 1.
+    #[arg(long, value_enum, default_value_t = Severity::Warning)]
+    pub fail_on: Severity,
+    /// Tell of all checks, and end.
+    #[arg(long)]
+    pub list: bool,
+    /// Tell of one check, and end.
+    #[arg(long, value_name = "CODE")]
+    pub explain: Option<String>,
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

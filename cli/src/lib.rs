@@ -1,4 +1,5 @@
-//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`), what a node's rules have decided (`counters`),
+//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`), what in it is
+//! probably a mistake (`lint`), what a node's rules have decided (`counters`),
 //! and the demonstration (`demo`).
 //!
 //! Every answer comes from the engine in `sluice-policy`, asked through [`cluster::Cluster`]: manifests in, one table of
@@ -15,5 +16,6 @@ pub mod eval;
 pub mod expectation;
 pub mod explain;
 pub mod flow_line;
+pub mod lint;
 pub mod matrix;
 pub mod output;

@@ -234,7 +234,7 @@ fn peers(
 }
 
 /// One peer, which may be several blocks.
-fn peer(value: &Value, direction: Direction, action: Action, at: At<'_>, report: &mut Report) -> Reading<Vec<Peer>> {
+pub(crate) fn peer(value: &Value, direction: Direction, action: Action, at: At<'_>, report: &mut Report) -> Reading<Vec<Peer>> {
     let kinds: &[&str] = match direction {
         Direction::Ingress => &["namespaces", "pods"],
         Direction::Egress => &["namespaces", "pods", "nodes", "networks", "domainNames"],

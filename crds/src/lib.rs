@@ -10,6 +10,7 @@
 //! | [`lower`], [`lower_document`] | one document to what the engine knows |
 //! | [`read_file`] | one file; the controller's unit of "what it held before stays in force" |
 //! | [`load`] | files and folders at once; what `sluice eval -f` reads |
+//! | [`read_manifests`], [`peers_of_rule`] | text beside understanding: what `sluice lint` looks at |
 //! | [`case::read_cases`] | the conformance corpus |
 //! | [`schema::definitions`] | the CustomResourceDefinitions of our kinds; `crdgen` writes them |
 //!
@@ -51,11 +52,15 @@ mod selector;
 mod syntax;
 mod tls;
 pub mod value;
+mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use load::{FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within};
+pub use load::{
+    FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within, read_manifests,
+};
 pub use lower::{Lowered, lower, lower_document};
 pub use manifest::{Document, ManifestError, Manifests, read, read_within};
 pub use value::Value;
+pub use written::peers_of_rule;
 pub use yaml::Limits;

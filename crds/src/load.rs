@@ -74,11 +74,15 @@ pub fn read_file(path: &Path) -> Result<FileObjects, FileError> {
     read_file_within(path, Limits::default())
 }
 
+/// The documents of one file, as they were written.
+pub fn read_manifests(path: &Path, limits: Limits) -> Result<Manifests, FileError> {
+    let text = read_text(path, limits.bytes)?;
+    Ok(read_within(&text, &path.to_string_lossy(), limits))
+}
+
 /// Reads and lowers one file.
 pub fn read_file_within(path: &Path, limits: Limits) -> Result<FileObjects, FileError> {
-    let text = read_text(path, limits.bytes)?;
-    let Manifests { documents, errors } = read_within(&text, &path.to_string_lossy(), limits);
-    drop(text);
+    let Manifests { documents, errors } = read_manifests(path, limits)?;
     let mut file = FileObjects::default();
     let mut lines: HashMap<Key, u32> = HashMap::new();
     for document in documents {

@@ -101,7 +101,7 @@ fn spec_fields(kind: PolicyKind) -> &'static [&'static str] {
 }
 
 /// The namespaces that a peer is in which names none.
-fn home(reference: &PolicyRef) -> Namespaces {
+pub(crate) fn home(reference: &PolicyRef) -> Namespaces {
     match reference.kind {
         PolicyKind::SluiceClusterNetworkPolicy => Namespaces::Matching(Selector::everything()),
         _ => Namespaces::Named(reference.namespace.clone()),
