@@ -1,11 +1,14 @@
 //! The command line: options, and the help that teaches them.
 
+mod tools;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
+pub use tools::{DiffArgs, DiffFormat};
 
 /// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
 #[derive(Debug, Parser)]
@@ -48,6 +51,7 @@ pub enum Command {
     Eval(EvalArgs),
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
+    Diff(DiffArgs),
     Counters(CountersArgs),
     Demo(DemoArgs),
 }

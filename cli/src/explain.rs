@@ -199,6 +199,11 @@ fn missed(flow: &Flow<'_>, miss: Miss, policy: &Policy, rule: &Rule) -> String {
     }
 }
 
+/// The requests that a rule asks for; `None` if it asks for none.
+pub(crate) fn requests_in_words(rule: &Rule) -> Option<String> {
+    words::requests(rule)
+}
+
 fn tier(tier: Tier) -> &'static str {
     match tier {
         Tier::Admin { .. } => "admin",
