@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
-pub use tools::{DiffArgs, DiffFormat};
+pub use tools::{CompletionsArgs, DiffArgs, DiffFormat, TestArgs, TestFormat};
 
 /// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
 #[derive(Debug, Parser)]
@@ -52,8 +52,10 @@ pub enum Command {
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
     Diff(DiffArgs),
+    Test(TestArgs),
     Counters(CountersArgs),
     Demo(DemoArgs),
+    Completions(CompletionsArgs),
 }
 
 /// Where the objects are.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::Manifests;
+
 /// Say what a change of policies or pods opens and closes: verdicts are compared, not text.
 ///
 /// OLD and NEW are files or folders of manifests. Every pair of workloads, and of workloads and the outside world, is asked in
@@ -46,4 +48,64 @@ pub enum DiffFormat {
     Json,
     Yaml,
     Markdown,
+}
+
+/// Hold policies against what they are meant to allow: a file of flows, each with its verdict.
+///
+///   apiVersion: test.sluice.dev/v1alpha1
+///   kind: Expectations
+///   expectations:
+///   - from: shop/frontend                  # or an address
+///     to: shop/backend
+///     port: 8080
+///     protocol: TCP                        # unless said
+///     http: DELETE /api/users              # optional
+///     expect: deny                         # allow, deny, or l7: it hangs on a request that the row doesn't give
+///     by: NetworkPolicy shop/backend       # optional: policy, or policy and rule (NetworkPolicy shop/backend ingress[0])
+///     reason: NoRuleMatched                # optional: the word of `sluice eval`
+///     because: nobody removes users        # optional: for people
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
+Examples:
+  sluice test -f examples/three-tier                       the expectations.yaml of the folder
+  sluice test -f manifests/ expectations.yaml more.yaml
+  sluice test -f manifests/ expectations.yaml -o junit > report.xml
+
+Exit status: 0 all as expected, 1 some differ, 2 input that can't be read, or a flow that can't be judged."
+)]
+pub struct TestArgs {
+    #[command(flatten)]
+    pub manifests: Manifests,
+    /// Files of expectations, or folders with an expectations.yaml. Without any: those of the folders of manifests.
+    #[arg(value_name = "EXPECTATIONS")]
+    pub expectations: Vec<PathBuf>,
+    /// What DNS has answered so far: {"name": ["address", ..]}.
+    #[arg(long, value_name = "FILE")]
+    pub names: Option<PathBuf>,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = TestFormat::Text)]
+    pub output: TestFormat,
+}
+
+/// `-o` of `test`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TestFormat {
+    Text,
+    Json,
+    Yaml,
+    /// XML for build servers.
+    Junit,
+}
+
+/// Print the completions of a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice completions bash > /etc/bash_completion.d/sluice
+  sluice completions zsh > \"${fpath[1]}/_sluice\"
+  sluice completions fish > ~/.config/fish/completions/sluice.fish")]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
 }

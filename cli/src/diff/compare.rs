@@ -129,7 +129,8 @@ fn changed_ends(reach: &Reach<'_>) -> Vec<Changed> {
             let peer = before.conflict != after.conflict
                 || before.kinds != after.kinds
                 || before.ports != after.ports
-                || (before.identity != after.identity && member(old, before.identity) != member(new, after.identity));
+                // The number may stay while the answers change.
+                || member(old, before.identity) != member(new, after.identity);
             Changed { egress: differs(end, Direction::Egress), ingress: differs(end, Direction::Ingress), peer }
         })
         .collect()

@@ -166,8 +166,8 @@ fn difference(reach: &Reach<'_>, found: &Found) -> Difference {
     };
     Difference {
         change: delta.change(),
-        from: ends(reach, &found.from),
-        to: ends(reach, &found.to),
+        from: ends(reach, &found.from, usize::MAX),
+        to: ends(reach, &found.to, usize::MAX),
         on: found.ports.to_string(),
         ports: found.ports.clone(),
         old: judged(OLD),
@@ -177,14 +177,14 @@ fn difference(reach: &Reach<'_>, found: &Found) -> Difference {
     }
 }
 
-/// Workloads, then what is outside.
-fn ends(reach: &Reach<'_>, ends: &[EndId]) -> Vec<String> {
+/// Workloads, then what is outside; of many blocks of addresses, `most`.
+fn ends(reach: &Reach<'_>, ends: &[EndId], most: usize) -> Vec<String> {
     let classes = reach.classes.all.len();
     let (pods, parts): (Vec<EndId>, Vec<EndId>) = ends.iter().partition(|end| **end < classes);
     let mut names = reach.classes.describe(pods);
     let parts: Vec<usize> = parts.into_iter().map(|end| end - classes).collect();
     if !parts.is_empty() {
-        names.push(reach.outside.describe(&parts));
+        names.push(reach.outside.describe(&parts, most));
     }
     names
 }

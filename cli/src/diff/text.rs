@@ -12,9 +12,12 @@ use crate::reach::{EndId, Reach};
 /// Ends that are named one by one; of more, the first.
 const NAMED: usize = 4;
 
+/// Blocks of addresses that are named; of more, the first.
+const BLOCKS: usize = 6;
+
 /// Some ends in few words: `shop/web, shop/db`, `all of shop (12 workloads)`, `every pod`.
 pub(super) fn ends(reach: &Reach<'_>, ends: &[EndId]) -> String {
-    let names = all_ends(reach, ends);
+    let names = all_ends(reach, ends, BLOCKS);
     if names.len() <= NAMED {
         return names.join(", ");
     }
@@ -120,8 +123,8 @@ impl Diff {
                 escape(&difference.shown.from),
                 escape(&difference.shown.to),
                 escape(&difference.on),
-                escape(&said(&difference.old, "; ")),
-                escape(&said(&difference.new, "; ")),
+                escape(&format!("{}: {}", difference.old.verdict, said(&difference.old))),
+                escape(&format!("{}: {}", difference.new.verdict, said(&difference.new))),
             );
         }
         if !self.appear.is_empty() || !self.vanish.is_empty() {
@@ -153,7 +156,7 @@ fn write_difference(text: &mut String, difference: &Difference, paint: Paint) {
             "deny" => paint.paint(Tone::Bad, "deny "),
             _ => paint.paint(Tone::Depends, "l7   "),
         };
-        let _ = writeln!(text, "    {word:<3} {verdict}  {}", said(judged, "; "));
+        let _ = writeln!(text, "    {word:<3} {verdict}  {}", said(judged));
     }
     for request in requests {
         let _ = writeln!(text, "        {request}");
@@ -161,13 +164,13 @@ fn write_difference(text: &mut String, difference: &Difference, paint: Paint) {
 }
 
 /// Who is behind the halves that differ.
-fn said(judged: &Judged, between: &str) -> String {
+fn said(judged: &Judged) -> String {
     let halves = [(&judged.egress, Direction::Egress), (&judged.ingress, Direction::Ingress)];
     let halves: Vec<String> = halves
         .into_iter()
         .filter_map(|(half, direction)| half.as_ref().map(|half| in_words(half, direction)))
         .collect();
-    halves.join(between)
+    halves.join("; ")
 }
 
 fn in_words(half: &Decided, direction: Direction) -> String {

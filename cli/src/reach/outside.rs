@@ -75,15 +75,16 @@ impl Outside {
         if ip.is_ipv4() { self.v4.kind(number(ip)) } else { self.v6.kind(number(ip)) }
     }
 
-    /// Some of the `parts`, in words: `the outside world`, `203.0.113.0/24 outside`.
-    pub fn describe(&self, parts: &[usize]) -> String {
+    /// Some of the `parts`, in words: `the outside world`, `outside 203.0.113.0/24`; of many blocks, `most`.
+    pub fn describe(&self, parts: &[usize], most: usize) -> String {
         let chosen = |v4: bool| -> BTreeSet<u32> {
             parts.iter().map(|part| &self.parts[*part]).filter(|p| p.representative.is_ipv4() == v4).map(|p| p.kind).collect()
         };
         let known = |v4: bool| -> BTreeSet<u32> {
             self.parts.iter().filter(|p| p.representative.is_ipv4() == v4).map(|p| p.kind).collect()
         };
-        let (four, six) = (self.v4.describe(&chosen(true), &known(true)), self.v6.describe(&chosen(false), &known(false)));
+        let four = self.v4.describe(&chosen(true), &known(true), most);
+        let six = self.v6.describe(&chosen(false), &known(false), most);
         match (four, six) {
             (Text::Nothing, Text::Nothing) => "nobody outside".to_owned(),
             (Text::All, Text::All) => "the outside world".to_owned(),
@@ -171,16 +172,28 @@ impl Family {
     }
 
     /// The addresses of these kinds; those of kinds that are not `known` are nobody's to ask about, and may be in or out.
-    fn describe(&self, chosen: &BTreeSet<u32>, known: &BTreeSet<u32>) -> Text {
+    fn describe(&self, chosen: &BTreeSet<u32>, known: &BTreeSet<u32>, most: usize) -> Text {
         if chosen.is_empty() {
             return Text::Nothing;
         }
-        let free = |kind: u32, of_pods: bool| of_pods || !known.contains(&kind);
+        // Per interval: in or out; `None`, where it is nobody's to ask about.
+        let intervals: Vec<(u128, u128, Option<bool>)> = self
+            .intervals()
+            .map(|(first, last, kind, of_pods)| {
+                let asked = !of_pods && known.contains(&kind);
+                (first, last, asked.then(|| chosen.contains(&kind)))
+            })
+            .collect();
+        // What nobody asks about goes with its neighbours where they agree: a block stays one block.
+        let settled = |place: usize| {
+            let before = intervals[..place].iter().rev().find_map(|(.., inside)| *inside);
+            let after = intervals[place..].iter().find_map(|(.., inside)| *inside);
+            if before.or(after) == after.or(before) { before.or(after) } else { None }
+        };
         let said = |inside: bool| {
-            let picked = self.intervals().filter(|(_, _, kind, of_pods)| chosen.contains(kind) == inside && !free(*kind, *of_pods));
-            let mut nets: Vec<IpNet> = picked.flat_map(|(first, last, ..)| subnets(self.is_v4, first, last)).collect();
-            nets = IpNet::aggregate(&nets);
-            nets
+            let picked = intervals.iter().enumerate().filter(|(place, (.., known))| known.or_else(|| settled(*place)) == Some(inside));
+            let nets: Vec<IpNet> = picked.flat_map(|(_, (first, last, _))| subnets(self.is_v4, *first, *last)).collect();
+            IpNet::aggregate(&nets)
         };
         let but = said(false);
         if but.is_empty() {
@@ -188,9 +201,8 @@ impl Family {
         }
         let only = said(true);
         let list = |nets: &[IpNet]| {
-            const SHOWN: usize = 6;
-            let shown: Vec<String> = nets.iter().take(SHOWN).map(short).collect();
-            let more = nets.len().saturating_sub(SHOWN);
+            let shown: Vec<String> = nets.iter().take(most).map(short).collect();
+            let more = nets.len().saturating_sub(most);
             let more = if more > 0 { format!(" and {more} more ranges") } else { String::new() };
             format!("{}{more}", shown.join(", "))
         };

@@ -166,9 +166,8 @@ impl std::fmt::Display for PortSet {
         if missing.ranges.is_empty() {
             return f.write_str("any port");
         }
-        // Of TCP alone, say: what is left out is shorter to say where only single ports are.
-        let but = |missing: &Self| missing.ranges.len() <= 4 && missing.ranges.iter().all(|range| range.last - range.first < 1000);
-        if but(&missing) && self.ranges.len() > missing.ranges.len() {
+        let but = |missing: &Self| missing.ranges.len() <= 4 && self.ranges.len() > missing.ranges.len();
+        if but(&missing) {
             return write!(f, "any port but {}", missing.list());
         }
         let [protocol] = self.ranges.iter().map(|range| range.protocol).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..]
@@ -176,7 +175,7 @@ impl std::fmt::Display for PortSet {
             return f.write_str(&self.list());
         };
         let missing = self.missing(&[protocol]);
-        if protocol.has_ports() && !missing.ranges.is_empty() && but(&missing) && self.ranges.len() > missing.ranges.len() {
+        if protocol.has_ports() && !missing.ranges.is_empty() && but(&missing) {
             let ports = missing.list();
             let ports = ports.strip_prefix(&format!("{protocol} ")).unwrap_or(&ports);
             return write!(f, "{protocol} but {ports}");
@@ -205,7 +204,7 @@ mod tests {
         assert_eq!(set(&[(Tcp, 1, 79), (Tcp, 81, most)]), "TCP but 80");
         assert_eq!(with(&[(Tcp, 1, most)]), "any port");
         assert_eq!(with(&[(Tcp, 1, 79), (Tcp, 81, most)]), "any port but TCP 80");
-        assert_eq!(with(&[]), "UDP, SCTP, ICMP, other protocols");
+        assert_eq!(with(&[]), "any port but TCP");
     }
 
     #[test]
