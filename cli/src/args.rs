@@ -143,7 +143,7 @@ pub struct ExplainArgs {
 Examples:
   sluice matrix -f examples/three-tier --port 8080/tcp
   sluice matrix -f manifests/ --port 53/udp --namespace kube-system --namespace shop
-  sluice matrix -f manifests/ --port 80/tcp -o json
+  sluice matrix -f manifests/ --port 80/tcp -o html > matrix.html    with who decided in each cell
 
 Marks: . allowed   X denied   L judged at L7   # the pod itself
 Exit status: 0 if every manifest was read, 2 otherwise.")]
@@ -157,8 +157,21 @@ pub struct MatrixArgs {
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
     /// How the answer is printed.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    #[arg(short, long, value_enum, default_value_t = MatrixFormat::Text)]
+    pub output: MatrixFormat,
+}
+
+/// `-o` of `matrix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MatrixFormat {
+    Text,
+    Json,
+    Yaml,
+    Markdown,
+    /// A picture.
+    Svg,
+    /// A page, to filter and to point at.
+    Html,
 }
 
 /// How many flows each rule of a node's policies has decided in the kernel since its proxy started.

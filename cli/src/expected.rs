@@ -189,7 +189,7 @@ impl Said {
     fn in_words(&self) -> String {
         let reason = self.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         let by = if self.by.is_empty() { String::new() } else { format!(" by {}", self.by.join(", ")) };
-        format!("{:<5}{by}{reason}", self.verdict)
+        format!("{:<5}{by}{reason}", self.verdict).trim_end().to_owned()
     }
 }
 
