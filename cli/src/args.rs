@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
-pub use tools::{CompletionsArgs, DiffArgs, DiffFormat, TestArgs, TestFormat};
+pub use tools::{CompletionsArgs, DiffArgs, DiffFormat, GraphArgs, GraphFormat, TestArgs, TestFormat};
 
 /// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
 #[derive(Debug, Parser)]
@@ -51,6 +51,7 @@ pub enum Command {
     Eval(EvalArgs),
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
+    Graph(GraphArgs),
     Diff(DiffArgs),
     Test(TestArgs),
     Counters(CountersArgs),

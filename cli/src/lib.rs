@@ -17,6 +17,7 @@ pub mod expectation;
 pub mod expected;
 pub mod explain;
 pub mod flow_line;
+pub mod graph;
 pub mod markup;
 pub mod matrix;
 pub mod output;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use sluice_cli::args::{Cli, Command};
 use sluice_cli::config::Settings;
-use sluice_cli::{counters, demo, diff, eval, expected, explain, matrix, output};
+use sluice_cli::{counters, demo, diff, eval, expected, explain, graph, matrix, output};
 
 fn main() -> ExitCode {
     let settings = Settings::from_environment();
@@ -32,6 +32,7 @@ fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
         Some(Command::Eval(args)) => eval::run(args, settings),
         Some(Command::Explain(args)) => explain::run(args, settings),
         Some(Command::Matrix(args)) => matrix::run(args, settings),
+        Some(Command::Graph(args)) => graph::run(args, settings),
         Some(Command::Diff(args)) => diff::run(args, settings),
         Some(Command::Test(args)) => expected::run(args, settings),
         Some(Command::Counters(args)) => counters::run(args, settings),

@@ -109,3 +109,41 @@ Examples:
 pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
+
+/// Draw who reaches whom on any port: workloads and the outside world as nodes, what is allowed as edges with their ports.
+///
+/// Edges where requests are judged are marked (L7). What is allowed only because no policy isolates either end is left out, and
+/// counted: --all draws it too.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice graph -f manifests/ -o html > graph.html          a page, to search and to point at
+  sluice graph -f examples/three-tier | dot -Tsvg > graph.svg
+  sluice graph -f manifests/ -n shop -o mermaid            for a page of Markdown
+
+Exit status: 0 if every manifest was read, 2 otherwise.")]
+pub struct GraphArgs {
+    #[command(flatten)]
+    pub manifests: Manifests,
+    /// Only workloads of these namespaces, and the outside world (repeatable).
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Vec<String>,
+    /// What no policy speaks of, too.
+    #[arg(long)]
+    pub all: bool,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = GraphFormat::Dot)]
+    pub output: GraphFormat,
+}
+
+/// `-o` of `graph`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum GraphFormat {
+    /// For Graphviz.
+    Dot,
+    Mermaid,
+    /// A page of its own.
+    Html,
+    Json,
+    Yaml,
+}
