@@ -5,10 +5,12 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
 use sluice_crds::{Loaded, Severity};
+use sluice_policy::label::Labels;
 use sluice_policy::source::{Key, KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
@@ -25,6 +27,7 @@ pub struct Cluster {
     table: Table,
     pods: BTreeMap<PodRef, Pod>,
     nodes: BTreeMap<String, Node>,
+    namespaces: BTreeMap<Arc<str>, Labels>,
     policies: BTreeMap<PolicyRef, Policy>,
     remarks: Vec<Remark>,
 }
@@ -182,6 +185,7 @@ impl Cluster {
         );
         let mut pods = BTreeMap::new();
         let mut nodes = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
         let mut policies = BTreeMap::new();
         for object in &loaded.objects {
             match object {
@@ -190,10 +194,10 @@ impl Cluster {
                 // Nothing in a manifest says what a name is.
                 Object::Name(_) => {}
                 Object::Policy(policy) => drop(policies.insert(policy.reference.clone(), policy.clone())),
-                Object::Namespace(_) => {}
+                Object::Namespace(namespace) => drop(namespaces.insert(namespace.name.clone(), namespace.labels.clone())),
             }
         }
-        Self { table: Table::empty(), pods, nodes, policies, remarks }
+        Self { table: Table::empty(), pods, nodes, namespaces, policies, remarks }
     }
 
     /// Whether everything was read.
@@ -259,6 +263,12 @@ impl Cluster {
     /// The nodes that the manifests define.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// The labels of a namespace; one that no manifest defines has its name alone.
+    pub fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+        let implied = || Labels::from([("kubernetes.io/metadata.name".into(), name.clone())]);
+        self.namespaces.get(name).cloned().unwrap_or_else(implied)
     }
 
     /// The pod that has `ip`.

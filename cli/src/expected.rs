@@ -123,9 +123,10 @@ fn judge(cluster: &Cluster, names: &Names, args: &TestArgs, file: &Path, line: u
         explain: String::new(),
     };
     judged.explain = judged.explain_command(args);
-    let answer = row.question().map_err(|e| e.to_string()).and_then(|question| {
-        cluster.judge(&question, names).map(|judgement| judgement.answer).map_err(|e| e.to_string())
-    });
+    let answer = row
+        .question()
+        .map_err(|e| e.to_string())
+        .and_then(|question| cluster.judge(&question, names).map(|judgement| judgement.answer).map_err(|e| e.to_string()));
     match answer {
         Err(problem) => judged.problems.push(problem),
         Ok(answer) => {

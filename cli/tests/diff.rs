@@ -45,7 +45,8 @@ fn check(name: &str, edit: impl Fn(String) -> String, arguments: &[&str], expect
     expected.assert_eq(&sluice(&[&["old", "new"], arguments].concat(), folder.path()));
 }
 
-const DATABASE_PEER: &str = "  - from: [ { podSelector: { matchLabels: { tier: backend } } } ]\n    ports: [ { protocol: TCP, port: 5432 } ]";
+const DATABASE_PEER: &str =
+    "  - from: [ { podSelector: { matchLabels: { tier: backend } } } ]\n    ports: [ { protocol: TCP, port: 5432 } ]";
 
 fn open_the_database(policy: String) -> String {
     let more = "  - from: [ { podSelector: { matchLabels: { tier: backend } } }, { podSelector: { matchLabels: { tier: batch } } }, \
@@ -57,7 +58,11 @@ fn open_the_database(policy: String) -> String {
 
 #[test]
 fn what_opens_comes_first_with_both_rules() {
-    check("three-tier", open_the_database, &[], expect![[r#"
+    check(
+        "three-tier",
+        open_the_database,
+        &[],
+        expect![[r#"
         opens 1, closes 1
 
         opens
@@ -75,12 +80,17 @@ fn what_opens_comes_first_with_both_rules() {
           changed NetworkPolicy app/frontend-policy
           added   NetworkPolicy app/idle   changes nothing
         exit 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn markdown_for_a_pull_request() {
-    check("three-tier", open_the_database, &["-o", "markdown"], expect![[r#"
+    check(
+        "three-tier",
+        open_the_database,
+        &["-o", "markdown"],
+        expect![[r#"
         ### What this change does to the network
 
         **opens 1, closes 1**
@@ -103,7 +113,8 @@ fn markdown_for_a_pull_request() {
         - changed: NetworkPolicy app/frontend-policy
         - added: NetworkPolicy app/idle — changes nothing
         exit 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -124,7 +135,8 @@ fn a_port_that_is_now_read_closes_in_part() {
         policies
           changed SluiceNetworkPolicy production/backend
         exit 1
-    "#]].assert_eq(&closes);
+    "#]]
+    .assert_eq(&closes);
     let opens = sluice(&["old", "new"], folder.path());
     assert!(opens.starts_with("opens 1, closes 0\n"), "{opens}");
 }
@@ -132,7 +144,11 @@ fn a_port_that_is_now_read_closes_in_part() {
 #[test]
 fn requests_that_come_and_go_are_named() {
     let edit = |policy: String| policy.replace("POST, path: \"/api/submit\"", "DELETE, path: \"/api/users\"");
-    check("http-rules", edit, &[], expect![[r#"
+    check(
+        "http-rules",
+        edit,
+        &[],
+        expect![[r#"
         opens 0, closes 0, changes 1
 
         changes
@@ -145,26 +161,39 @@ fn requests_that_come_and_go_are_named() {
         policies
           changed SluiceNetworkPolicy production/backend
         exit 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn other_words_for_the_same_change_nothing() {
-    let edit = |policy: String| policy.replace("matchLabels: { tier: backend }", "matchExpressions: [ { key: tier, operator: In, values: [ backend ] } ]");
-    check("three-tier", edit, &[], expect![["
+    let edit = |policy: String| {
+        policy.replace("matchLabels: { tier: backend }", "matchExpressions: [ { key: tier, operator: In, values: [ backend ] } ]")
+    };
+    check(
+        "three-tier",
+        edit,
+        &[],
+        expect![["
         every flow is judged as before
         exit 0
-    "]]);
+    "]],
+    );
     let useless = |policy: String| {
         policy.replace(DATABASE_PEER, &format!("{DATABASE_PEER}\n{}", DATABASE_PEER.replace("  - from", "  - from")))
     };
-    check("three-tier", useless, &[], expect![[r#"
+    check(
+        "three-tier",
+        useless,
+        &[],
+        expect![[r#"
         every flow is judged as before
 
         policies
           changed NetworkPolicy app/database-policy   changes nothing
         exit 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -172,7 +201,10 @@ fn policies_alone_take_the_pods_of_the_other_version() {
     let folder = versions("three-tier", open_the_database);
     let whole = sluice(&["old", "new", "-o", "json"], folder.path());
     let alone = sluice(&["old", "new/policy.yaml", "-o", "json"], folder.path());
-    assert_eq!(alone.replace("note: the new version has no pods: those of the old one are taken (or give --inventory PATH)\n", ""), whole);
+    assert_eq!(
+        alone.replace("note: the new version has no pods: those of the old one are taken (or give --inventory PATH)\n", ""),
+        whole
+    );
     let given = sluice(
         &["--old", "old/policy.yaml", "--new", "new/policy.yaml", "--inventory", "old/cluster.yaml", "-o", "json"],
         folder.path(),
@@ -199,7 +231,8 @@ fn a_new_workload_says_how_open_it_is() {
           + app/import: open in ingress, open in egress
           - app/cron
         exit 1
-    "#]].assert_eq(&sluice(&["old", "new"], folder.path()));
+    "#]]
+    .assert_eq(&sluice(&["old", "new"], folder.path()));
 }
 
 /// A cluster at random: few labels, so that rules meet; a label of its own for each pod, so that each is a workload.
@@ -214,7 +247,8 @@ impl Random {
         let mut text = String::new();
         for namespace in ["a", "b"] {
             let team = self.pick(&["red", "blue"]);
-            write!(text, "---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace}, labels: {{ team: {team} }} }}\n").unwrap();
+            write!(text, "---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace}, labels: {{ team: {team} }} }}\n")
+                .unwrap();
         }
         text.push_str(
             "---\napiVersion: v1\nkind: Node\nmetadata: { name: node-1 }\nspec: { podCIDRs: [ 10.244.0.0/24 ] }\n\
@@ -260,15 +294,26 @@ impl Random {
 
     fn policy(&mut self, name: usize) -> String {
         let namespace = self.pick(&["a", "b"]);
-        let subject = self.pick(&["{}", "{ matchLabels: { app: web } }", "{ matchExpressions: [ { key: app, operator: NotIn, values: [ web ] } ] }"]);
+        let subject = self.pick(&[
+            "{}",
+            "{ matchLabels: { app: web } }",
+            "{ matchExpressions: [ { key: app, operator: NotIn, values: [ web ] } ] }",
+        ]);
         let types = self.pick(&["[Ingress]", "[Egress]", "[Ingress, Egress]"]);
         let (ingress, egress) = (self.rule("from"), self.rule("to"));
         let (kind, action) = match self.0.u8(..3) {
-            0 => ("apiVersion: sluice.dev/v1alpha1\nkind: SluiceNetworkPolicy", self.pick(&["action: Deny, ", "", "http: [ { method: GET } ], "])),
+            0 => (
+                "apiVersion: sluice.dev/v1alpha1\nkind: SluiceNetworkPolicy",
+                self.pick(&["action: Deny, ", "", "http: [ { method: GET } ], "]),
+            ),
             _ => ("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy", ""),
         };
         let list = |types: &str, word: &str, rule: &str| {
-            if types.contains(word) { format!("  {}: [ {} ]\n", word.to_lowercase(), rule.replacen("{ ", &format!("{{ {action}"), 1)) } else { String::new() }
+            if types.contains(word) {
+                format!("  {}: [ {} ]\n", word.to_lowercase(), rule.replacen("{ ", &format!("{{ {action}"), 1))
+            } else {
+                String::new()
+            }
         };
         format!(
             "---\n{kind}\nmetadata: {{ name: p{name}, namespace: {namespace} }}\nspec:\n  podSelector: {subject}\n  policyTypes: {types}\n{}{}",
@@ -360,7 +405,8 @@ fn finds_every_difference_and_no_other() {
                 });
                 let said: Vec<(&str, &str)> = covering.map(|d| (d.old.verdict, d.new.verdict)).filter(|(a, b)| a != b).collect();
                 let expected: &[(&str, &str)] = if was == is { &[] } else { &[(was.as_str(), is.as_str())] };
-                let lines = || diff.differences.iter().map(|d| format!("{:?} -> {:?} on {}\n", d.from, d.to, d.on)).collect::<String>();
+                let lines =
+                    || diff.differences.iter().map(|d| format!("{:?} -> {:?} on {}\n", d.from, d.to, d.on)).collect::<String>();
                 assert_eq!(said, expected, "seed {seed}: {from} -> {to} {port}/{protocol}\n{}", lines());
                 found += usize::from(was != is);
             }

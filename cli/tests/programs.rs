@@ -204,6 +204,7 @@ fn explain_tells_a_denial() {
               additive tier
                 ✗ SluiceNetworkPolicy production/backend ingress[0]: from pods app=frontend of production, TCP 8080, GET /api/.* or POST /api/submit
                   missed: the request is not GET /api/.* or POST /api/submit
+              nearest: SluiceNetworkPolicy production/backend ingress[0]: all matches but the request: DELETE /api/users is asked, GET /api/.* or POST /api/submit is allowed
               no rule allows it and the pod is isolated: denied
             exit 1
         "#]],
@@ -227,6 +228,7 @@ fn explain_tells_what_each_rule_missed() {
                   missed: 8080/tcp is not TCP 443
                 ✗ NetworkPolicy production/allow-office-to-api ingress[1]: from pods app=web of production, TCP 8080
                   missed: the other end is not among pods app=web of production
+              nearest: NetworkPolicy production/allow-office-to-api ingress[0]: all matches but the port: 8080/tcp is asked, TCP 443 is allowed
               no rule allows it and the pod is isolated: denied
             exit 1
         "#]],

@@ -233,9 +233,9 @@ fn touching(reach: &Reach<'_>, rows: &[(EndId, Row)]) -> HashSet<PolicyRef> {
 /// The policies of a program that say anything in its direction.
 fn policies(table: &Table, program: ProgramId) -> BTreeSet<PolicyId> {
     let lines = table.lines(program);
-    let all = lines.into_iter().flat_map(|lines| {
-        lines.lines.iter().map(|line| line.rule.policy).chain(lines.isolated_by.iter().copied())
-    });
+    let all = lines
+        .into_iter()
+        .flat_map(|lines| lines.lines.iter().map(|line| line.rule.policy).chain(lines.isolated_by.iter().copied()));
     all.collect()
 }
 

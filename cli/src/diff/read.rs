@@ -13,9 +13,8 @@ use crate::output::remark;
 /// Reads both versions at once. A version without any pod has the other's inventory: a folder of policies alone says nothing of
 /// pods.
 pub(super) fn versions(args: &DiffArgs, settings: &Settings) -> anyhow::Result<(Cluster, Cluster)> {
-    let with = |positional: &Option<PathBuf>, named: &[PathBuf]| -> Vec<PathBuf> {
-        positional.iter().chain(named).cloned().collect()
-    };
+    let with =
+        |positional: &Option<PathBuf>, named: &[PathBuf]| -> Vec<PathBuf> { positional.iter().chain(named).cloned().collect() };
     let (old, new) = (with(&args.old, &args.old_paths), with(&args.new, &args.new_paths));
     anyhow::ensure!(!old.is_empty() && !new.is_empty(), "two versions are needed: sluice diff OLD NEW, or --old PATH --new PATH");
     let (old, mut new) = std::thread::scope(|scope| {

@@ -44,9 +44,10 @@ pub(super) fn of(version: &Cluster, flow: &Flow<'_>, direction: Direction) -> Re
     };
     let sets = table.endpoint(peer).map(|endpoint| table.sets_of(endpoint.identity)).unwrap_or_default();
     let destination = table.endpoint(flow.destination).map(|endpoint| &**endpoint);
-    let matching = lines.lines.iter().filter(|line| {
-        peer_matches(line, sets, peer) && line.ports_match(flow.protocol, flow.destination_port, destination)
-    });
+    let matching = lines
+        .lines
+        .iter()
+        .filter(|line| peer_matches(line, sets, peer) && line.ports_match(flow.protocol, flow.destination_port, destination));
     let mut passed = false;
     for line in matching {
         if passed && matches!(line.tier, Tier::Admin { .. }) {

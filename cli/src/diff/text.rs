@@ -166,10 +166,8 @@ fn write_difference(text: &mut String, difference: &Difference, paint: Paint) {
 /// Who is behind the halves that differ.
 fn said(judged: &Judged) -> String {
     let halves = [(&judged.egress, Direction::Egress), (&judged.ingress, Direction::Ingress)];
-    let halves: Vec<String> = halves
-        .into_iter()
-        .filter_map(|(half, direction)| half.as_ref().map(|half| in_words(half, direction)))
-        .collect();
+    let halves: Vec<String> =
+        halves.into_iter().filter_map(|(half, direction)| half.as_ref().map(|half| in_words(half, direction))).collect();
     halves.join("; ")
 }
 

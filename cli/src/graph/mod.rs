@@ -147,7 +147,8 @@ impl Graph {
                 continue;
             }
             let words = [(&allowed.ports, ""), (&allowed.read, " (L7)")];
-            let words = words.iter().filter(|(ports, _)| !ports.ranges().is_empty()).map(|(ports, mark)| format!("{ports}{mark}"));
+            let words =
+                words.iter().filter(|(ports, _)| !ports.ranges().is_empty()).map(|(ports, mark)| format!("{ports}{mark}"));
             self.edges.push(Edge {
                 from,
                 to,
@@ -200,9 +201,9 @@ fn allowed(reach: &Reach<'_>, from: EndId, to: EndId, known: &mut Ranges) -> Opt
             Decision::Inspect => read.push(*range),
             Decision::Deny => {}
         }
-        by_default &= [verdict.egress, verdict.ingress].iter().all(|half| {
-            matches!(half.reason, Reason::NotIsolated | Reason::NotOurPod | Reason::FromOwnNode)
-        });
+        by_default &= [verdict.egress, verdict.ingress]
+            .iter()
+            .all(|half| matches!(half.reason, Reason::NotIsolated | Reason::NotOurPod | Reason::FromOwnNode));
     }
     let (ports, read): (PortSet, PortSet) = (ports.into_iter().collect(), read.into_iter().collect());
     (!ports.ranges().is_empty() || !read.ranges().is_empty()).then_some(Allowed { ports, read, by_default })

@@ -23,11 +23,21 @@ impl Graph {
         );
         for (place, (namespace, nodes)) in self.by_namespace().into_iter().enumerate() {
             if !namespace.is_empty() {
-                let _ = writeln!(dot, "  subgraph cluster_{place} {{\n    label={}; color=\"#d9dde0\"; fontname=\"sans-serif\";", dot_text(namespace));
+                let _ = writeln!(
+                    dot,
+                    "  subgraph cluster_{place} {{\n    label={}; color=\"#d9dde0\"; fontname=\"sans-serif\";",
+                    dot_text(namespace)
+                );
             }
             for number in nodes {
                 let node = &self.nodes[number];
-                let looks = if namespace.is_empty() { ", shape=ellipse" } else if node.open.is_empty() { "" } else { ", style=\"rounded,filled,dashed\"" };
+                let looks = if namespace.is_empty() {
+                    ", shape=ellipse"
+                } else if node.open.is_empty() {
+                    ""
+                } else {
+                    ", style=\"rounded,filled,dashed\""
+                };
                 let _ = writeln!(dot, "    n{number} [label={}{looks}];", dot_text(&title(node)));
             }
             if !namespace.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use sluice_policy::source::PodRef;
+
 use super::{Cell, Matrix};
 use crate::cluster::{Cluster, Names};
 use crate::flow_line::{End, Question};
@@ -54,7 +56,10 @@ impl Matrix {
 
     /// The verdict between two pods, and who is behind it.
     fn why(&self, cluster: &Cluster, from: &str, to: &str) -> Option<String> {
-        let end = |name: &str| name.parse::<End>().ok();
+        let end = |name: &str| {
+            let (namespace, name) = name.split_once('/')?;
+            Some(End::Pod(PodRef { namespace: namespace.into(), name: name.into() }, None))
+        };
         let question = Question { from: end(from)?, to: end(to)?, port: self.port, protocol: self.protocol, contents: None };
         let answer = cluster.judge(&question, &Names::default()).ok()?.answer;
         let halves = [("egress", &answer.egress), ("ingress", &answer.ingress)];
@@ -73,15 +78,20 @@ impl Matrix {
 
 /// Colours of both looks, light and dark. The marks say the same without them.
 const COLOURS: &str = "\
-:root{--bg:#fbfbfa;--fg:#1d2327;--soft:#667079;--line:#d9dde0;--head:#f1f3f4;--a:#cdeadb;--af:#0b5c3b;--d:#f6d9d5;--df:#9a2b1e;--l:#fbe6b3;--lf:#7a5200;--s:#e6e9eb}
+:root{--bg:#fbfbfa;--fg:#1d2327;--soft:#667079;--line:#d9dde0;--head:#f1f3f4;--a:#cdeadb;--af:#0b5c3b;--d:#f9e3e0;--df:#9a2b1e;--l:#fbe6b3;--lf:#7a5200;--s:#e6e9eb}
 @media(prefers-color-scheme:dark){:root{--bg:#14181b;--fg:#e4e8ea;--soft:#94a0a8;--line:#2e363c;--head:#1c2226;--a:#12402d;--af:#7fe0b2;--d:#4a1f1a;--df:#ff9e90;--l:#4a3608;--lf:#ffd166;--s:#2a3137}}";
 
 const SANS: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif";
 
 impl Drawn {
     pub fn to_markdown(&self) -> String {
-        let cell = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;").replace('[', "\\[");
-        let mut text = format!("**{}**, rows: from, columns: to — `.` allowed, `X` denied, `L` judged at L7, `#` itself\n\n|  |", self.caption);
+        let cell = |text: &str| {
+            text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;").replace('[', "\\[")
+        };
+        let mut text = format!(
+            "**{}**, rows: from, columns: to — `.` allowed, `X` denied, `L` judged at L7, `#` itself\n\n|  |",
+            self.caption
+        );
         for number in 1..=self.names.len() {
             let _ = write!(text, " {number} |");
         }
@@ -109,12 +119,17 @@ impl Drawn {
              .a{{fill:var(--a)}} .d{{fill:var(--d)}} .l{{fill:var(--l)}} .s{{fill:var(--s)}} .n{{fill:none}} .ta{{fill:var(--af)}} .td{{fill:var(--df)}} .tl{{fill:var(--lf)}} .ts{{fill:var(--soft)}}\n\
              .b{{stroke:var(--line);stroke-width:1.5}}\n</style>\n<rect width=\"{width}\" height=\"{height}\" fill=\"var(--bg)\"/>\n"
         );
-        let _ = writeln!(svg, "<text class=\"h\" x=\"16\" y=\"28\">{}</text><text class=\"q\" x=\"16\" y=\"46\">rows: from, columns: to</text>", escape(&self.caption));
+        let _ = writeln!(
+            svg,
+            "<text class=\"h\" x=\"16\" y=\"28\">{}</text><text class=\"q\" x=\"16\" y=\"46\">rows: from, columns: to</text>",
+            escape(&self.caption)
+        );
         for (number, name) in self.names.iter().enumerate() {
             let (x, y) = (left + number * SIDE, top + number * SIDE);
             if self.first[number] && number > 0 {
                 let (right, bottom) = (left + count * SIDE, top + count * SIDE);
-                let _ = writeln!(svg, "<path class=\"b\" d=\"M16 {line}H{right}M{x0} {top}V{bottom}\"/>", line = y - 1, x0 = x - 1);
+                let _ =
+                    writeln!(svg, "<path class=\"b\" d=\"M16 {line}H{right}M{x0} {top}V{bottom}\"/>", line = y - 1, x0 = x - 1);
             }
             let name = escape(name);
             let (tx, ty) = (x + SIDE / 2, top - 8);

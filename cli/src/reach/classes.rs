@@ -84,7 +84,13 @@ impl Classes {
         classes
     }
 
-    fn side(&mut self, version: &Cluster, pod: &Pod, outside: &Outside, numbers: &mut HashMap<Arc<[NamedPort]>, usize>) -> Option<Side> {
+    fn side(
+        &mut self,
+        version: &Cluster,
+        pod: &Pod,
+        outside: &Outside,
+        numbers: &mut HashMap<Arc<[NamedPort]>, usize>,
+    ) -> Option<Side> {
         let endpoint = version.table().endpoint(*pod.ips.first()?)?;
         let conflict = pod.ips.iter().any(|ip| version.table().endpoint(*ip).is_some_and(|endpoint| endpoint.conflict));
         let ports: Arc<[NamedPort]> = pod.ports.iter().cloned().collect();

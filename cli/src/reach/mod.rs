@@ -94,9 +94,7 @@ impl<'c> Reach<'c> {
         let versions = 0..self.versions.len();
         let programs: Vec<Option<ProgramId>> = versions
             .clone()
-            .flat_map(|version| {
-                [self.program(from, version, Direction::Egress), self.program(to, version, Direction::Ingress)]
-            })
+            .flat_map(|version| [self.program(from, version, Direction::Egress), self.program(to, version, Direction::Ingress)])
             .collect();
         let ports: Vec<usize> = versions.filter_map(|version| self.side(to, version)).map(|side| side.ports).collect();
         let entry = known.0.entry((programs, ports));

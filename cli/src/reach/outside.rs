@@ -92,7 +92,9 @@ impl Outside {
             (Text::All, Text::Nothing) => "the outside world (IPv4)".to_owned(),
             (Text::Nothing, Text::All) => "the outside world (IPv6)".to_owned(),
             (Text::Some(text), Text::Nothing) | (Text::Nothing, Text::Some(text)) => format!("outside {text}"),
-            (Text::All, Text::Some(text)) | (Text::Some(text), Text::All) => format!("the outside world, of the other family {text}"),
+            (Text::All, Text::Some(text)) | (Text::Some(text), Text::All) => {
+                format!("the outside world, of the other family {text}")
+            }
             (Text::Some(four), Text::Some(six)) => format!("outside {four}, {six}"),
         }
     }
@@ -127,9 +129,10 @@ impl Family {
         let mut family = Self { is_v4, starts: starts.into_iter().collect(), kinds: Vec::new(), of_pods: Vec::new() };
         for start in &family.starts {
             let ip = address(is_v4, *start);
-            let holding = blocks.iter().enumerate().filter(|(_, (cidr, except))| {
-                cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip))
-            });
+            let holding = blocks
+                .iter()
+                .enumerate()
+                .filter(|(_, (cidr, except))| cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip)));
             let holding: Vec<usize> = holding.map(|(number, _)| number).collect();
             let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
             family.kinds.push(*numbers.entry(holding).or_insert(next));
@@ -160,7 +163,8 @@ impl Family {
             if parts.get(&kind).is_some_and(|part| part.node.is_none()) {
                 continue;
             }
-            let free = (0..=(last - first).min(TRIED)).map(|offset| address(self.is_v4, first + offset)).filter(|ip| !is_pod(*ip));
+            let free =
+                (0..=(last - first).min(TRIED)).map(|offset| address(self.is_v4, first + offset)).filter(|ip| !is_pod(*ip));
             let free: Vec<IpAddr> = free.collect();
             // The first address of a range is its network's, the last its broadcast's: any other is the better example.
             let plain = free.iter().skip(1).chain(free.first()).find(|ip| !nodes.contains_key(*ip));
@@ -191,7 +195,8 @@ impl Family {
             if before.or(after) == after.or(before) { before.or(after) } else { None }
         };
         let said = |inside: bool| {
-            let picked = intervals.iter().enumerate().filter(|(place, (.., known))| known.or_else(|| settled(*place)) == Some(inside));
+            let picked =
+                intervals.iter().enumerate().filter(|(place, (.., known))| known.or_else(|| settled(*place)) == Some(inside));
             let nets: Vec<IpNet> = picked.flat_map(|(_, (first, last, _))| subnets(self.is_v4, *first, *last)).collect();
             IpNet::aggregate(&nets)
         };

@@ -140,7 +140,8 @@ impl PortSet {
         let mut parts: Vec<String> = Vec::new();
         let mut protocol = None;
         for range in &self.ranges {
-            let ports = if range.first == range.last { range.first.to_string() } else { format!("{}-{}", range.first, range.last) };
+            let ports =
+                if range.first == range.last { range.first.to_string() } else { format!("{}-{}", range.first, range.last) };
             let same = protocol.replace(range.protocol) == Some(range.protocol);
             parts.push(match range.protocol {
                 OTHERS => "other protocols".to_owned(),
@@ -170,7 +171,8 @@ impl std::fmt::Display for PortSet {
         if but(&missing) {
             return write!(f, "any port but {}", missing.list());
         }
-        let [protocol] = self.ranges.iter().map(|range| range.protocol).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..]
+        let [protocol] =
+            self.ranges.iter().map(|range| range.protocol).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..]
         else {
             return f.write_str(&self.list());
         };
@@ -189,7 +191,11 @@ mod tests {
     use super::*;
 
     fn set(ranges: &[(Protocol, u16, u16)]) -> String {
-        ranges.iter().map(|(protocol, first, last)| PortRange { protocol: *protocol, first: *first, last: *last }).collect::<PortSet>().to_string()
+        ranges
+            .iter()
+            .map(|(protocol, first, last)| PortRange { protocol: *protocol, first: *first, last: *last })
+            .collect::<PortSet>()
+            .to_string()
     }
 
     #[test]
