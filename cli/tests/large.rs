@@ -35,7 +35,8 @@ fn inventory(size: Size, folder: &Path) {
     }
     for pod in 0..size.pods {
         let (n, within) = (pod % size.namespaces, pod / size.namespaces);
-        let (app, tier, port) = (within % APPS, TIERS[within % APPS % 3], if within % APPS % 3 == 0 { 8000 } else { 8080 });
+        let (app, tier, port) =
+            (within % APPS, TIERS[within % APPS % 3], if (within % APPS).is_multiple_of(3) { 8000 } else { 8080 });
         let [_, a, b, c] = u32::try_from(pod + 1).unwrap().to_be_bytes();
         writeln!(
             texts[n],

@@ -9,6 +9,7 @@ use sluice_policy::source::PolicyRef;
 use sluice_policy::verdict::{Half, RuleId};
 use sluice_policy::{Decision, Direction, Reason, Table};
 
+use super::matters::{HalfOf, memberships};
 use super::requests::{self, Requests};
 use crate::cluster::Cluster;
 use crate::reach::ports::{PortRange, PortSet};
@@ -79,6 +80,18 @@ pub(super) fn compare(reach: &Reach<'_>, progress: impl Fn(usize, usize) + Sync)
     // Where a source's own egress is as it was, only destinations that changed can make a difference.
     let sources: Vec<EndId> =
         everyone.iter().copied().filter(|end| !asked.is_empty() || changed[*end].egress || changed[*end].peer).collect();
+    let members = memberships(reach);
+    let ingress: HashMap<EndId, HalfOf> = everyone
+        .iter()
+        .filter(|end| changed[**end].ingress)
+        .map(|end| (*end, HalfOf::new(reach, *end, Direction::Ingress)))
+        .collect();
+    let matters = |from: EndId, to: EndId, egress: Option<&HalfOf>| {
+        changed[from].peer
+            || changed[to].peer
+            || egress.is_some_and(|half| half.matters(reach, to, &members))
+            || ingress.get(&to).is_some_and(|half| half.matters(reach, from, &members))
+    };
     let next = AtomicUsize::new(0);
     let rows: Mutex<Vec<(EndId, Row)>> = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
@@ -90,7 +103,10 @@ pub(super) fn compare(reach: &Reach<'_>, progress: impl Fn(usize, usize) + Sync)
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(from) = sources.get(number) else { return };
                     let all = changed[*from].egress || changed[*from].peer;
-                    let row = row(reach, *from, if all { &everyone } else { &asked }, &mut ranges);
+                    let egress = changed[*from].egress.then(|| HalfOf::new(reach, *from, Direction::Egress));
+                    let to = if all { &everyone } else { &asked };
+                    let to: Vec<EndId> = to.iter().copied().filter(|to| matters(*from, *to, egress.as_ref())).collect();
+                    let row = row(reach, *from, &to, &mut ranges);
                     if !row.is_empty() {
                         rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((*from, row));
                     }

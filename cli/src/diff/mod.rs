@@ -4,6 +4,7 @@
 //! that a rule of either version tells apart. What no rule tells apart is asked once ([`crate::reach`]).
 
 mod compare;
+mod matters;
 mod read;
 mod requests;
 mod text;

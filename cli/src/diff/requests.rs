@@ -25,7 +25,7 @@ pub(super) struct Requests {
 impl Requests {
     /// Whether something may pass here that may not by `other`.
     pub(super) fn allows_beyond(&self, other: &Self) -> bool {
-        let more = (self.others && !other.others) || (!other.others && !self.allowed.is_subset(&other.allowed));
+        let more = !other.others && (self.others || !self.allowed.is_subset(&other.allowed));
         more || !self.denied.is_superset(&other.denied)
     }
 }

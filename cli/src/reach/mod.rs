@@ -7,6 +7,7 @@ pub mod ports;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use sluice_policy::snapshot::ProgramId;
 use sluice_policy::{Direction, Flow, Verdict};
@@ -30,7 +31,10 @@ pub type EndId = usize;
 
 /// Ranges of ports that were worked out before; each thread has its own.
 #[derive(Debug, Default)]
-pub struct Ranges(HashMap<(Vec<Option<ProgramId>>, Vec<usize>), std::rc::Rc<[PortRange]>>);
+pub struct Ranges(HashMap<Telling, Rc<[PortRange]>>);
+
+/// What tells ports apart: per version the programs of both ends, and the named ports of the destination.
+type Telling = (Vec<Option<ProgramId>>, Vec<usize>);
 
 impl<'c> Reach<'c> {
     pub fn of(versions: Vec<&'c Cluster>) -> Self {
@@ -90,25 +94,38 @@ impl<'c> Reach<'c> {
     }
 
     /// The ranges of ports that no rule about flows between these ends tells apart, in any version.
-    pub fn ranges(&self, from: EndId, to: EndId, known: &mut Ranges) -> std::rc::Rc<[PortRange]> {
+    pub fn ranges(&self, from: EndId, to: EndId, known: &mut Ranges) -> Rc<[PortRange]> {
         let versions = 0..self.versions.len();
         let programs: Vec<Option<ProgramId>> = versions
             .clone()
             .flat_map(|version| [self.program(from, version, Direction::Egress), self.program(to, version, Direction::Ingress)])
             .collect();
         let ports: Vec<usize> = versions.filter_map(|version| self.side(to, version)).map(|side| side.ports).collect();
-        let entry = known.0.entry((programs, ports));
-        let key = entry.key();
-        let work_out = || {
-            let held = key.0.iter().enumerate().filter_map(|(place, id)| self.borders[place / 2].get(id.as_ref()?));
-            let named: Vec<_> = key.1.iter().flat_map(|ports| self.classes.ports[*ports].iter().cloned()).collect();
-            Borders::ranges(&held.collect::<Vec<_>>(), &named).into()
-        };
-        let ranges: std::rc::Rc<[PortRange]> = match &entry {
-            std::collections::hash_map::Entry::Occupied(found) => found.get().clone(),
-            std::collections::hash_map::Entry::Vacant(_) => work_out(),
-        };
-        entry.or_insert(ranges).clone()
+        let telling = (programs, ports);
+        if let Some(ranges) = known.0.get(&telling) {
+            return ranges.clone();
+        }
+        let held = telling.0.iter().enumerate().filter_map(|(place, id)| self.borders[place / 2].get(id.as_ref()?));
+        let ranges: Rc<[PortRange]> = self.ranges_by(&held.collect::<Vec<_>>(), &telling.1).into();
+        known.0.insert(telling, ranges.clone());
+        ranges
+    }
+
+    /// The ranges of ports that the programs of one half don't tell apart.
+    pub fn ranges_of_half(&self, from: EndId, to: EndId, direction: Direction) -> Vec<PortRange> {
+        let judged = if direction == Direction::Egress { from } else { to };
+        let versions = 0..self.versions.len();
+        let held: Vec<&Borders> = versions
+            .clone()
+            .filter_map(|version| self.borders[version].get(&self.program(judged, version, direction)?))
+            .collect();
+        let ports: Vec<usize> = versions.filter_map(|version| self.side(to, version)).map(|side| side.ports).collect();
+        self.ranges_by(&held, &ports)
+    }
+
+    fn ranges_by(&self, held: &[&Borders], ports: &[usize]) -> Vec<PortRange> {
+        let named: Vec<_> = ports.iter().flat_map(|ports| self.classes.ports[*ports].iter().cloned()).collect();
+        Borders::ranges(held, &named)
     }
 
     pub fn verdict(&self, version: usize, ips: (IpAddr, IpAddr), range: &PortRange) -> Verdict {
