@@ -42,6 +42,9 @@ Examples:
   sluice matrix -f examples/three-tier --port 8080/tcp
   sluice explain -f examples/http-rules --from production/frontend --to production/backend \\
       --port 8080/tcp --http 'DELETE /api/users'
+  sluice diff policies.old/ policies/ --inventory cluster/
+  sluice test -f manifests/ expectations.yaml
+  sluice graph -f manifests/ -o html > graph.html
   sluice eval -f manifests/ --flows flows.jsonl
 
 Exit status: 0 yes or nothing found; 1 denied, or other than expected; 2 input that can't be read.";

@@ -1,5 +1,5 @@
-//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`), what a node's rules have decided (`counters`),
-//! and the demonstration (`demo`).
+//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`, `graph`), what a change of it does (`diff`) and
+//! whether it is what was meant (`test`), what a node's rules have decided (`counters`), and the demonstration (`demo`).
 //!
 //! Every answer comes from the engine in `sluice-policy`, asked through [`cluster::Cluster`]: manifests in, one table of
 //! everything out. The demonstration runs the real controller and proxy in network namespaces and holds what clients see
