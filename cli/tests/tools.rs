@@ -200,7 +200,22 @@ fn a_graph_for_each_program() {
         }
         exit 0
     "##]]
+    .assert_eq(&sluice(&["graph", "-f", "three-tier", "-o", "dot"], &examples()));
+    expect![[r#"
+        app/backend         → app/database         TCP 5432
+        app/backend         → kube-system/coredns  TCP 53, UDP 53
+        app/cron            → app/frontend         TCP 80
+        app/database        → app/frontend         TCP 80
+        app/frontend        → app/backend          TCP 8080
+        app/frontend        → kube-system/coredns  TCP 53, UDP 53
+        kube-system/coredns → app/frontend         TCP 80
+        the outside world   → app/frontend         TCP 80
+        and 9 that no policy speaks of (--all)
+        exit 0
+    "#]]
     .assert_eq(&sluice(&["graph", "-f", "three-tier"], &examples()));
+    let none = sluice(&["graph", "-f", "http-rules"], &examples());
+    assert!(none.contains("and 9 that no policy speaks of (--all)"), "{none}");
     expect![[r#"
         flowchart LR
           subgraph s0["production"]

@@ -118,7 +118,8 @@ pub struct CompletionsArgs {
 #[command(after_help = "\
 Examples:
   sluice graph -f manifests/ -o html > graph.html          a page, to search and to point at
-  sluice graph -f examples/three-tier | dot -Tsvg > graph.svg
+  sluice graph -f examples/three-tier                      a line for each edge
+  sluice graph -f examples/three-tier -o dot | dot -Tsvg > graph.svg
   sluice graph -f manifests/ -n shop -o mermaid            for a page of Markdown
 
 Exit status: 0 if every manifest was read, 2 otherwise.")]
@@ -132,13 +133,14 @@ pub struct GraphArgs {
     #[arg(long)]
     pub all: bool,
     /// How the answer is printed.
-    #[arg(short, long, value_enum, default_value_t = GraphFormat::Dot)]
+    #[arg(short, long, value_enum, default_value_t = GraphFormat::Text)]
     pub output: GraphFormat,
 }
 
 /// `-o` of `graph`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum GraphFormat {
+    Text,
     /// For Graphviz.
     Dot,
     Mermaid,

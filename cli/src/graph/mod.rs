@@ -12,7 +12,7 @@ use sluice_policy::{Decision, Direction, Reason};
 use crate::args::{GraphArgs, GraphFormat};
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::output::{Format, Progress, write_structured};
+use crate::output::{Format, Paint, Progress, write_structured};
 use crate::reach::ports::{PortRange, PortSet};
 use crate::reach::{EndId, Ranges, Reach};
 
@@ -62,6 +62,7 @@ pub fn run(args: &GraphArgs, settings: &Settings) -> anyhow::Result<u8> {
     progress.clear();
     let mut out = io::BufWriter::new(io::stdout().lock());
     match args.output {
+        GraphFormat::Text => out.write_all(graph.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
         GraphFormat::Dot => out.write_all(graph.to_dot().as_bytes())?,
         GraphFormat::Mermaid => out.write_all(graph.to_mermaid().as_bytes())?,
         GraphFormat::Html => out.write_all(graph.to_html()?.as_bytes())?,
@@ -189,7 +190,7 @@ fn allowed(reach: &Reach<'_>, from: EndId, to: EndId, known: &mut Ranges) -> Opt
     }
     let mut addresses = reach.addresses(from, to);
     if from == to && addresses.is_empty() {
-        // Several workloads of one pod each that no rule tells apart would have been two examples.
+        // A single pod always reaches itself.
         return None;
     }
     addresses.truncate(1);

@@ -1,9 +1,10 @@
-//! The graph for other programs to draw: Graphviz and Mermaid.
+//! The graph in lines, and for other programs to draw: Graphviz and Mermaid.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Graph, Node};
+use crate::output::{Paint, Tone};
 
 impl Graph {
     /// Nodes by namespace; what is outside last.
@@ -14,6 +15,34 @@ impl Graph {
         }
         let outside = namespaces.remove("");
         namespaces.into_iter().chain(outside.map(|nodes| ("", nodes))).collect()
+    }
+
+    /// An edge a line, by where it begins.
+    pub(super) fn to_text(&self, paint: Paint) -> String {
+        let name = |number: usize| {
+            let node = &self.nodes[number];
+            let title: String = title(node).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            if node.namespace.is_empty() { title } else { format!("{}/{title}", node.namespace) }
+        };
+        let mut edges: Vec<_> = self.edges.iter().map(|edge| (name(edge.from), name(edge.to), edge)).collect();
+        edges.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        let from_width = edges.iter().map(|(from, ..)| from.chars().count()).max().unwrap_or(0);
+        let to_width = edges.iter().map(|(_, to, _)| to.chars().count()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (from, to, edge) in &edges {
+            let tone = match (edge.by_default, edge.read.ranges().is_empty()) {
+                (true, _) => Tone::Quiet,
+                (false, false) => Tone::Depends,
+                (false, true) => Tone::Good,
+            };
+            let free = if edge.by_default { "   no policy speaks of it" } else { "" };
+            let _ =
+                writeln!(text, "{from:from_width$} → {to:to_width$}  {}", paint.paint(tone, &format!("{}{free}", edge.label)));
+        }
+        if self.left_out > 0 {
+            let _ = writeln!(text, "and {} that no policy speaks of (--all)", self.left_out);
+        }
+        text
     }
 
     pub(super) fn to_dot(&self) -> String {
