@@ -180,7 +180,7 @@ fn other_words_for_the_same_change_nothing() {
     "]],
     );
     let useless = |policy: String| {
-        policy.replace(DATABASE_PEER, &format!("{DATABASE_PEER}\n{}", DATABASE_PEER.replace("  - from", "  - from")))
+        policy.replace(DATABASE_PEER, &format!("{DATABASE_PEER}\n{DATABASE_PEER}"))
     };
     check(
         "three-tier",

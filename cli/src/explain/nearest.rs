@@ -76,7 +76,9 @@ fn differences(
     if miss == Miss::Request {
         let asked = match flow.request {
             Some(Request::Http(request)) => format!("{} {}", request.method, request.path),
-            _ => "something that is no HTTP request".to_owned(),
+            Some(Request::Tls { server_name: Some(name) }) => format!("TLS for {name}"),
+            Some(Request::Tls { server_name: None }) => "TLS without a server name".to_owned(),
+            Some(Request::Opaque) | None => "something that no rule can read".to_owned(),
         };
         but.push(format!("the request: {asked} is asked, {} is allowed", words::requests(rule)?));
     }
