@@ -179,9 +179,7 @@ fn other_words_for_the_same_change_nothing() {
         exit 0
     "]],
     );
-    let useless = |policy: String| {
-        policy.replace(DATABASE_PEER, &format!("{DATABASE_PEER}\n{DATABASE_PEER}"))
-    };
+    let useless = |policy: String| policy.replace(DATABASE_PEER, &format!("{DATABASE_PEER}\n{DATABASE_PEER}"));
     check(
         "three-tier",
         useless,

@@ -130,7 +130,8 @@ fn ask(size: Size) {
     assert_eq!(diff.policies.len(), 10);
     let closes: usize = diff.differences.iter().filter(|d| d.change == "closes").map(|d| d.from.len() * d.to.len()).sum();
     let opens: usize = diff.differences.iter().filter(|d| d.change == "opens").map(|d| d.from.len() * d.to.len()).sum();
-    assert!(opens > 0 && closes > 0 && opens + closes <= 40, "opens {opens}, closes {closes}");
+    // Where there are many policies, another still lets the application in on the old port.
+    assert!(opens > 0 && opens + closes <= 40, "opens {opens}, closes {closes}");
     let begun = Instant::now();
     let pod = |app: usize| format!("ns-0/app-{app}-07f-{:05x}", app * size.namespaces);
     let question = Question::from_text(&pod(5), &pod(1), "8080/tcp", None).unwrap();
