@@ -1,5 +1,7 @@
 //! The command line: options, and the help that teaches them.
 
+mod tools;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::lint::Severity;
 use crate::output::Format;
+pub use tools::{CompletionsArgs, DiffArgs, DiffFormat, GraphArgs, GraphFormat, TestArgs, TestFormat};
 
 /// What Sluice allows, asked of folders of Kubernetes manifests: no cluster and no traffic needed.
 #[derive(Debug, Parser)]
@@ -40,6 +43,9 @@ Examples:
   sluice matrix -f examples/three-tier --port 8080/tcp
   sluice explain -f examples/http-rules --from production/frontend --to production/backend \\
       --port 8080/tcp --http 'DELETE /api/users'
+  sluice diff policies.old/ policies/ --inventory cluster/
+  sluice test -f manifests/ expectations.yaml
+  sluice graph -f manifests/ -o html > graph.html
   sluice eval -f manifests/ --flows flows.jsonl
   sluice lint -f manifests/
 
@@ -51,8 +57,12 @@ pub enum Command {
     Explain(ExplainArgs),
     Matrix(MatrixArgs),
     Lint(LintArgs),
+    Graph(GraphArgs),
+    Diff(DiffArgs),
+    Test(TestArgs),
     Counters(CountersArgs),
     Demo(DemoArgs),
+    Completions(CompletionsArgs),
 }
 
 /// Where the objects are.
@@ -140,7 +150,7 @@ pub struct ExplainArgs {
 Examples:
   sluice matrix -f examples/three-tier --port 8080/tcp
   sluice matrix -f manifests/ --port 53/udp --namespace kube-system --namespace shop
-  sluice matrix -f manifests/ --port 80/tcp -o json
+  sluice matrix -f manifests/ --port 80/tcp -o html > matrix.html    with who decided in each cell
 
 Marks: . allowed   X denied   L judged at L7   # the pod itself
 Exit status: 0 if every manifest was read, 2 otherwise.")]
@@ -154,8 +164,21 @@ pub struct MatrixArgs {
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Vec<String>,
     /// How the answer is printed.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    #[arg(short, long, value_enum, default_value_t = MatrixFormat::Text)]
+    pub output: MatrixFormat,
+}
+
+/// `-o` of `matrix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MatrixFormat {
+    Text,
+    Json,
+    Yaml,
+    Markdown,
+    /// A picture.
+    Svg,
+    /// A page, to filter and to point at.
+    Html,
 }
 
 /// Find what is probably not meant: selectors that match nothing, DNS that was forgotten, rules that others make useless.

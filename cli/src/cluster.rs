@@ -1,15 +1,17 @@
 //! Manifests in, one table of everything out: what `eval`, `explain` and `matrix` ask.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
-use sluice_crds::Severity;
-use sluice_policy::source::{KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
+use sluice_crds::{Loaded, Severity};
+use sluice_policy::label::Labels;
+use sluice_policy::source::{Key, KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
@@ -25,6 +27,7 @@ pub struct Cluster {
     table: Table,
     pods: BTreeMap<PodRef, Pod>,
     nodes: BTreeMap<String, Node>,
+    namespaces: BTreeMap<Arc<str>, Labels>,
     policies: BTreeMap<PolicyRef, Policy>,
     remarks: Vec<Remark>,
 }
@@ -135,6 +138,44 @@ impl Cluster {
     /// [`Cluster::load`], where `names` have these addresses for rules that go by name.
     pub fn load_with(paths: &[PathBuf], names: &Names) -> Self {
         let loaded = sluice_crds::load(paths);
+        let mut world = World::new();
+        let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
+        let mut cluster = Self::unjudged(&loaded);
+        world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
+        cluster.table = table_of(&world);
+        cluster
+    }
+
+    /// Two versions of one cluster. The numbers of identities, sets, policies and programs mean the same in both tables.
+    pub fn versions(old: Loaded, new: Loaded) -> (Self, Self) {
+        let (mut before, mut after) = (Self::unjudged(&old), Self::unjudged(&new));
+        let new: HashMap<Key, Object> = new.objects.into_iter().map(|object| (object.key(), object)).collect();
+        let mut edits = Vec::new();
+        let mut kept = HashSet::new();
+        for object in &old.objects {
+            let key = object.key();
+            match new.get(&key) {
+                Some(same) if same == object => drop(kept.insert(key)),
+                Some(_) => {}
+                None => edits.push(Edit::Remove(key)),
+            }
+        }
+        edits.extend(new.into_iter().filter(|(key, _)| !kept.contains(key)).map(|(_, object)| Edit::Put(object)));
+        // Pods and policies are numbered in the order of their edits.
+        edits.sort_by_cached_key(|edit| match edit {
+            Edit::Put(object) => object.key(),
+            Edit::Remove(key) => key.clone(),
+        });
+        let mut world = World::new();
+        world.apply(old.into_edits());
+        before.table = table_of(&world);
+        world.apply(edits);
+        after.table = table_of(&world);
+        (before, after)
+    }
+
+    /// The objects and remarks, with a table that is still empty.
+    fn unjudged(loaded: &Loaded) -> Self {
         let mut remarks: Vec<Remark> = loaded.unreadable.iter().map(|e| Remark { error: true, text: e.to_string() }).collect();
         remarks.extend(
             loaded
@@ -144,6 +185,7 @@ impl Cluster {
         );
         let mut pods = BTreeMap::new();
         let mut nodes = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
         let mut policies = BTreeMap::new();
         for object in &loaded.objects {
             match object {
@@ -152,15 +194,10 @@ impl Cluster {
                 // Nothing in a manifest says what a name is.
                 Object::Name(_) => {}
                 Object::Policy(policy) => drop(policies.insert(policy.reference.clone(), policy.clone())),
-                Object::Namespace(_) => {}
+                Object::Namespace(namespace) => drop(namespaces.insert(namespace.name.clone(), namespace.labels.clone())),
             }
         }
-        let mut world = World::new();
-        let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
-        world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
-        let changes = View::new(Scope::Everything).snapshot(&world);
-        let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
-        Self { table, pods, nodes, policies, remarks }
+        Self { table: Table::empty(), pods, nodes, namespaces, policies, remarks }
     }
 
     /// Whether everything was read.
@@ -183,8 +220,18 @@ impl Cluster {
 
     /// Says on standard error what could not be read, and what is probably not meant.
     pub fn report(&self, settings: &Settings) {
+        self.say(&self.remarks.iter().collect::<Vec<_>>(), settings);
+    }
+
+    /// [`Cluster::report`], of what wasn't said of `other`.
+    pub fn report_beyond(&self, other: &Self, settings: &Settings) {
+        let said: HashSet<&str> = other.remarks.iter().map(|remark| remark.text.as_str()).collect();
+        self.say(&self.remarks.iter().filter(|remark| !said.contains(remark.text.as_str())).collect::<Vec<_>>(), settings);
+    }
+
+    fn say(&self, remarks: &[&Remark], settings: &Settings) {
         let paint = Paint::for_terminal(settings, &io::stderr());
-        for remark in &self.remarks {
+        for remark in remarks {
             if remark.error {
                 complain(settings, &remark.text);
             } else {
@@ -198,6 +245,16 @@ impl Cluster {
         self.pods.values().filter(|pod| !pod.finished && !pod.ips.is_empty()).map(|pod| &pod.reference)
     }
 
+    /// All pods, also those that take no part in the network, sorted.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// All policies as their authors wrote them, sorted.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
+    }
+
     /// A policy as its author wrote it.
     pub fn policy(&self, reference: &PolicyRef) -> Option<&Policy> {
         self.policies.get(reference)
@@ -206,6 +263,12 @@ impl Cluster {
     /// The nodes that the manifests define.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// The labels of a namespace; one that no manifest defines has its name alone.
+    pub fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+        let implied = || Labels::from([("kubernetes.io/metadata.name".into(), name.clone())]);
+        self.namespaces.get(name).cloned().unwrap_or_else(implied)
     }
 
     /// The pod that has `ip`.
@@ -295,6 +358,12 @@ impl Cluster {
             }
         }
     }
+}
+
+fn table_of(world: &World) -> Table {
+    let changes = View::new(Scope::Everything).snapshot(world);
+    let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
+    table
 }
 
 /// What becomes of a request that can't be read: denied at each end that would have read it.

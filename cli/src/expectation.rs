@@ -11,12 +11,14 @@
 //!   http: DELETE /api/users
 //!   expect: deny
 //!   by: SluiceNetworkPolicy production/backend
+//!   reason: NoRuleMatched
+//!   because: only an administrator removes users
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sluice_policy::Protocol;
+use sluice_policy::{Protocol, Reason};
 
 use crate::contents::Contents;
 use crate::flow_line::{End, FlowError, Question};
@@ -55,8 +57,11 @@ pub struct Row {
     /// The server name that a client of TLS asks for, in the place of `http`.
     pub tls: Option<String>,
     pub expect: Expect,
-    /// Who decides, as `sluice eval` names it: `NetworkPolicy shop/db ingress[0]`. Checked where given; of several, any one.
+    /// Who decides, as `sluice eval` names it: `NetworkPolicy shop/db ingress[0]`, or the policy alone. Checked where given; of
+    /// several, any one.
     pub by: Option<String>,
+    /// The word of `sluice eval` for why. Checked where given.
+    pub reason: Option<Reason>,
     /// Why, in words.
     pub because: Option<String>,
 }
@@ -100,9 +105,19 @@ impl Expectations {
 
     /// Reads `dir/expectations.yaml`.
     pub fn read(dir: &Path) -> Result<Self, ExpectationError> {
-        let path = dir.join(Self::FILE);
+        Self::read_file(&dir.join(Self::FILE)).map(|(expectations, _)| expectations)
+    }
+
+    /// Reads a file, and the line of each row in it, from 1.
+    pub fn read_file(path: &Path) -> Result<(Self, Vec<u32>), ExpectationError> {
+        let path = path.to_owned();
         let text = std::fs::read_to_string(&path).map_err(|source| ExpectationError::Read { path: path.clone(), source })?;
-        Self::parse(&text).map_err(|problem| ExpectationError::Parse { path, problem })
+        let expectations = Self::parse(&text).map_err(|problem| ExpectationError::Parse { path: path.clone(), problem })?;
+        let manifests = sluice_crds::read(&text, &path.to_string_lossy());
+        let rows = manifests.documents.first().and_then(|document| document.value.get("expectations")?.as_list());
+        let mut lines: Vec<u32> = rows.unwrap_or_default().iter().map(|row| row.line).collect();
+        lines.resize(expectations.expectations.len(), 0);
+        Ok((expectations, lines))
     }
 
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -122,6 +137,11 @@ impl Expectations {
 }
 
 impl Row {
+    /// Whether `rule`, as `sluice eval` names it, is the one in `by`, or of the policy there.
+    pub fn names(by: &str, rule: &str) -> bool {
+        rule.strip_prefix(by).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    }
+
     pub fn question(&self) -> Result<Question, FlowError> {
         let from = self.from.parse()?;
         if matches!(from, End::Name(_)) {

@@ -1,5 +1,6 @@
 //! `sluice explain`: one flow in a sentence, and as a walk through tiers, policies and rules.
 
+mod nearest;
 mod text;
 mod words;
 
@@ -16,6 +17,7 @@ use crate::cluster::{By, Cluster, Names};
 use crate::config::Settings;
 use crate::flow_line::Question;
 use crate::output::{Format, Paint, write_structured};
+pub use nearest::Nearest;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -51,6 +53,9 @@ pub struct Walk {
     pub by: By,
     /// The policies that isolate the pod in this direction.
     pub isolated_by: Vec<NamedRule>,
+    /// Where no rule allows: the one that came nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<Nearest>,
     pub steps: Vec<Looked>,
 }
 
@@ -147,6 +152,10 @@ fn walk(cluster: &Cluster, flow: &Flow<'_>, explanation: &Explanation, direction
         reason: half.reason,
         by: by.clone().into(),
         isolated_by: isolated_by.filter(|_| asked).map(|policy| NamedRule::of_policy(&policy.reference)).collect(),
+        nearest: match half.reason {
+            Reason::NoRuleMatched | Reason::NotTheProtocol => nearest::nearest(cluster, flow, steps, direction),
+            _ => None,
+        },
         steps: steps.iter().map(|step| looked(cluster, flow, step, half)).collect(),
     }
 }
@@ -197,6 +206,11 @@ fn missed(flow: &Flow<'_>, miss: Miss, policy: &Policy, rule: &Rule) -> String {
             format!("the request is not {asked}")
         }
     }
+}
+
+/// The requests that a rule asks for; `None` if it asks for none.
+pub(crate) fn requests_in_words(rule: &Rule) -> Option<String> {
+    words::requests(rule)
 }
 
 fn tier(tier: Tier) -> &'static str {

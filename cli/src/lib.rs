@@ -1,6 +1,6 @@
-//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`), what in it is
-//! probably a mistake (`lint`), what a node's rules have decided (`counters`),
-//! and the demonstration (`demo`).
+//! The command `sluice`: what a policy folder allows (`eval`, `explain`, `matrix`, `graph`), what in it is probably a mistake (`lint`),
+//! what a change of it does (`diff`) and whether it is what was meant (`test`), what a node's rules have decided (`counters`), and
+//! the demonstration (`demo`).
 //!
 //! Every answer comes from the engine in `sluice-policy`, asked through [`cluster::Cluster`]: manifests in, one table of
 //! everything out. The demonstration runs the real controller and proxy in network namespaces and holds what clients see
@@ -12,10 +12,16 @@ pub mod config;
 pub mod contents;
 pub mod counters;
 pub mod demo;
+pub mod diff;
 pub mod eval;
 pub mod expectation;
+pub mod expected;
 pub mod explain;
 pub mod flow_line;
+pub mod graph;
 pub mod lint;
+pub mod markup;
 pub mod matrix;
 pub mod output;
+pub mod reach;
+pub mod workload;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use sluice_cli::args::{Cli, Command};
 use sluice_cli::config::Settings;
-use sluice_cli::{counters, demo, eval, explain, lint, matrix, output};
+use sluice_cli::{counters, demo, diff, eval, expected, explain, graph, lint, matrix, output};
 
 fn main() -> ExitCode {
     let settings = Settings::from_environment();
@@ -33,8 +33,17 @@ fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
         Some(Command::Explain(args)) => explain::run(args, settings),
         Some(Command::Matrix(args)) => matrix::run(args, settings),
         Some(Command::Lint(args)) => lint::run(args, settings),
+        Some(Command::Graph(args)) => graph::run(args, settings),
+        Some(Command::Diff(args)) => diff::run(args, settings),
+        Some(Command::Test(args)) => expected::run(args, settings),
         Some(Command::Counters(args)) => counters::run(args, settings),
         Some(Command::Demo(args)) => demo::run(args, settings),
+        Some(Command::Completions(args)) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "sluice", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(0)
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `sluice matrix`: who reaches whom on one port.
 
+mod drawn;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -7,7 +9,7 @@ use serde::Serialize;
 use sluice_policy::source::PodRef;
 use sluice_policy::{Decision, Protocol};
 
-use crate::args::MatrixArgs;
+use crate::args::{MatrixArgs, MatrixFormat};
 use crate::cluster::{Cluster, Names};
 use crate::config::Settings;
 use crate::flow_line::{End, Question, port_from_text};
@@ -57,12 +59,16 @@ pub fn run(args: &MatrixArgs, settings: &Settings) -> anyhow::Result<u8> {
     let matrix = Matrix::of(&cluster, &args.namespace, port, protocol);
     let mut out = io::BufWriter::new(io::stdout().lock());
     match args.output {
-        Format::Text => {
+        MatrixFormat::Text => {
             let paint = Paint::for_terminal(settings, &io::stdout());
             let width = terminal_width().unwrap_or(usize::MAX);
             out.write_all(matrix.to_text(paint, width).as_bytes())?;
         }
-        format => write_structured(&mut out, format, &matrix)?,
+        MatrixFormat::Json => write_structured(&mut out, Format::Json, &matrix)?,
+        MatrixFormat::Yaml => write_structured(&mut out, Format::Yaml, &matrix)?,
+        MatrixFormat::Markdown => out.write_all(matrix.draw(&cluster).to_markdown().as_bytes())?,
+        MatrixFormat::Svg => out.write_all(matrix.draw(&cluster).to_svg().as_bytes())?,
+        MatrixFormat::Html => out.write_all(matrix.draw(&cluster).to_html().as_bytes())?,
     }
     out.flush()?;
     Ok(if cluster.is_whole() { 0 } else { 2 })

@@ -204,6 +204,7 @@ fn explain_tells_a_denial() {
               additive tier
                 ✗ SluiceNetworkPolicy production/backend ingress[0]: from pods app=frontend of production, TCP 8080, GET /api/.* or POST /api/submit
                   missed: the request is not GET /api/.* or POST /api/submit
+              nearest: SluiceNetworkPolicy production/backend ingress[0]: all matches but the request: DELETE /api/users is asked, GET /api/.* or POST /api/submit is allowed
               no rule allows it and the pod is isolated: denied
             exit 1
         "#]],
@@ -227,6 +228,7 @@ fn explain_tells_what_each_rule_missed() {
                   missed: 8080/tcp is not TCP 443
                 ✗ NetworkPolicy production/allow-office-to-api ingress[1]: from pods app=web of production, TCP 8080
                   missed: the other end is not among pods app=web of production
+              nearest: NetworkPolicy production/allow-office-to-api ingress[0]: all matches but the port: 8080/tcp is asked, TCP 443 is allowed
               no rule allows it and the pod is isolated: denied
             exit 1
         "#]],
@@ -278,8 +280,9 @@ fn matrix_prints_who_reaches_whom() {
 
 #[test]
 fn help_teaches_and_says_the_version() {
-    for command in [&["--help"][..], &["eval", "--help"], &["explain", "--help"], &["matrix", "--help"], &["demo", "--help"]] {
-        let help = sluice(command, "");
+    let commands = ["eval", "explain", "matrix", "graph", "diff", "test", "counters", "demo", "completions"];
+    for command in [vec!["--help"]].into_iter().chain(commands.map(|command| vec![command, "--help"])) {
+        let help = sluice(&command, "");
         assert!(help.contains("Examples:") && help.ends_with("exit 0\n"), "{command:?}: {help}");
     }
     assert_eq!(sluice(&["--version"], ""), format!("sluice {}\nexit 0\n", env!("CARGO_PKG_VERSION")));
@@ -306,6 +309,20 @@ fn what_the_docs_say_of_policies_can_be_read() {
         let read = sluice(&["matrix", "-f", policy.to_str().unwrap(), "--port", "80/tcp"], "");
         assert_eq!(read, "no pod with an address in these manifests\nexit 0\n", "{block}");
     }
+}
+
+#[test]
+fn the_page_of_tools_shows_what_they_print() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(root.join("docs/tools.md")).unwrap();
+    let mut shown = 0;
+    for console in page.split("```").filter_map(|part| part.strip_prefix("console\n$ sluice ")) {
+        let (command, output) = console.split_once('\n').unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_sluice")).args(command.split(' ')).current_dir(&root).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ran.stdout).trim_end(), output.trim_end(), "{command}");
+        shown += 1;
+    }
+    assert_eq!(shown, 4);
 }
 
 #[test]

@@ -98,6 +98,9 @@ fn write_walk(text: &mut String, walk: &Walk, paint: Paint) {
         }
         write_step(text, step, walk, paint);
     }
+    if let Some(nearest) = &walk.nearest {
+        let _ = writeln!(text, "  {}", paint.paint(Tone::Depends, &format!("nearest: {nearest}")));
+    }
     let last = match walk.reason {
         Reason::NoRuleMatched | Reason::NotTheProtocol => "no rule allows it and the pod is isolated: denied",
         Reason::NotIsolated => "no policy isolates it: allowed by default",

@@ -26,7 +26,7 @@ pub(super) fn ports(rule: &Rule) -> String {
 }
 
 /// `pods app=web`, `pods app=web in namespaces team=ops`, `10.0.0.0/8 except 10.1.0.0/16`.
-fn peer(peer: &Peer, home: &str) -> String {
+pub(super) fn peer(peer: &Peer, home: &str) -> String {
     match peer {
         Peer::Pods(selector) => pods(selector, home),
         Peer::Names(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
