@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -74,6 +75,20 @@ pub struct Answer {
     pub reason: Reason,
     pub egress: HalfAnswer,
     pub ingress: HalfAnswer,
+    /// What it would be with the Audit policies in force, where that is another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditAnswer>,
+}
+
+/// The second answer of a flow.
+#[derive(Debug, Serialize)]
+pub struct AuditAnswer {
+    pub verdict: &'static str,
+    pub reason: Reason,
+    /// Whose half differs.
+    pub direction: Direction,
+    pub egress: HalfAnswer,
+    pub ingress: HalfAnswer,
 }
 
 /// One end's half of an [`Answer`].
@@ -91,6 +106,32 @@ pub enum By {
     Nobody,
     One(NamedRule),
     Several(Vec<NamedRule>),
+}
+
+impl AuditAnswer {
+    /// What the Audit policies would change of `enforced`; `None`: nothing.
+    pub fn of(table: &Table, flow: &Flow<'_>, enforced: &Verdict) -> Option<Self> {
+        let audit = table.audit(flow, enforced)?;
+        let half = |direction, by: &[NamedRule]| {
+            let half = audit.verdict.half(direction);
+            HalfAnswer { verdict: half.decision.as_str(), reason: half.reason, by: by.to_vec().into() }
+        };
+        Some(Self {
+            verdict: audit.decision().as_str(),
+            reason: audit.reason(),
+            direction: audit.direction,
+            egress: half(Direction::Egress, &audit.egress_by),
+            ingress: half(Direction::Ingress, &audit.ingress_by),
+        })
+    }
+
+    /// The half that differs.
+    pub fn half(&self) -> &HalfAnswer {
+        match self.direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
 }
 
 impl By {
@@ -134,6 +175,11 @@ impl Cluster {
 
     /// [`Cluster::load`], where `names` have these addresses for rules that go by name.
     pub fn load_with(paths: &[PathBuf], names: &Names) -> Self {
+        Self::load_at(paths, names, SystemTime::now())
+    }
+
+    /// [`Cluster::load_with`], at another time than now: of the policies that expire, what is in force is in force then.
+    pub fn load_at(paths: &[PathBuf], names: &Names, at: SystemTime) -> Self {
         let loaded = sluice_crds::load(paths);
         let mut remarks: Vec<Remark> = loaded.unreadable.iter().map(|e| Remark { error: true, text: e.to_string() }).collect();
         remarks.extend(
@@ -156,8 +202,13 @@ impl Cluster {
             }
         }
         let mut world = World::new();
+        world.set_time(at);
         let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
         world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
+        remarks.extend(world.expired().into_iter().map(|(policy, at)| {
+            let text = format!("{policy}: Expired at {}: as if it were absent", sluice_crds::moment_text(at));
+            Remark { error: false, text }
+        }));
         let changes = View::new(Scope::Everything).snapshot(&world);
         let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
         Self { table, pods, nodes, policies, remarks }
@@ -232,6 +283,7 @@ impl Cluster {
                     reason: verdict.reason(),
                     egress: half(Direction::Egress),
                     ingress: half(Direction::Ingress),
+                    audit: AuditAnswer::of(&self.table, flow, &verdict),
                 },
             }
         })
