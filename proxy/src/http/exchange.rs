@@ -17,6 +17,7 @@ use super::guard::GuardHandle;
 use super::ledger::{Entry, Ledger};
 use super::pinned::{ForwardError, Pinned};
 use super::target::read_target;
+use crate::audit;
 use crate::connection::Conn;
 use crate::ident::RecordId;
 use crate::judge::{self, Forwarded, JudgedRequest, Ruling};
@@ -113,6 +114,12 @@ impl HttpConn {
             facts.method = Some(shortened(&request.method).into_owned());
             facts.path = Some(shortened(&request.path).into_owned());
             facts.host = Some(shortened(&request.host).into_owned());
+        }
+        if let Some((enforced, audit)) = audit::audit(&table, self.conn.ends(), Some(FlowRequest::Http(&http))) {
+            let mut record = record.clone();
+            record.audited(enforced, &audit);
+            self.conn.dataplane.metrics.audit.found(&record);
+            self.conn.dataplane.records.write(record);
         }
         let track = self.judged(record, &ruling);
         Ok(if ruling.is_allowed() {
