@@ -4,6 +4,7 @@ mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -71,6 +72,20 @@ pub struct Manifests {
     /// A manifest file, or a folder of them (repeatable): YAML or JSON, several objects to a file, List objects too.
     #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+    /// Ask about another time than now, in RFC 3339: policies that have expired by then are as if absent.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub at: Option<SystemTime>,
+}
+
+impl Manifests {
+    /// The time that is asked about.
+    pub fn time(&self) -> SystemTime {
+        self.at.unwrap_or_else(SystemTime::now)
+    }
+}
+
+fn moment(written: &str) -> Result<SystemTime, String> {
+    sluice_crds::parse_moment(written).ok_or_else(|| "date, time and offset, as in 2027-01-31T00:00:00Z".to_owned())
 }
 
 /// Judge flows without any traffic: one JSON verdict per line.
@@ -83,7 +98,8 @@ pub struct Manifests {
 ///   "tls": {"serverName": "api.example.com"}
 ///
 /// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}.
-/// "l7" means that the answer hangs on a request and that the flow gives none. A flow that can't be read has the answer
+/// "l7" means that the answer hangs on a request and that the flow gives none. "audit" is there where the Audit policies, were they
+/// in force, would make it another answer: {"verdict", "reason", "direction", "egress", "ingress"}. A flow that can't be read has the answer
 /// {"error": "FILE:LINE: what is wrong"}. Blank lines have none.
 #[derive(Debug, Args)]
 #[command(
@@ -91,6 +107,7 @@ pub struct Manifests {
     after_help = "\
 Examples:
   sluice eval -f examples/http-rules --flows flows.jsonl
+  sluice eval -f manifests/ --flows flows.jsonl --at 2027-01-31T00:00:00Z
   echo '{\"from\":{\"namespace\":\"shop\",\"pod\":\"web\"},\"to\":{\"ip\":\"169.254.169.254\"},\"port\":80}' |
       sluice eval -f manifests/ --flows -
 

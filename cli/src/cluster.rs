@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -77,6 +78,20 @@ pub struct Answer {
     pub reason: Reason,
     pub egress: HalfAnswer,
     pub ingress: HalfAnswer,
+    /// What it would be with the Audit policies in force, where that is another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditAnswer>,
+}
+
+/// The second answer of a flow.
+#[derive(Debug, Serialize)]
+pub struct AuditAnswer {
+    pub verdict: &'static str,
+    pub reason: Reason,
+    /// Whose half differs.
+    pub direction: Direction,
+    pub egress: HalfAnswer,
+    pub ingress: HalfAnswer,
 }
 
 /// One end's half of an [`Answer`].
@@ -94,6 +109,32 @@ pub enum By {
     Nobody,
     One(NamedRule),
     Several(Vec<NamedRule>),
+}
+
+impl AuditAnswer {
+    /// What the Audit policies would change of `enforced`; `None`: nothing.
+    pub fn of(table: &Table, flow: &Flow<'_>, enforced: &Verdict) -> Option<Self> {
+        let audit = table.audit(flow, enforced)?;
+        let half = |direction, by: &[NamedRule]| {
+            let half = audit.verdict.half(direction);
+            HalfAnswer { verdict: half.decision.as_str(), reason: half.reason, by: by.to_vec().into() }
+        };
+        Some(Self {
+            verdict: audit.decision().as_str(),
+            reason: audit.reason(),
+            direction: audit.direction,
+            egress: half(Direction::Egress, &audit.egress_by),
+            ingress: half(Direction::Ingress, &audit.ingress_by),
+        })
+    }
+
+    /// The half that differs.
+    pub fn half(&self) -> &HalfAnswer {
+        match self.direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
 }
 
 impl By {
@@ -137,11 +178,18 @@ impl Cluster {
 
     /// [`Cluster::load`], where `names` have these addresses for rules that go by name.
     pub fn load_with(paths: &[PathBuf], names: &Names) -> Self {
+        Self::load_at(paths, names, SystemTime::now())
+    }
+
+    /// [`Cluster::load_with`], at another time than now: of the policies that expire, what is in force is in force then.
+    pub fn load_at(paths: &[PathBuf], names: &Names, at: SystemTime) -> Self {
         let loaded = sluice_crds::load(paths);
         let mut world = World::new();
+        world.set_time(at);
         let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
         let mut cluster = Self::unjudged(&loaded);
         world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
+        cluster.remarks.extend(expired(&world));
         cluster.table = table_of(&world);
         cluster
     }
@@ -167,9 +215,12 @@ impl Cluster {
             Edit::Remove(key) => key.clone(),
         });
         let mut world = World::new();
+        world.set_time(SystemTime::now());
         world.apply(old.into_edits());
+        before.remarks.extend(expired(&world));
         before.table = table_of(&world);
         world.apply(edits);
+        after.remarks.extend(expired(&world));
         after.table = table_of(&world);
         (before, after)
     }
@@ -295,6 +346,7 @@ impl Cluster {
                     reason: verdict.reason(),
                     egress: half(Direction::Egress),
                     ingress: half(Direction::Ingress),
+                    audit: AuditAnswer::of(&self.table, flow, &verdict),
                 },
             }
         })
@@ -358,6 +410,15 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What is said of the policies whose time is over.
+fn expired(world: &World) -> Vec<Remark> {
+    let remark = |(policy, at)| Remark {
+        error: false,
+        text: format!("{policy}: Expired at {}: as if it were absent", sluice_crds::moment_text(at)),
+    };
+    world.expired().into_iter().map(remark).collect()
 }
 
 fn table_of(world: &World) -> Table {

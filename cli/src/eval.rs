@@ -22,7 +22,7 @@ pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<u8> {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
-    let cluster = Cluster::load_with(&args.manifests.paths, &names);
+    let cluster = Cluster::load_at(&args.manifests.paths, &names, args.manifests.time());
     cluster.report(settings);
     let mut flows: Box<dyn BufRead> = if args.flows.as_os_str() == "-" {
         Box::new(io::stdin().lock())

@@ -13,7 +13,7 @@ use sluice_policy::walk::{Miss, Outcome, Step};
 use sluice_policy::{Decision, Direction, Explanation, Flow, Reason};
 
 use crate::args::ExplainArgs;
-use crate::cluster::{By, Cluster, Names};
+use crate::cluster::{AuditAnswer, By, Cluster, Names};
 use crate::config::Settings;
 use crate::flow_line::Question;
 use crate::output::{Format, Paint, write_structured};
@@ -33,6 +33,9 @@ pub struct Explained {
     pub request: Option<String>,
     pub egress: Walk,
     pub ingress: Walk,
+    /// What it would be with the Audit policies in force, where that is another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditAnswer>,
 }
 
 /// One end of the flow.
@@ -83,7 +86,7 @@ pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
-    let cluster = Cluster::load_with(&args.manifests.paths, &names);
+    let cluster = Cluster::load_at(&args.manifests.paths, &names, args.manifests.time());
     cluster.report(settings);
     let explained = Explained::of(&cluster, &question, &names)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -121,6 +124,7 @@ impl Explained {
                 request: question.contents.as_ref().map(ToString::to_string),
                 egress: walk(Direction::Egress),
                 ingress: walk(Direction::Ingress),
+                audit: AuditAnswer::of(cluster.table(), flow, &verdict),
             };
             explained.sentence = explained.to_sentence();
             explained

@@ -54,7 +54,7 @@ impl Cell {
 /// Prints the matrix; returns the exit status.
 pub fn run(args: &MatrixArgs, settings: &Settings) -> anyhow::Result<u8> {
     let (port, protocol) = port_from_text(&args.port)?;
-    let cluster = Cluster::load(&args.manifests.paths);
+    let cluster = Cluster::load_at(&args.manifests.paths, &Names::default(), args.manifests.time());
     cluster.report(settings);
     let matrix = Matrix::of(&cluster, &args.namespace, port, protocol);
     let mut out = io::BufWriter::new(io::stdout().lock());

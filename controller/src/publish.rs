@@ -1,8 +1,8 @@
 //! The one thread that owns the world: takes what the files and the nodes say, and fills each node's queue.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -19,6 +19,9 @@ use crate::status::Status;
 
 /// Inputs that may wait. The files' thread and the nodes' readers wait for a place.
 pub(crate) const INPUTS: usize = 256;
+
+/// How often it is looked what time it is, where policies expire: a clock that is set moves no timer.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// What a node's stream carries.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub(crate) struct Publisher {
     plan: Plan,
     outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>>,
     policies: BTreeSet<PolicyRef>,
+    /// Those that were said to have expired, and when they did.
+    expired: BTreeMap<PolicyRef, SystemTime>,
     files: (usize, usize),
     never_read: usize,
     problems: Vec<String>,
@@ -64,6 +69,7 @@ impl Publisher {
             plan: Plan::new(epoch, Limits::default()),
             outboxes: HashMap::new(),
             policies: BTreeSet::new(),
+            expired: BTreeMap::new(),
             files: (0, 0),
             never_read: 0,
             problems: Vec::new(),
@@ -77,7 +83,10 @@ impl Publisher {
         loop {
             let idle = Duration::from_secs(3600);
             let wait = self.plan.next_tick().map_or(idle, |at| at.saturating_duration_since(Instant::now()));
-            match tokio::time::timeout(wait, inputs.recv()).await {
+            let waited = tokio::time::timeout(wait.min(self.until_expiry().unwrap_or(idle)), inputs.recv()).await;
+            // Whatever else there is to do, and however much of it.
+            self.pass_time();
+            match waited {
                 Ok(Some(input)) => self.take(input),
                 Ok(None) => return,
                 Err(_) => {
@@ -86,6 +95,40 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// How long the next expiry is away, or the next look at the clock. `None`: no policy expires.
+    fn until_expiry(&self) -> Option<Duration> {
+        let left = |expiry: SystemTime| expiry.duration_since(SystemTime::now()).unwrap_or_default();
+        self.world.heeds_time().then(|| self.world.next_expiry().map_or(LOOK_AT_CLOCK, left).min(LOOK_AT_CLOCK))
+    }
+
+    /// Tells the world what time it is, where that matters, and the nodes what follows.
+    fn pass_time(&mut self) {
+        if !self.world.heeds_time() {
+            return;
+        }
+        let effects = self.world.set_time(SystemTime::now());
+        if effects.is_empty() {
+            return;
+        }
+        let sends = self.plan.changed(&self.world, &effects, Instant::now());
+        self.send(sends);
+        self.settled = false;
+        self.say_expired();
+        self.say_when_settled();
+    }
+
+    /// Names the policies that have expired since, and those that are in force again.
+    fn say_expired(&mut self) {
+        let expired: BTreeMap<_, _> = self.world.expired().into_iter().collect();
+        for (policy, at) in expired.iter().filter(|(policy, _)| !self.expired.contains_key(*policy)) {
+            tracing::warn!(%policy, expires = sluice_crds::moment_text(*at), "Expired: the policy is as if absent");
+        }
+        for policy in self.expired.keys().filter(|policy| !expired.contains_key(*policy) && self.policies.contains(*policy)) {
+            tracing::warn!(%policy, "no longer expired: the policy is in force again");
+        }
+        self.expired = expired;
     }
 
     fn take(&mut self, input: Input) {
@@ -132,8 +175,12 @@ impl Publisher {
         }
         let count = edits.len();
         let started = Instant::now();
+        // Before what is new: a policy that comes expired is never in force.
+        let expired = self.world.set_time(SystemTime::now());
+        let mut sends = self.plan.changed(&self.world, &expired, Instant::now());
         let effects = self.world.apply(edits);
-        let mut sends = self.plan.changed(&self.world, &effects, Instant::now());
+        sends.extend(self.plan.changed(&self.world, &effects, Instant::now()));
+        self.say_expired();
         let gate = if never_read == 0 { Gate::Open } else { Gate::NewNodes };
         if gate > self.plan.gate() {
             if gate == Gate::NewNodes {
@@ -214,6 +261,7 @@ impl Publisher {
     fn status(&self) -> Status {
         let nodes: Vec<Arc<str>> = self.world.nodes();
         let mut status = Status::new(&self.plan, nodes, &self.policies);
+        status.note_enforcement(&self.world);
         (status.files, status.objects) = self.files;
         status.never_read = self.never_read;
         status.problems = self.problems.clone();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
+use sluice_policy::World;
 use sluice_policy::source::PolicyRef;
 
 use crate::plan::{Counts, Gate, Plan};
@@ -53,6 +54,8 @@ pub(crate) struct NodeStatus {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PolicyStatus {
+    #[serde(skip)]
+    pub(crate) reference: PolicyRef,
     pub(crate) kind: &'static str,
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
@@ -60,6 +63,12 @@ pub(crate) struct PolicyStatus {
     pub(crate) programmed: usize,
     /// Nodes that need it, as far as they ever connected.
     pub(crate) nodes: usize,
+    /// `Audit`, of a policy that only reports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enforcement: Option<&'static str>,
+    /// In RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<String>,
     pub(crate) message: String,
 }
 
@@ -111,11 +120,14 @@ impl Status {
             node.known = true;
         }
         let policy = |(policy, (programmed, nodes)): (&PolicyRef, (usize, usize))| PolicyStatus {
+            reference: policy.clone(),
             kind: policy.kind.as_str(),
             namespace: policy.namespace.clone(),
             name: policy.name.clone(),
             programmed,
             nodes,
+            enforcement: None,
+            expires: None,
             message: format!("Programmed {programmed}/{nodes} nodes"),
         };
         Self {
@@ -134,6 +146,18 @@ impl Status {
 }
 
 impl Status {
+    /// Says of each policy whether it only audits, and when it expires or that it has.
+    pub(crate) fn note_enforcement(&mut self, world: &World) {
+        for status in &mut self.policies {
+            let Some(policy) = world.written(&status.reference) else { continue };
+            status.enforcement = policy.audit.then_some("Audit");
+            status.expires = policy.expires.map(sluice_crds::moment_text);
+            if world.is_expired(policy) {
+                status.message = "Expired".to_owned();
+            }
+        }
+    }
+
     /// Policies that a node needs and doesn't hold in their newest form.
     pub(crate) fn unprogrammed(&self) -> usize {
         self.policies.iter().filter(|policy| policy.programmed < policy.nodes).count()

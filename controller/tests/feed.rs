@@ -193,7 +193,8 @@ async fn strangers_are_refused_and_harm_nobody() {
     let nothing = (0, Generation(0));
     let refused = hello(&scene.address(), VERSION + 1, "one", nothing).await.expect_err("another version");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    assert_eq!(refused.message(), "this node speaks version 2 of the feed, this controller speaks 1");
+    let (theirs, ours) = (VERSION + 1, VERSION);
+    assert_eq!(refused.message(), format!("this node speaks version {theirs} of the feed, this controller speaks {ours}"));
     for name in ["", "a b", "x/../y", "né", &"n".repeat(254)] {
         let refused = hello(&scene.address(), VERSION, name, nothing).await.expect_err("a bad name");
         assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{name:?}");

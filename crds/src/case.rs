@@ -3,13 +3,14 @@
 //! One JSON object a line. A [`Case`] is a list of [`State`]s: the top level, and one more for each step. Each state has the
 //! edits that lead to it from the state before, and the flat list of its probes (tables are unrolled). Beyond the shared format,
 //! this project's own cases may give a probe contents (`http`, `tls`, `opaque`), and may expect `"l7"`: the answer hangs on them
-//! and none are given.
+//! and none are given. A case or a step may say what time it is, `"now"`, and a probe what Audit policies would make of it, `"audit"`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use sluice_policy::http::{FieldLines, HttpRequest};
@@ -46,6 +47,8 @@ impl Case {
 /// One state of a case's cluster.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// What time it is from here on; `None`: nobody says so.
+    pub now: Option<SystemTime>,
     /// What leads here from the state before (from nothing, for the first).
     pub edits: Vec<Edit>,
     pub probes: Vec<Probe>,
@@ -61,6 +64,8 @@ pub struct Probe {
     pub protocol: Protocol,
     pub contents: Option<Contents>,
     pub expect: Decision,
+    /// What it would be with the Audit policies in force; `None`: the same, or nobody can say.
+    pub audit: Option<Decision>,
 }
 
 /// One end of a probe.

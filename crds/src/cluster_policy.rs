@@ -51,7 +51,8 @@ pub(crate) fn cluster_policy(object: &Value, reference: PolicyRef, report: &mut 
     known?;
     let governs = |direction| rules.iter().any(|rule: &Rule| rule.direction == direction);
     let (ingress, egress) = (governs(Direction::Ingress), governs(Direction::Egress));
-    Ok(Policy { reference, tier: tier?, subject: subject?, ingress, egress, rules })
+    let (tier, subject) = (tier?, subject?);
+    Ok(Policy { reference, tier, subject, ingress, egress, audit: false, expires: None, rules })
 }
 
 fn required<'v>(

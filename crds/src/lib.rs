@@ -50,6 +50,7 @@ mod scalar;
 pub mod schema;
 mod selector;
 mod syntax;
+mod time;
 mod tls;
 pub mod value;
 mod written;
@@ -61,6 +62,7 @@ pub use load::{
 };
 pub use lower::{Lowered, lower, lower_document};
 pub use manifest::{Document, ManifestError, Manifests, read, read_within};
+pub use time::{moment_text, parse_moment};
 pub use value::Value;
 pub use written::peers_of_rule;
 pub use yaml::Limits;

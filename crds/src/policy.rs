@@ -17,6 +17,8 @@
 //! | what is beyond the bounds of [`bounds`](crate::bounds) | as if it could not be read |
 //! | of the cluster's kind: `namespaceSelector`, `podSelector`, `spec`, any unknown field of it | the policy is refused, and its last understood version stays in force |
 
+use std::time::SystemTime;
+
 use sluice_policy::Direction;
 use sluice_policy::label::Selector;
 use sluice_policy::source::{Action, Namespaces, PodSelector, Policy, PolicyKind, PolicyRef, Rule, Tier};
@@ -26,6 +28,7 @@ use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
 use crate::rule::{Context, Dialect, may_deny, rule};
 use crate::selector::selector;
+use crate::time;
 use crate::value::{Map, Value, quoted};
 
 /// The fields of the object itself.
@@ -50,7 +53,7 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
         Err(Unreadable) => return isolating(reference),
     };
     let at = root.field("spec", line);
-    let known = only(spec, spec_fields(reference.kind), dialect.later_spec_fields(), at, report);
+    let known = only(spec, spec_fields(reference.kind), &[], at, report);
     let subject = match reference.kind {
         // The unknown field might have been one of the subject's.
         PolicyKind::SluiceClusterNetworkPolicy => cluster_subject(spec, at, report).and_then(|subject| known.map(|()| subject)),
@@ -72,8 +75,9 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
             report.warning(at, message, "add the direction to policyTypes");
         }
     }
-    if known.is_err() {
-        // What the unknown field would have said may well have narrowed the rules.
+    let expires = expires(spec, at, report);
+    if known.is_err() || expires.is_err() {
+        // What the unknown field would have said may well have narrowed the rules, or ended them.
         for rule in &mut rules {
             if rule.action == Action::Allow {
                 *rule = Rule::unreadable(rule.direction, rule.path.clone(), Action::Allow);
@@ -81,21 +85,17 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
         }
     }
     // Not before everything was read: its author hears of all at once.
-    let mut policy = Policy { reference, tier: Tier::Additive, subject: subject?, ingress, egress, rules };
-    if dialect == Dialect::Sluice && is_audit(spec, at, report) {
-        policy.ingress = false;
-        policy.egress = false;
-        policy.rules.clear();
-    }
-    Ok(policy)
+    let audit = dialect == Dialect::Sluice && is_audit(spec, &rules, at, report);
+    let expires = expires.unwrap_or_default();
+    Ok(Policy { reference, tier: Tier::Additive, subject: subject?, ingress, egress, audit, expires, rules })
 }
 
 fn spec_fields(kind: PolicyKind) -> &'static [&'static str] {
     match kind {
         PolicyKind::NetworkPolicy | PolicyKind::ClusterNetworkPolicy => &["podSelector", "policyTypes", "ingress", "egress"],
-        PolicyKind::SluiceNetworkPolicy => &["podSelector", "policyTypes", "ingress", "egress", "enforcement"],
+        PolicyKind::SluiceNetworkPolicy => &["podSelector", "policyTypes", "ingress", "egress", "enforcement", "expires"],
         PolicyKind::SluiceClusterNetworkPolicy => {
-            &["namespaceSelector", "podSelector", "policyTypes", "ingress", "egress", "enforcement"]
+            &["namespaceSelector", "podSelector", "policyTypes", "ingress", "egress", "enforcement", "expires"]
         }
     }
 }
@@ -138,7 +138,8 @@ fn isolating(reference: PolicyRef) -> Reading<Policy> {
         return Err(Unreadable);
     }
     let subject = PodSelector { namespaces: home(&reference), pods: Selector::everything() };
-    Ok(Policy { reference, tier: Tier::Additive, subject, ingress: true, egress: true, rules: Vec::new() })
+    let (tier, rules) = (Tier::Additive, Vec::new());
+    Ok(Policy { reference, tier, subject, ingress: true, egress: true, audit: false, expires: None, rules })
 }
 
 /// `policyTypes` after its default: Ingress, and Egress if there are egress rules.
@@ -208,14 +209,17 @@ fn rules_of(
     }
 }
 
-/// `enforcement: Audit`. Such a policy neither allows nor isolates, so leaving it without effect opens and closes nothing.
-fn is_audit(spec: &Map, at: At<'_>, report: &mut Report) -> bool {
+/// `enforcement: Audit`. What such a policy says of requests is judged where connections are read for another policy's sake; no flow
+/// is read for its own.
+fn is_audit(spec: &Map, rules: &[Rule], at: At<'_>, report: &mut Report) -> bool {
     let Some(value) = spec.get("enforcement") else { return false };
     let at = at.field("enforcement", value.line);
     match text(value, at, report).map(|t| &**t) {
         Ok("Audit") => {
-            let remedy = "the policy is without effect; write Enforce to put it in force";
-            report.error(at, "Audit is not supported by this version", remedy);
+            if let Some(rule) = rules.iter().find(|rule| rule.l7.is_some()) {
+                let message = format!("{} is audited only on connections that an enforced rule has read", rule.path);
+                report.warning(at, message, "nothing is read for the sake of an Audit policy alone");
+            }
             true
         }
         Ok("Enforce") | Err(Unreadable) => false,
@@ -223,5 +227,13 @@ fn is_audit(spec: &Map, at: At<'_>, report: &mut Report) -> bool {
             report.error(at, format!("{} is no enforcement", quoted(other)), "write Enforce or Audit");
             false
         }
+    }
+}
+
+/// `expires`: the moment from which on the policy is as if absent.
+fn expires(spec: &Map, at: At<'_>, report: &mut Report) -> Reading<Option<SystemTime>> {
+    match spec.get("expires") {
+        None => Ok(None),
+        Some(value) => time::moment(value, at.field("expires", value.line), report).map(Some),
     }
 }

@@ -29,14 +29,6 @@ impl Dialect {
         }
     }
 
-    /// Fields that a later version will know.
-    pub(crate) const fn later_spec_fields(self) -> &'static [&'static str] {
-        match self {
-            Self::Kubernetes => &[],
-            Self::Sluice => &["expires"],
-        }
-    }
-
     const fn rule_fields(self, direction: Direction) -> &'static [&'static str] {
         match (self, direction) {
             (Self::Kubernetes, Direction::Ingress) => &["from", "ports"],

@@ -97,6 +97,10 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
             let effects = world.apply(state.edits.iter().cloned());
             let changes = if i == 0 { view.snapshot(&world) } else { view.delta(&world, &effects) };
             table = table.apply(&changes).expect("the changes fit the table").0;
+            if let Some(now) = state.now {
+                let effects = world.set_time(now);
+                table = table.apply(&view.delta(&world, &effects)).expect("the changes fit the table").0;
+            }
             for probe in &state.probes {
                 let flow = Flow {
                     source: probe.from.ip,
@@ -110,8 +114,9 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
                     Some(contents) => contents.judged(|request| table.verdict(&Flow { request: Some(request), ..flow })),
                 };
                 judged += 1;
-                if verdict.decision() != probe.expect {
-                    wrong.push(format!("{} state {i}: {probe}; got {verdict:?}", case.name));
+                let audit = table.audit(&flow, &verdict).map(|audit| audit.decision());
+                if (verdict.decision(), audit) != (probe.expect, probe.audit) {
+                    wrong.push(format!("{} state {i}: {probe}; got {verdict:?}, audit {audit:?}", case.name));
                 }
             }
         }

@@ -238,10 +238,24 @@ fn sluice_network_policies() {
             ),
             (
                 "{expires: x, ingress: [{}, {action: Deny}]}",
-                "{} in out; ingress[0] [] *; DENY ingress[1] * *",
-                &[("spec.expires", "not supported by this version")],
+                "{} in; ingress[0] [] *; DENY ingress[1] * *",
+                &[("spec.expires", "\"x\" is no time")],
             ),
-            ("{enforcement: Audit, egress: [{}]}", "{}", &[("spec.enforcement", "Audit is not supported by this version")]),
+            (
+                "{expires: 2027-01-31, policyTypes: [Egress], egress: [{}]}",
+                "{} out; egress[0] [] *",
+                &[("spec.expires", "\"2027-01-31\" is no time")],
+            ),
+            ("{expires: 1801440000, ingress: [{}]}", "{} in; ingress[0] [] *", &[("spec.expires", "the number 1801440000")]),
+            ("{expires: {}, ingress: [{}]}", "{} in; ingress[0] [] *", &[("spec.expires", "a mapping where text belongs")]),
+            ("{expires: \"2027-01-31T00:00:00Z\", ingress: [{}]}", "{} in until 2027-01-31T00:00:00Z; ingress[0] * *", &[]),
+            ("{expires: 2027-01-31T00:00:00+01:00}", "{} in until 2027-01-30T23:00:00Z", &[]),
+            ("{enforcement: Audit, egress: [{action: Deny}]}", "{} in out AUDIT; DENY egress[0] * *", &[]),
+            (
+                "{enforcement: Audit, expires: \"2027-01-31T00:00:00Z\", ingress: [{http: [{method: GET}]}]}",
+                "{} in AUDIT until 2027-01-31T00:00:00Z; ingress[0] * [TCP] http[0:GET *]",
+                &[("spec.enforcement", "ingress[0] is audited only on connections that an enforced rule has read")],
+            ),
             (
                 "{enforcement: audit, ingress: [{}]}",
                 "{} in; ingress[0] * *",

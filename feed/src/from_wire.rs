@@ -35,7 +35,13 @@ pub enum FieldError {
 impl TryFrom<wire::Change> for Change {
     type Error = FieldError;
 
-    fn try_from(change: wire::Change) -> Result<Self, FieldError> {
+    fn try_from(mut change: wire::Change) -> Result<Self, FieldError> {
+        if std::mem::take(&mut change.audit) {
+            return match Self::try_from(change)? {
+                Self::DropAudit => Err(FieldError::Missing("change")),
+                change => Ok(Self::Audit(Box::new(change))),
+            };
+        }
         Ok(match change.body.ok_or(FieldError::Missing("change"))? {
             Body::PutNode(facts) => Self::PutNode(node(facts)?),
             Body::PutPolicy(put) => Self::PutPolicy(PolicyId(put.id), Arc::new(policy(put)?)),
@@ -64,6 +70,7 @@ impl TryFrom<wire::Change> for Change {
                 Self::PutEndpoint(ip, Arc::new(endpoint(put)?))
             }
             Body::DropEndpoint(ip) => Self::DropEndpoint(address("drop_endpoint", &ip)?),
+            Body::DropAudit(wire::DropAudit {}) => Self::DropAudit,
         })
     }
 }
@@ -89,6 +96,7 @@ fn policy(put: wire::PutPolicy) -> Result<Policy, FieldError> {
         tier: tier(put.tier.ok_or(FieldError::Missing("put_policy.tier"))?)?,
         ingress: put.ingress,
         egress: put.egress,
+        audit: put.audit,
         rules: put.rules.into_iter().map(rule).collect::<Result<_, _>>()?,
     })
 }

@@ -31,8 +31,10 @@ impl From<&Change> for wire::Change {
             Change::DropIdentity(id) => Body::DropIdentity(id.0),
             Change::PutEndpoint(ip, put) => Body::PutEndpoint(endpoint(*ip, put)),
             Change::DropEndpoint(ip) => Body::DropEndpoint(address(*ip)),
+            Change::DropAudit => Body::DropAudit(wire::DropAudit {}),
+            Change::Audit(change) => return Self { audit: true, ..Self::from(&**change) },
         };
-        Self { body: Some(body) }
+        Self { body: Some(body), audit: false }
     }
 }
 
@@ -64,6 +66,7 @@ fn policy(id: PolicyId, policy: &Policy) -> wire::PutPolicy {
         tier: Some(wire::Tier { kind: tier.into(), priority: priority.into() }),
         ingress: policy.ingress,
         egress: policy.egress,
+        audit: policy.audit,
         rules: policy.rules.iter().map(rule).collect(),
     }
 }

@@ -141,7 +141,7 @@ fn a_change_larger_than_the_limit_is_neither_sent_nor_read() {
         l7: None,
     };
     let reference = PolicyRef { kind: PolicyKind::NetworkPolicy, namespace: "a".into(), name: "b".into() };
-    let policy = Policy { reference, tier: Tier::Additive, ingress: true, egress: false, rules: vec![rule] };
+    let policy = Policy { reference, tier: Tier::Additive, ingress: true, egress: false, audit: false, rules: vec![rule] };
     let list = [Change::PutPolicy(PolicyId(1), policy.into())];
     let error = changes::encode(&list).expect_err("too large");
     assert!(error.to_string().contains("change 0"), "{error}");
@@ -163,6 +163,7 @@ fn what_is_missing_or_unknown_is_refused() {
             ingress: true,
             egress: false,
             rules: vec![wire::Rule { direction: 1, path: "ingress[0]".into(), action: 1, ..Default::default() }],
+            audit: false,
         };
         edit(&mut put);
         wire::change::Body::PutPolicy(put)
@@ -233,20 +234,24 @@ fn what_is_missing_or_unknown_is_refused() {
         ("program of no direction", Some(wire::change::Body::PutProgram(Default::default()))),
     ];
     for (what, body) in rows {
-        let read = Change::try_from(wire::Change { body });
+        let read = Change::try_from(wire::Change { body, audit: false });
         assert!(read.is_err(), "{what}: read as {read:?}");
     }
-    assert!(Change::try_from(wire::Change { body: Some(policy(|_| ())) }).is_ok(), "the untouched row is sound");
+    assert!(Change::try_from(wire::Change { body: Some(policy(|_| ())), audit: false }).is_ok(), "the untouched row is sound");
     for sound in [
         http(headers(Some(wire::condition::Test::Presence(1)))),
         grpc(wire::GrpcMatch::default()),
         tls(wire::TlsMatch::default()),
     ] {
-        assert!(Change::try_from(wire::Change { body: Some(l7(sound)) }).is_ok(), "the untouched row is sound");
+        assert!(Change::try_from(wire::Change { body: Some(l7(sound)), audit: false }).is_ok(), "the untouched row is sound");
     }
-    let error = Change::try_from(wire::Change { body: Some(policy(|p| p.kind = 9)) }).expect_err("unknown kind");
+    let error = Change::try_from(wire::Change { body: Some(policy(|p| p.kind = 9)), audit: false }).expect_err("unknown kind");
     assert_eq!(error, FieldError::Unknown { field: "put_policy.kind", value: 9 });
     assert_eq!(error.to_string(), "field put_policy.kind has the unknown value 9");
+    // A second table of the second table.
+    let drop_audit = Some(wire::change::Body::DropAudit(wire::DropAudit {}));
+    assert!(Change::try_from(wire::Change { body: drop_audit, audit: true }).is_err());
+    assert!(Change::try_from(wire::Change { body: None, audit: true }).is_err());
 }
 
 #[test]
@@ -254,7 +259,8 @@ fn host_bits_of_a_block_mean_nothing() {
     let cidr = wire::Cidr { address: vec![10, 1, 2, 3], prefix_length: 8 };
     let facts = wire::NodeFacts { name: "n".into(), ips: vec![], pod_cidrs: vec![cidr] };
     let body = Some(wire::change::Body::PutNode(facts));
-    let Ok(Change::PutNode(facts)) = Change::try_from(wire::Change { body }) else { panic!("a sound node was refused") };
+    let read = Change::try_from(wire::Change { body, audit: false });
+    let Ok(Change::PutNode(facts)) = read else { panic!("a sound node was refused") };
     assert_eq!(facts.pod_cidrs, ["10.0.0.0/8".parse().expect("a block")]);
 }
 

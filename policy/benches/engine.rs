@@ -107,6 +107,8 @@ fn http_table(rules: u16) -> Table {
         subject: PodSelector { namespaces: Namespaces::Named(namespace.clone()), pods: Selector::everything() },
         ingress: true,
         egress: false,
+        audit: false,
+        expires: None,
         rules: (0..rules).map(rule).collect(),
     };
     let objects = [

@@ -11,6 +11,7 @@
 //! `verdict` and `explain` are one walk, and the kernel's rules are written from the same [`table::Line`]s, so the three
 //! can't disagree by construction.
 
+pub mod audit;
 pub mod flow;
 pub mod http;
 pub mod label;
@@ -26,6 +27,7 @@ pub mod view;
 pub mod walk;
 pub mod world;
 
+pub use audit::Audit;
 pub use flow::{Direction, Flow, Protocol, Request};
 pub use reason::Reason;
 

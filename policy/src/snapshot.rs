@@ -69,6 +69,10 @@ pub enum Change {
     DropIdentity(IdentityId),
     PutEndpoint(IpAddr, Arc<Endpoint>),
     DropEndpoint(IpAddr),
+    /// One of the others, for the second table, in which the Audit policies are in force too. Its numbers are its own.
+    Audit(Box<Change>),
+    /// There is no second table any more. Whatever the list says of it holds behind this.
+    DropAudit,
 }
 
 /// Facts about the node whose table it is.
@@ -89,6 +93,8 @@ pub struct Policy {
     /// Whether it isolates (additive) or judges (other tiers) its subjects in this direction.
     pub ingress: bool,
     pub egress: bool,
+    /// Only ever in the second table: see [`Change::Audit`].
+    pub audit: bool,
     pub rules: Vec<Rule>,
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -222,6 +223,10 @@ pub struct Policy {
     /// Directions in which the subjects are isolated (additive tier) or judged (others): `policyTypes`, after its defaults.
     pub ingress: bool,
     pub egress: bool,
+    /// `enforcement: Audit`: what it would change is reported, and nothing is changed.
+    pub audit: bool,
+    /// From then on the policy is as if absent.
+    pub expires: Option<SystemTime>,
     /// In the order of the manifest: ingress rules and egress rules.
     pub rules: Vec<Rule>,
 }

@@ -13,7 +13,10 @@ use crate::sharded::Sharded;
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, SetId};
 use crate::verdict::{NamedRule, RuleId};
 
+mod audit;
+
 pub use crate::program::{Line, LineAction, Lines};
+pub(crate) use audit::Audited;
 
 /// Everything a node decides by. Cheap to clone: parts that don't change are shared.
 #[derive(Clone, Debug)]
@@ -31,6 +34,10 @@ pub struct Table {
     pub(crate) endpoints: Sharded<IpAddr, Slot>,
     /// Node addresses, and whose they are.
     pub(crate) node_ips: Arc<FxHashMap<IpAddr, Arc<str>>>,
+    /// Whether this is the second table, in which the Audit policies are in force too.
+    pub(crate) is_audit: bool,
+    /// The second table, if an Audit policy selects a pod that is judged here.
+    pub(crate) audit: Option<Arc<Audited>>,
 }
 
 /// An endpoint, and of it what every verdict asks, to be had without another step.
@@ -81,11 +88,14 @@ pub struct Touched {
     pub sets: BTreeSet<SetId>,
     /// Programs whose lines changed, appeared or vanished.
     pub programs: BTreeSet<ProgramId>,
+    /// Addresses of pods that an Audit policy selects now and didn't before, or the other way round. Nothing that is enforced
+    /// hangs on these.
+    pub audited: BTreeSet<IpAddr>,
 }
 
 /// A list of changes that doesn't fit the state it is applied to: the sender and this table disagree, so a new snapshot is due.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("change refers to {what} {id}, which the table doesn't hold")]
+#[error("change refers to {what} {id}, which the table doesn't hold, or may not hold")]
 pub struct ApplyError {
     pub what: &'static str,
     pub id: String,
@@ -111,6 +121,8 @@ impl Table {
             identities: Sharded::new(),
             endpoints: Sharded::new(),
             node_ips: Arc::default(),
+            is_audit: false,
+            audit: None,
         }
     }
 
@@ -128,6 +140,10 @@ impl Table {
             match change {
                 Change::PutNode(facts) => table.put_node(facts, &mut touched),
                 Change::PutPolicy(id, policy) => {
+                    if policy.audit && !self.is_audit {
+                        // It would be enforced.
+                        return Err(ApplyError::new("Audit policy", id));
+                    }
                     table.policies.insert(*id, policy.clone());
                     policies.insert(*id);
                 }
@@ -166,8 +182,10 @@ impl Table {
                 }
                 Change::PutEndpoint(ip, endpoint) => table.put_endpoint(*ip, endpoint, &mut touched),
                 Change::DropEndpoint(ip) => table.drop_endpoint(*ip, &mut touched)?,
+                Change::Audit(_) | Change::DropAudit => {}
             }
         }
+        table.apply_audit(changes, &mut touched)?;
         table.compile_programs(programs, &policies, &mut touched)?;
         table.check(&touched)?;
         Ok((table, touched))
@@ -363,6 +381,7 @@ impl Table {
         let declared = self.identities.iter().filter(|(_, identity)| identity.declared);
         changes.extend(declared.map(|(id, identity)| Change::PutIdentity(*id, identity.programs)));
         changes.extend(self.endpoints.iter().map(|(ip, slot)| Change::PutEndpoint(*ip, slot.endpoint.clone())));
+        changes.extend(self.audit_changes());
         changes
     }
 

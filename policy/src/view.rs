@@ -18,6 +18,10 @@ use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, Pol
 use crate::source::{NamedPort, PortMatch};
 use crate::world::{Effects, World};
 
+mod audit;
+
+use audit::Followed;
+
 /// The part of the world that one node knows.
 #[derive(Debug)]
 pub struct View {
@@ -42,6 +46,8 @@ pub struct View {
     released: VecDeque<Released>,
     /// Addresses whose endpoint the node may have to hear of.
     due: BTreeSet<IpAddr>,
+    /// The same of the second world, while there is one.
+    audit: Option<Box<Followed>>,
 }
 
 /// Which pods are local to a view.
@@ -106,6 +112,7 @@ impl View {
             ranges: Vec::new(),
             released: VecDeque::new(),
             due: BTreeSet::new(),
+            audit: None,
         }
     }
 
@@ -128,6 +135,7 @@ impl View {
         }
         self.due = world.addresses().collect();
         self.settle(world, &mut changes);
+        self.follow_audit(world, None, &mut changes);
         changes
     }
 
@@ -177,6 +185,7 @@ impl View {
         }
         self.due.extend(effects.addresses.iter().copied());
         self.settle(world, &mut changes);
+        self.follow_audit(world, effects.audit(), &mut changes);
         changes
     }
 

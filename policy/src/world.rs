@@ -8,17 +8,23 @@
 //! - A **program** is the list of policies that judge an identity in one direction, shared by all identities with that list.
 //!
 //! [`Effects`] says what a change touched; each node's [`View`](crate::View) makes its delta from that.
+//!
+//! Audit policies are in force in a second world alone, which is there while there are any: [`audit`]. A policy that has expired is
+//! in force in neither: [`time`].
 
+mod audit;
 mod classes;
 mod effects;
 mod identities;
 mod selectors;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -46,8 +52,20 @@ pub struct World {
     by_answers: FxHashMap<Arc<[SetId]>, IdentityId>,
     policies: FxHashMap<PolicyId, Compiled>,
     policy_ids: FxHashMap<PolicyRef, PolicyId>,
-    /// Policies with nodes or names among their peers, as they were written.
-    by_places: BTreeMap<PolicyRef, Policy>,
+    /// All policies as they were written, in force or not.
+    written: BTreeMap<PolicyRef, Arc<Policy>>,
+    /// Those with nodes or names among their peers.
+    by_places: BTreeSet<PolicyRef>,
+    /// Those that expire, by when they do.
+    expiries: BTreeSet<(SystemTime, PolicyRef)>,
+    /// Audit policies among those that are written.
+    audits: usize,
+    /// `None`: nobody said what time it is, and nothing expires.
+    now: Option<SystemTime>,
+    /// Whether this is the second world.
+    is_audit: bool,
+    /// The second world, while there are Audit policies.
+    audit: Option<Box<World>>,
     names: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// Changes of nodes and names so far.
     places: u64,
@@ -98,6 +116,15 @@ impl World {
 
     /// Applies `edits`; of several for one key the last holds. Total: an edit that removes what isn't there does nothing.
     pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Effects {
+        let edits: Vec<Edit> = edits.into_iter().collect();
+        let copy = self.audit.as_ref().map(|_| edits.clone());
+        let mut effects = self.apply_here(edits);
+        effects.audit = self.follow(|audit| audit.apply_here(copy.unwrap_or_default()));
+        effects
+    }
+
+    /// In this world alone.
+    fn apply_here(&mut self, edits: Vec<Edit>) -> Effects {
         let mut effects = Effects::default();
         let places = self.places;
         // Inventory goes first: selectors are then tried on pods that are there, found by label, not pod by pod.
@@ -112,26 +139,29 @@ impl World {
                 Edit::Remove(Key::Name(name)) => self.put_name(name, None),
                 Edit::Put(Object::Pod(pod)) => self.put_pod(pod, &mut effects),
                 Edit::Remove(Key::Pod(pod)) => self.remove_pod(&pod, &mut effects),
-                Edit::Put(Object::Policy(policy)) => later.push((policy.reference.clone(), Some(policy))),
+                Edit::Put(Object::Policy(policy)) => {
+                    later.push((policy.reference.clone(), Some(Arc::new(policy))));
+                }
                 Edit::Remove(Key::Policy(reference)) => later.push((reference, None)),
             }
         }
         if self.places != places {
             // What changes itself comes behind, and holds.
-            let mut all: Vec<_> = self.by_places.iter().map(|(name, policy)| (name.clone(), Some(policy.clone()))).collect();
+            let mut all: Vec<_> = self.by_places.iter().map(|name| (name.clone(), self.written.get(name).cloned())).collect();
             all.append(&mut later);
             later = all;
         }
         for (reference, policy) in later {
-            match policy {
-                Some(policy) => self.put_policy(&policy, &mut effects),
-                None => self.remove_policy(&reference, &mut effects),
-            }
+            self.write_policy(reference, policy, &mut effects);
         }
-        self.settle_identities(&mut effects);
-        self.drop_unused_sets(&mut effects);
-        self.settle_programs(&mut effects);
+        self.settle(&mut effects);
         effects
+    }
+
+    fn settle(&mut self, effects: &mut Effects) {
+        self.settle_identities(effects);
+        self.drop_unused_sets(effects);
+        self.settle_programs(effects);
     }
 
     /// The names of all Node objects, and of all nodes that a pod names.
@@ -172,6 +202,7 @@ impl World {
         self.identities.len()
     }
 
+    /// Policies in force.
     pub fn policy_count(&self) -> usize {
         self.policies.len()
     }
@@ -296,13 +327,38 @@ impl World {
         }
     }
 
-    fn put_policy(&mut self, policy: &Policy, effects: &mut Effects) {
-        let is_place = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_));
-        if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
-            self.by_places.insert(policy.reference.clone(), policy.clone());
-        } else {
-            self.by_places.remove(&policy.reference);
+    /// Notes what is written, and puts in force what is in force here and now.
+    fn write_policy(&mut self, reference: PolicyRef, policy: Option<Arc<Policy>>, effects: &mut Effects) {
+        let old = match &policy {
+            Some(policy) => self.written.insert(reference.clone(), policy.clone()),
+            None => self.written.remove(&reference),
+        };
+        if let Some(old) = old {
+            self.audits -= usize::from(old.audit);
+            if let Some(expires) = old.expires {
+                self.expiries.remove(&(expires, reference.clone()));
+            }
         }
+        self.by_places.remove(&reference);
+        if let Some(policy) = &policy {
+            self.audits += usize::from(policy.audit);
+            self.expiries.extend(policy.expires.map(|expires| (expires, reference.clone())));
+            let is_place = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_));
+            if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
+                self.by_places.insert(reference.clone());
+            }
+        }
+        match policy.filter(|policy| self.is_in_force(policy)) {
+            Some(policy) => self.put_policy(&policy, effects),
+            None => self.remove_policy(&reference, effects),
+        }
+    }
+
+    fn is_in_force(&self, policy: &Policy) -> bool {
+        (self.is_audit || !policy.audit) && !self.is_expired(policy)
+    }
+
+    fn put_policy(&mut self, policy: &Policy, effects: &mut Effects) {
         let subject = self.intern(&policy.subject);
         let mut sets = Vec::new();
         let rules = policy.rules.iter().map(|rule| self.resolve(rule, &mut sets)).collect();
@@ -311,6 +367,7 @@ impl World {
             tier: policy.tier,
             ingress: policy.ingress,
             egress: policy.egress,
+            audit: policy.audit,
             rules,
         });
         let id = self.policy_ids.get(&policy.reference).copied().unwrap_or_else(|| {
@@ -333,7 +390,6 @@ impl World {
     }
 
     fn remove_policy(&mut self, reference: &PolicyRef, effects: &mut Effects) {
-        self.by_places.remove(reference);
         let Some(id) = self.policy_ids.remove(reference) else { return };
         let Some(old) = self.policies.remove(&id) else { return };
         effects.policies.insert(id);

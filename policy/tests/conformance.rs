@@ -61,12 +61,16 @@ fn judge_file(path: &Path, count: &mut Count) {
 fn judge_case(case: &case::Case, manifests: &corpus::Case, count: &mut Count) {
     assert_eq!((&case.name, case.states.len()), (&manifests.name, manifests.states.len()));
     let mut kept = Engine::of([], &[]);
-    let mut edits = Vec::new();
+    let (mut edits, mut now) = (Vec::new(), None);
     for (turn, (state, same)) in case.states.iter().zip(&manifests.states).enumerate() {
         count.states += 1;
         kept.edit(state.edits.iter().cloned());
         edits.extend(state.edits.iter().cloned());
-        let fresh = Engine::of(edits.iter().cloned(), &[]);
+        let mut fresh = Engine::of(edits.iter().cloned(), &[]);
+        now = state.now.or(now);
+        for engine in [&mut kept, &mut fresh] {
+            now.into_iter().for_each(|now| engine.set_time(now));
+        }
         assert_eq!(state.probes.len(), same.probes.len(), "{}: two readers, two numbers of probes", case.name);
         for (probe, read) in state.probes.iter().zip(&same.probes) {
             let ends = (probe.from.ip, probe.to.ip, probe.port, answer(probe.expect));
@@ -86,6 +90,11 @@ fn judge_probe(probe: &Probe, kept: &Engine, fresh: &Engine, cluster: &Cluster) 
     let got = engine::judgement(&kept.everything.table, &question);
     let compiled = engine::judgement(&fresh.everything.table, &question);
     let reference = judge(cluster, &question);
+    let audit = |engine: &Engine| engine::audit(&engine.everything.table, &question).map(|(answer, ..)| answer);
+    let audits = (audit(kept), audit(fresh), properties::audit_by_reference(cluster, &question).map(|(answer, _)| answer));
+    if audits != (probe.audit, probe.audit, probe.audit) {
+        return Err(format!("expected of the audit {:?}\ngot, fresh, naive {audits:?}", probe.audit));
+    }
     if got.answer() == probe.expect && got == compiled && reference.answer() == probe.expect && engine::agrees(&got, &reference) {
         return Ok(());
     }

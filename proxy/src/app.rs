@@ -67,7 +67,7 @@ async fn live(options: Options) -> Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let feed_metrics = FeedMetrics::new(&mut registry);
-    let denial_metrics = DenialMetrics::new(&mut registry);
+    let denial_metrics = DenialMetrics::new(&mut registry, metrics.audit.clone());
     let admin_listener = TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
 
     let (tables, table) = watch::channel(Arc::new(Table::empty()));

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit;
 use crate::config::{Config, ConnectionRecords, DenialBody, Limits};
 use crate::detect::{Beginning, Detected, read_beginning};
 use crate::hello;
@@ -151,6 +152,10 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
         let open = &conn.dataplane.metrics.open_connections;
         open.inc();
         let ruling = judge::rule(&first, &ends, None);
+        // What is read is audited by what is read.
+        if ruling.decision != Decision::Inspect {
+            conn.audit(&first, None);
+        }
         drop(first);
         let ended = tokio::select! {
             biased;
@@ -205,6 +210,7 @@ async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<
 async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reason) -> Ended {
     let table = conn.table();
     let mut ruling = judge::rule(&table, &conn.ends, Some(Request::Opaque));
+    conn.audit(&table, Some(Request::Opaque));
     if ruling.is_allowed() {
         return unread(conn, socket, read, Stage::Opaque).await;
     }
@@ -315,6 +321,15 @@ impl Conn {
     /// The newest table.
     pub(crate) fn table(&self) -> Arc<Table> {
         Arc::clone(&self.dataplane.table.borrow())
+    }
+
+    /// Writes down what Audit policies would have made of the connection, where that is another answer.
+    fn audit(&self, table: &Table, request: Option<Request<'_>>) {
+        let Some((enforced, audit)) = audit::audit(table, &self.ends, request) else { return };
+        let mut record = Record::new(RecordType::Connection, self.id, &self.dataplane.node, table, &self.ends);
+        record.audited(enforced, &audit);
+        self.dataplane.metrics.audit.found(&record);
+        self.dataplane.records.write(record);
     }
 
     /// Opens the leg to the server.

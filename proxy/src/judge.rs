@@ -93,7 +93,7 @@ impl JudgedRequest {
     }
 }
 
-fn flow<'a>(ends: &Ends, request: Option<Request<'a>>) -> Flow<'a> {
+pub(crate) fn flow<'a>(ends: &Ends, request: Option<Request<'a>>) -> Flow<'a> {
     Flow {
         source: ends.client.0.ip().to_canonical(),
         destination: ends.original.0.ip().to_canonical(),

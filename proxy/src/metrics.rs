@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_policy::Reason;
 
+use crate::audit::AuditMetrics;
 use crate::kernel::Count;
 use crate::kernel::others::Effect;
 use crate::records::RecordVerdict;
@@ -26,11 +27,7 @@ struct VerdictLabel(RecordVerdict);
 
 impl EncodeLabelValue for VerdictLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        match self.0 {
-            RecordVerdict::Allow => "allow",
-            RecordVerdict::Deny => "deny",
-        }
-        .encode(encoder)
+        self.0.as_str().encode(encoder)
     }
 }
 
@@ -98,6 +95,8 @@ pub struct Metrics {
     other_engine_findings: Family<EffectLabel, Gauge>,
     /// Ways on which packets of this node's pods don't come by the rules.
     pub path_not_seen: Gauge,
+    /// What Audit policies would change.
+    pub audit: AuditMetrics,
 }
 
 /// What becomes of connections that go through the proxy.
@@ -129,6 +128,7 @@ impl Metrics {
             table_sets: Gauge::default(),
             other_engine_findings: Family::default(),
             path_not_seen: Gauge::default(),
+            audit: AuditMetrics::new(registry),
         };
         for effect in [Effect::Evades, Effect::Cuts] {
             metrics.other_engine_findings(effect, 0);

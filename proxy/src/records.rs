@@ -36,6 +36,22 @@ pub enum RecordType {
 pub enum RecordVerdict {
     Allow,
     Deny,
+    /// Neither: the record says what Audit policies would have made of it, and stands beside the flow's own.
+    Audit,
+}
+
+impl RecordVerdict {
+    pub(crate) fn of(decision: sluice_policy::Decision) -> Self {
+        if decision == sluice_policy::Decision::Deny { Self::Deny } else { Self::Allow }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// One end of a flow.
@@ -127,6 +143,12 @@ pub struct Record {
     /// `TCP`, `UDP`, `SCTP`, `ICMP` (for both families), or another protocol's number.
     pub protocol: Cow<'static, str>,
     pub verdict: RecordVerdict,
+    /// Of an audit: what became of the flow, and what would have with the Audit policies in force. The reason, direction and
+    /// policy are those of the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<RecordVerdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_be: Option<RecordVerdict>,
     pub reason: Reason,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
@@ -170,6 +192,8 @@ impl Record {
             destination: RecordEnd::new(table, ends.original.0),
             protocol: Cow::Borrowed("TCP"),
             verdict: RecordVerdict::Allow,
+            enforced: None,
+            would_be: None,
             reason: Reason::NeedsRequest,
             direction: None,
             policy: None,
@@ -188,7 +212,7 @@ impl Record {
     /// Notes what was decided and by whom. `direction` says whose denial it was, so an allowed flow has none.
     pub fn decided(&mut self, ruling: &crate::judge::Ruling) {
         let denied = ruling.decision == sluice_policy::Decision::Deny;
-        self.verdict = if denied { RecordVerdict::Deny } else { RecordVerdict::Allow };
+        self.verdict = RecordVerdict::of(ruling.decision);
         self.reason = ruling.reason;
         self.policy = ruling.by.first().cloned();
         self.policies = if ruling.by.len() > 1 { ruling.by.clone() } else { Vec::new() };

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use sluice_policy::{Direction, Reason};
 
 use super::{Explained, Looked, Walk, words};
+use crate::cluster::AuditAnswer;
 use crate::output::{Paint, Tone};
 
 impl Explained {
@@ -70,6 +71,9 @@ impl Explained {
     pub(super) fn to_text(&self, paint: Paint) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "{}", paint.paint(Tone::Strong, &self.sentence));
+        if let Some(audit) = &self.audit {
+            let _ = writeln!(text, "{}", paint.paint(tone(audit.verdict), &audited(audit)));
+        }
         for direction in [Direction::Egress, Direction::Ingress] {
             let walk = self.walk(direction);
             let party = match direction {
@@ -82,6 +86,19 @@ impl Explained {
             write_walk(&mut text, walk, paint);
         }
         text
+    }
+}
+
+/// What would be, if the Audit policies were in force too.
+fn audited(audit: &AuditAnswer) -> String {
+    let rules: Vec<String> = audit.half().by.as_slice().iter().map(ToString::to_string).collect();
+    let (direction, rules) = (audit.direction, words::and(&rules));
+    match audit.reason {
+        Reason::NoRuleMatched | Reason::NotTheProtocol => {
+            format!("Audit: it would be denied: {rules} would isolate the pod in {direction}, and no rule allows it.")
+        }
+        _ if audit.verdict == "deny" => format!("Audit: it would be denied: {direction} by {rules}."),
+        _ => format!("Audit: it would be allowed: {direction} by {rules}."),
     }
 }
 

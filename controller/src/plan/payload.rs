@@ -27,6 +27,7 @@ fn bounded(change: &Change) -> Change {
         Change::PutPolicy(id, policy) if changes::encoded_len(change) > CHANGE_LIMIT_BYTES => {
             Change::PutPolicy(*id, Arc::new(closed(policy)))
         }
+        Change::Audit(change) => Change::Audit(Box::new(bounded(change))),
         other => other.clone(),
     }
 }

@@ -39,8 +39,9 @@ pub(crate) struct Session {
     holds_foreign_table: bool,
     /// Why the node could not use what it was sent last.
     pub(crate) refusal: Option<String>,
-    /// The policies that the node holds or was sent, and since which generation in this form.
-    pub(crate) policies: BTreeMap<PolicyId, (PolicyRef, Generation)>,
+    /// The policies that the node holds or was sent, and since which generation in this form. Audit policies are those of the
+    /// second table (`true`), where numbers mean others.
+    pub(crate) policies: BTreeMap<(bool, PolicyId), (PolicyRef, Generation)>,
 }
 
 impl Session {
@@ -136,13 +137,21 @@ impl Session {
     }
 
     fn remember(&mut self, generation: Generation, list: &[Change], bytes: usize) {
+        if list.contains(&Change::DropAudit) {
+            self.policies.retain(|(in_audit, _), _| !in_audit);
+        }
         for change in list {
+            let (in_audit, change) = match change {
+                Change::Audit(change) => (true, &**change),
+                change => (false, change),
+            };
             match change {
-                Change::PutPolicy(id, policy) => {
-                    self.policies.insert(*id, (policy.reference.clone(), generation));
+                // The second table has the others too.
+                Change::PutPolicy(id, policy) if policy.audit == in_audit => {
+                    self.policies.insert((in_audit, *id), (policy.reference.clone(), generation));
                 }
-                Change::DropPolicy(id) => {
-                    self.policies.remove(id);
+                Change::PutPolicy(id, _) | Change::DropPolicy(id) => {
+                    self.policies.remove(&(in_audit, *id));
                 }
                 _ => {}
             }

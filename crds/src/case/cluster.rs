@@ -1,6 +1,7 @@
 //! A case's cluster as it changes from state to state.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
 
 use sluice_policy::source::{Key, KnownName, Namespace, Object, PodRef, plain_name};
 use sluice_policy::verdict::Decision;
@@ -10,6 +11,7 @@ use super::written::{self, Action, WrittenPod};
 use super::{Case, End, Probe, State};
 use crate::diagnostic::Diagnostic;
 use crate::lower::lower;
+use crate::time::parse_moment;
 use crate::value::Value;
 
 /// Reads one case from its line of JSON.
@@ -33,17 +35,23 @@ pub(super) fn parse_case(json: &str) -> Result<Case, String> {
         first.extend(cluster.put_policy(policy));
     }
     let probes = cluster.probes(&case.probes, &case.tables)?;
-    let mut states = vec![State { edits: first, probes }];
+    let mut states = vec![State { now: time(case.now.as_deref())?, edits: first, probes }];
     for step in case.steps {
+        let now = time(step.now.as_deref())?;
         let mut edits = Vec::new();
         for action in step.actions {
             cluster.act(action, &mut edits)?;
         }
         let probes = cluster.probes(&step.probes, &step.tables)?;
-        states.push(State { edits, probes });
+        states.push(State { now, edits, probes });
     }
     let written::Case { name, family, title, tags, .. } = case;
     Ok(Case { name, family, title, tags, states, diagnostics: cluster.diagnostics })
+}
+
+fn time(written: Option<&str>) -> Result<Option<SystemTime>, String> {
+    let parse = |written| parse_moment(written).ok_or_else(|| format!("now: {written:?} is no time"));
+    written.map(parse).transpose()
 }
 
 /// What the steps have to know of the states before them.
@@ -126,6 +134,7 @@ impl Cluster {
                 protocol: probe.protocol,
                 contents: probe.contents()?,
                 expect: probe.expect.into(),
+                audit: probe.audit.map(Decision::from),
             });
         }
         for table in tables {
@@ -156,7 +165,7 @@ impl Cluster {
                         other => return Err(format!("table: {other:?} is none of 1, 0 and .")),
                     };
                     let (from, to) = (from.clone(), to.clone());
-                    probes.push(Probe { from, to, port: on.port, protocol: on.protocol, contents: None, expect });
+                    probes.push(Probe { from, to, port: on.port, protocol: on.protocol, contents: None, expect, audit: None });
                 }
             }
         }

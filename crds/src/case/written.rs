@@ -19,6 +19,7 @@ pub(super) struct Case {
     pub(super) title: String,
     #[serde(default)]
     pub(super) tags: Vec<String>,
+    pub(super) now: Option<String>,
     pub(super) namespaces: Vec<Namespace>,
     #[serde(default)]
     pub(super) pods: Vec<WrittenPod>,
@@ -127,6 +128,7 @@ pub(super) struct Probe {
     #[serde(default)]
     opaque: bool,
     pub(super) expect: Expect,
+    pub(super) audit: Option<Expect>,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +193,7 @@ pub(super) struct On {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Step {
+    pub(super) now: Option<String>,
     pub(super) actions: Vec<Action>,
     #[serde(default)]
     pub(super) probes: Vec<Probe>,

@@ -21,6 +21,10 @@ pub(crate) fn describe(policy: &Policy) -> String {
     for (isolates, word) in [(policy.ingress, " in"), (policy.egress, " out")] {
         words.push_str(if isolates { word } else { "" });
     }
+    words.push_str(if policy.audit { " AUDIT" } else { "" });
+    if let Some(expires) = policy.expires {
+        words.push_str(&format!(" until {}", sluice_crds::moment_text(expires)));
+    }
     for rule in &policy.rules {
         let action = if rule.action == Action::Deny { "DENY " } else { "" };
         let peers = rule.peers.as_ref().map_or("*".to_owned(), |peers| list(peers, peer));

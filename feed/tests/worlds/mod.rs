@@ -19,6 +19,11 @@ pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 pub(crate) fn change() -> impl Strategy<Value = Change> {
+    let of_audit = first_table_change().prop_map(|change| Change::Audit(Box::new(change)));
+    prop_oneof![6 => first_table_change(), 3 => of_audit, 1 => Just(Change::DropAudit)]
+}
+
+fn first_table_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         node().prop_map(Change::PutNode),
         (any::<u32>(), policy()).prop_map(|(id, p)| Change::PutPolicy(PolicyId(id), Arc::new(p))),
@@ -79,8 +84,8 @@ fn policy() -> impl Strategy<Value = Policy> {
         Just(Tier::Additive),
         any::<u16>().prop_map(|priority| Tier::Baseline { priority }),
     ];
-    (reference, tier, any::<bool>(), any::<bool>(), vec(rule(), 0..4))
-        .prop_map(|(reference, tier, ingress, egress, rules)| Policy { reference, tier, ingress, egress, rules })
+    (reference, tier, any::<[bool; 3]>(), vec(rule(), 0..4))
+        .prop_map(|(reference, tier, [ingress, egress, audit], rules)| Policy { reference, tier, ingress, egress, audit, rules })
 }
 
 fn rule() -> impl Strategy<Value = Rule> {

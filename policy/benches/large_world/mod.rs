@@ -226,6 +226,8 @@ pub(crate) fn policy(size: Size, i: u32) -> Policy {
         subject: PodSelector { namespaces: Namespaces::Named(namespace), pods: subject },
         ingress: !egress || shape == 0,
         egress,
+        audit: false,
+        expires: None,
         rules,
     }
 }

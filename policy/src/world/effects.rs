@@ -20,9 +20,23 @@ pub struct Effects {
     pub(crate) identities: BTreeSet<IdentityId>,
     /// Addresses whose endpoint may differ.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What became of the second world.
+    pub(super) audit: AuditEffects,
     /// For the settling at the end of an edit: sets whose policies changed, and identities whose answers did.
     pub(super) subjects: FxHashSet<SetId>,
     pub(super) reprogram: FxHashSet<IdentityId>,
+}
+
+/// What an edit did to the world in which Audit policies are in force too.
+#[derive(Debug, Default)]
+pub(super) enum AuditEffects {
+    /// There was none, and there is none.
+    #[default]
+    None,
+    /// The first Audit policy appeared, or the last one vanished.
+    Begun,
+    Ended,
+    Changed(Box<Effects>),
 }
 
 /// The net change of a set's members.
@@ -40,6 +54,19 @@ impl Effects {
             && self.sets.is_empty()
             && self.identities.is_empty()
             && self.addresses.is_empty()
+            && match &self.audit {
+                AuditEffects::None => true,
+                AuditEffects::Begun | AuditEffects::Ended => false,
+                AuditEffects::Changed(effects) => effects.is_empty(),
+            }
+    }
+
+    /// The effects in the second world, if it was there before and still is.
+    pub(crate) fn audit(&self) -> Option<&Self> {
+        match &self.audit {
+            AuditEffects::Changed(effects) => Some(effects),
+            AuditEffects::None | AuditEffects::Begun | AuditEffects::Ended => None,
+        }
     }
 
     pub(super) fn joined(&mut self, set: SetId, identity: IdentityId) {

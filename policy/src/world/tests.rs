@@ -49,6 +49,8 @@ fn allow(name: &str, subject: &str, from: &str) -> Edit {
         subject: app(subject),
         ingress: true,
         egress: false,
+        audit: false,
+        expires: None,
         rules: vec![rule],
     }))
 }

@@ -28,6 +28,7 @@ pub(crate) struct Probe {
     pub(crate) protocol: String,
     pub(crate) contents: Option<Read>,
     pub(crate) expect: Answer,
+    pub(crate) audit: Option<Answer>,
 }
 
 /// `../shared/conformance` beside the repository. `None`, loudly, where it isn't there.
@@ -81,12 +82,14 @@ impl Case {
             .collect::<Vec<_>>();
         let mut cluster = Cluster::default();
         cluster.edit(&first);
+        cluster.now = line["now"].as_str().map(str::to_owned);
         let mut states = vec![State { probes: probes(line, &cluster), cluster }];
         for step in of("steps") {
             let mut cluster = states.last().expect("the first state is there").cluster.clone();
             for action in step["actions"].as_array().into_iter().flatten() {
                 cluster.edit(&perform(action, &cluster));
             }
+            cluster.now = step["now"].as_str().map(str::to_owned).or(cluster.now);
             states.push(State { probes: probes(&step, &cluster), cluster });
         }
         Self { name: line["name"].as_str().unwrap_or("unnamed").to_owned(), states }
@@ -190,6 +193,15 @@ fn request(http: &Value) -> Request {
     }
 }
 
+fn answer(word: &Value) -> Answer {
+    match word.as_str() {
+        Some("allow") => Answer::Allow,
+        Some("deny") => Answer::Deny,
+        Some("l7") => Answer::L7,
+        other => panic!("a probe expects {other:?}"),
+    }
+}
+
 fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
     let number = |port: &Value| u16::try_from(port.as_u64().unwrap_or(0)).expect("a port has 16 bits");
     let word = |value: &Value| value.as_str().unwrap_or("TCP").to_owned();
@@ -206,12 +218,8 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
                 Value::Object(tls) => Some(Read::Tls(tls.get("serverName").and_then(Value::as_str).map(str::to_owned))),
                 _ => (probe["opaque"] == true).then_some(Read::Other),
             },
-            expect: match probe["expect"].as_str() {
-                Some("allow") => Answer::Allow,
-                Some("deny") => Answer::Deny,
-                Some("l7") => Answer::L7,
-                other => panic!("a probe expects {other:?}"),
-            },
+            expect: answer(&probe["expect"]),
+            audit: probe.get("audit").map(answer),
         });
     }
     for table in part["tables"].as_array().into_iter().flatten() {
@@ -238,6 +246,7 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
                         protocol: word(&on["protocol"]),
                         contents: None,
                         expect,
+                        audit: None,
                     });
                 }
             }

@@ -1,12 +1,14 @@
 //! The engine as a judge: manifests through `sluice-crds` into a world, a view and a table, and questions put to the table.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::Value;
 use sluice_policy::http::{FieldLines, HttpRequest};
 use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
 use sluice_policy::view::Scope;
-use sluice_policy::world::Edit as WorldEdit;
+use sluice_policy::world::{Edit as WorldEdit, Effects};
 use sluice_policy::{Decision, Direction, Flow, Protocol, Request, Table, Verdict, View, World};
 
 use crate::reference::{Answer, Cluster, Contents, Half, Judgement, Question};
@@ -45,14 +47,28 @@ impl Engine {
     }
 
     pub(crate) fn of_cluster(cluster: &Cluster, nodes: &[&str]) -> Self {
-        Self::of(cluster.objects.iter().map(|object| lower(&Edit::Put(object.clone()))), nodes)
+        let mut engine = Self::of(cluster.objects.iter().map(|object| lower(&Edit::Put(object.clone()))), nodes);
+        if let Some(now) = &cluster.now {
+            engine.set_time(sluice_crds::parse_moment(now).expect("the tests write times that can be read"));
+        }
+        engine
+    }
+
+    /// Says what time it is.
+    pub(crate) fn set_time(&mut self, now: SystemTime) {
+        let effects = self.world.set_time(now);
+        self.follow(&effects);
     }
 
     /// Applies `edits` at once, and what follows from them to each table.
     pub(crate) fn edit(&mut self, edits: impl IntoIterator<Item = WorldEdit>) {
         let effects = self.world.apply(edits);
+        self.follow(&effects);
+    }
+
+    fn follow(&mut self, effects: &Effects) {
         for reader in std::iter::once(&mut self.everything).chain(&mut self.nodes) {
-            let delta = reader.view.delta(&self.world, &effects);
+            let delta = reader.view.delta(&self.world, effects);
             reader.table = reader.table.apply(&delta).expect("a delta fits the state it was made for").0;
         }
     }
@@ -104,6 +120,14 @@ pub(crate) fn judgement(table: &Table, question: &Question<'_>) -> Judgement {
             all: verdict.half(direction).rule.is_none(),
         };
         Judgement { egress: half(Direction::Egress), ingress: half(Direction::Ingress) }
+    })
+}
+
+/// What a table says that the Audit policies would change: the answer, and who would give it.
+pub(crate) fn audit(table: &Table, question: &Question<'_>) -> Option<(Answer, Direction, BTreeSet<String>)> {
+    with_flow(question, |flow| {
+        let audit = table.audit(flow, &table.verdict(flow))?;
+        Some((answer(audit.decision()), audit.direction, audit.by().iter().map(ToString::to_string).collect()))
     })
 }
 

@@ -3,6 +3,7 @@
 //! The seed is fixed, so that a failure is the same on every machine; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` set another seed
 //! and more worlds (`make test-long` does).
 
+mod audit;
 mod edits;
 mod lines;
 
@@ -12,6 +13,8 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use crate::engine::{self, Engine};
 use crate::reference::{Answer, Cluster, Contents, Question, judge};
 use crate::worlds;
+
+pub(crate) use audit::by_reference as audit_by_reference;
 
 /// Runs `property` on worlds drawn from `strategy`: `worlds` of them, unless the environment says how many.
 fn for_all<S: Strategy>(seed: u64, worlds: u32, strategy: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>)

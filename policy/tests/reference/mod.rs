@@ -35,6 +35,10 @@ use self::read::{Action, Ports, Read, Term, Unreadable};
 #[derive(Clone, Default)]
 pub(crate) struct Cluster {
     pub(crate) objects: Vec<Value>,
+    /// In UTC, `2027-01-31T00:00:00Z`; `None`: nothing expires.
+    pub(crate) now: Option<String>,
+    /// Whether Audit policies are in force too.
+    pub(crate) audits: bool,
 }
 
 /// One object a line.
@@ -163,12 +167,16 @@ impl Cluster {
         self.objects.iter().filter(move |object| object["kind"] == kind)
     }
 
-    /// The policies in force: one that only audits neither allows nor isolates.
+    /// The policies in force: one that only audits neither allows nor isolates, and one that has expired is as if absent.
     fn policies(&self) -> impl Iterator<Item = &Value> {
         // The cluster's is refused where nobody can say whom it is about.
         let clusters = self.of_kind("SluiceClusterNetworkPolicy").filter(|policy| read::cluster_subject(policy).is_ok());
         let ours = self.of_kind("SluiceNetworkPolicy").chain(clusters);
-        self.of_kind("NetworkPolicy").chain(ours.filter(|policy| policy["spec"]["enforcement"] != "Audit"))
+        let ours = ours.filter(|policy| self.audits || policy["spec"]["enforcement"] != "Audit");
+        // Times in one form and one zone are in the order of their texts.
+        let is_over = |at: &str| self.now.as_deref().is_some_and(|now| at <= now);
+        let ours = ours.filter(move |policy| !read::expires(policy).is_ok_and(|at| at.is_some_and(is_over)));
+        self.of_kind("NetworkPolicy").chain(ours)
     }
 
     fn pods(&self) -> impl Iterator<Item = Pod<'_>> {
@@ -320,7 +328,8 @@ fn isolates(policy: &Value, direction: Direction) -> bool {
 fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a Value, String)> {
     let (rules_field, peers_field, _) = case.direction.words();
     let fits = |rule: &Value| -> Read<bool> {
-        let known = and(read::spec(policy), read::rule(rule, peers_field, read::is_ours(policy)));
+        let whole = and(read::spec(policy), read::expires(policy).map(|_| true));
+        let known = and(whole, read::rule(rule, peers_field, read::is_ours(policy)));
         let peers = any(read::list(&rule[peers_field]), |entry| peer_matches(case, policy, entry));
         let ports = any(read::list(&rule["ports"]), |entry| port_matches(case, entry));
         and(known, and(peers, ports))

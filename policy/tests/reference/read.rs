@@ -219,8 +219,8 @@ pub(crate) fn service_account(pod: &Value) -> String {
 /// Whether `spec` has only known fields. An absent one is empty.
 pub(crate) fn spec(policy: &Value) -> Read<bool> {
     let more: &[&str] = match is_ours(policy) {
-        true if is_clusters(policy) => &["enforcement", "namespaceSelector"],
-        true => &["enforcement"],
+        true if is_clusters(policy) => &["enforcement", "expires", "namespaceSelector"],
+        true => &["enforcement", "expires"],
         false => &[],
     };
     match &policy["spec"] {
@@ -228,6 +228,16 @@ pub(crate) fn spec(policy: &Value) -> Read<bool> {
         spec => {
             known(spec.as_object().ok_or(Unreadable)?, &[more, &["podSelector", "policyTypes", "ingress", "egress"]].concat())
         }
+    }
+}
+
+/// When a policy expires. The tests write such times in UTC alone.
+pub(crate) fn expires(policy: &Value) -> Read<Option<&str>> {
+    match &policy["spec"]["expires"] {
+        Value::Null => Ok(None),
+        _ if !is_ours(policy) => Ok(None),
+        Value::String(at) if at.len() == 20 && at.as_bytes()[10] == b'T' && at.ends_with('Z') => Ok(Some(at)),
+        _ => Err(Unreadable),
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) const PORTS: [u16; 4] = [53, 80, 81, 8080];
 pub(crate) const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "ICMP"];
 pub(crate) const OUTSIDE: [&str; 3] = ["203.0.113.9", "169.254.169.254", "2001:db8::9"];
 pub(crate) const SERVER_NAMES: [Option<&str>; 4] = [Some("api.example.org"), Some("EXAMPLE.org."), Some(""), None];
+/// When policies expire, and it may be.
+pub(crate) const TIMES: [&str; 2] = ["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"];
 
 /// One change of a cluster: an object comes or is replaced, or goes (only kind, namespace and name count).
 #[derive(Clone)]
@@ -261,6 +263,9 @@ fn policy() -> BoxedStrategy<Value> {
         if ours {
             let mode = prop_oneof![8 => Just(None), 1 => Just(Some(json!("Enforce"))), 1 => Just(Some(json!("Audit")))];
             fields.push(("enforcement", mode.boxed()));
+            // The last can't be read.
+            let times = one_of(&[TIMES[0], TIMES[1], "tomorrow"]);
+            fields.push(("expires", prop_oneof![9 => Just(None), 2 => times.prop_map(Some)].boxed()));
         }
         let spec = object(fields);
         (select(NAMESPACES.to_vec()), select(names.to_vec()), spec).prop_map(move |(namespace, name, spec)| {
@@ -347,7 +352,7 @@ fn pod() -> BoxedStrategy<Value> {
 pub(crate) fn cluster() -> BoxedStrategy<Cluster> {
     (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9))
         .prop_map(|(namespaces, pods, policies)| {
-            let mut cluster = Cluster { objects: (0..NODES.len()).map(node).collect() };
+            let mut cluster = Cluster { objects: (0..NODES.len()).map(node).collect(), ..Cluster::default() };
             let objects = namespaces.into_iter().chain(pods).chain(policies);
             cluster.edit(&objects.map(Edit::Put).collect::<Vec<_>>());
             cluster

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::audit::AuditMetrics;
 use crate::kernel::Site;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,12 +39,14 @@ pub struct DenialMetrics {
     pub listening: Gauge,
     /// Times the kernel's counters could not be read.
     pub unread: Counter,
+    /// Shared with the data path.
+    pub audit: AuditMetrics,
 }
 
 impl DenialMetrics {
-    pub fn new(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry, audit: AuditMetrics) -> Self {
         let registry = registry.sub_registry_with_prefix("sluice");
-        let metrics = Self::default();
+        let metrics = Self { audit, ..Self::default() };
         let m = metrics.clone();
         registry.register("kernel_denials", "Packets that the kernel denied, by reason and direction", m.packets);
         registry.register("kernel_denials_left_out", "Packets denied by the kernel without a record of their own", m.left_out);

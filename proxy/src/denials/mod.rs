@@ -8,6 +8,7 @@
 //! A thread of its own, because reading counters blocks. It is a witness: nothing waits for it, and if it doesn't listen, or the
 //! kernel can't tell it, packets are denied all the same.
 
+mod audit;
 mod ledger;
 mod metrics;
 mod packet;
@@ -192,6 +193,9 @@ impl Witness {
         if self.config.is_some_and(|config| config.passed) {
             budgets.extend(Budget::ALL.iter().filter(|budget| matches!(budget, Budget::Passed(_))));
         }
+        if self.tables.borrow().has_audit() {
+            budgets.extend(Budget::AUDITED);
+        }
         for budget in budgets {
             let tallies = self.tallies.of(budget)?;
             self.ledger.read(budget, &tallies, Instant::now());
@@ -244,8 +248,18 @@ impl Witness {
 
     fn write(&self, entry: &Entry) {
         let table = Arc::clone(&self.tables.borrow());
-        self.metrics.left_out.inc_by(entry.left_out);
-        self.sink.write(record::record(entry, self.ids.next(), &self.node, &table));
+        let id = self.ids.next();
+        let audit = audit::record(entry, id, &self.node, &table);
+        if matches!(entry.site, Site::Audited(_)) {
+            self.metrics.audit.left_out.inc_by(entry.left_out);
+        } else {
+            self.metrics.left_out.inc_by(entry.left_out);
+            self.sink.write(record::record(entry, id, &self.node, &table));
+        }
+        if let Some(record) = audit {
+            self.metrics.audit.found(&record);
+            self.sink.write(record);
+        }
     }
 }
 
@@ -254,7 +268,7 @@ fn enter(ledger: &mut Ledger, report: Report<'_>, now: Instant) -> Option<Entry>
     let headers = Headers::read(report.packet)?;
     let subject = match report.site.budget() {
         Budget::Interface => Subject::Interface(report.interface),
-        Budget::Pod(direction) | Budget::Passed(direction) => Subject::Address(match direction {
+        Budget::Pod(direction) | Budget::Passed(direction) | Budget::Audited(direction) => Subject::Address(match direction {
             Direction::Egress => headers.source.ip(),
             Direction::Ingress => headers.destination.ip(),
         }),

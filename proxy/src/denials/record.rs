@@ -42,26 +42,29 @@ pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table
 /// The kernel judged by its own rules, which are those of a moment ago, or of a moment to come. Where the table of now says
 /// otherwise, no policy is named: it would be the wrong one.
 fn ruling(table: &Table, site: Site, headers: &Headers) -> Ruling {
-    let mut flow = Flow {
-        source: headers.source.ip(),
-        destination: headers.destination.ip(),
-        protocol: headers.protocol,
-        destination_port: headers.destination.port(),
-        request: None,
-    };
+    let flow = flow(site, headers);
     let Some(reason) = site.reason() else { return passed(table, &flow) };
     let unnamed = Ruling { decision: Decision::Deny, reason, direction: Direction::Ingress, by: Vec::new() };
     let Some(direction) = site.direction() else { return unnamed };
-    if matches!(site, Site::Unreadable(_)) {
-        // What only a request could allow, and there can be none.
-        flow.request = Some(Request::Opaque);
-    }
     let verdict = table.verdict(&flow);
     let half = verdict.half(direction);
     if half.decision != Decision::Deny || half.reason != reason {
         return Ruling { direction, ..unnamed };
     }
     Ruling { decision: Decision::Deny, reason, direction, by: table.by(&flow, &verdict, direction) }
+}
+
+/// The flow that the packet begins, or would have begun.
+pub(super) fn flow(site: Site, headers: &Headers) -> Flow<'static> {
+    // What only a request could allow, and there can be none.
+    let is_unreadable = matches!(site, Site::Unreadable(_));
+    Flow {
+        source: headers.source.ip(),
+        destination: headers.destination.ip(),
+        protocol: headers.protocol,
+        destination_port: headers.destination.port(),
+        request: is_unreadable.then_some(Request::Opaque),
+    }
 }
 
 fn passed(table: &Table, flow: &Flow<'_>) -> Ruling {
@@ -73,7 +76,7 @@ fn passed(table: &Table, flow: &Flow<'_>) -> Ruling {
     Ruling { decision: Decision::Allow, reason: verdict.reason(), direction, by: table.by(flow, &verdict, direction) }
 }
 
-fn word(protocol: Protocol) -> Cow<'static, str> {
+pub(super) fn word(protocol: Protocol) -> Cow<'static, str> {
     match protocol {
         Protocol::Tcp => "TCP".into(),
         Protocol::Udp => "UDP".into(),

@@ -241,7 +241,7 @@ fn other_node<'a>(change: &'a Change, node: &str) -> Option<&'a str> {
 }
 
 fn union(mut all: Touched, more: Touched) -> Touched {
-    let Touched { node, endpoints, appeared, identities, sets, programs } = more;
+    let Touched { node, endpoints, appeared, identities, sets, programs, audited } = more;
     // What the first list already touched was there before both, or is counted already.
     all.appeared.extend(appeared.difference(&all.endpoints).copied().collect::<Vec<_>>());
     all.node |= node;
@@ -249,5 +249,6 @@ fn union(mut all: Touched, more: Touched) -> Touched {
     all.identities.extend(identities);
     all.sets.extend(sets);
     all.programs.extend(programs);
+    all.audited.extend(audited);
     all
 }

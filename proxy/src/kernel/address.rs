@@ -28,6 +28,8 @@ pub(super) enum Place {
     Elsewhere(Family),
     /// Pairs of addresses of one pod.
     Itself(Family),
+    /// The addresses of this node's pods that an Audit policy selects. Nothing is decided by them.
+    Audited(Family),
     Pods(SetId, Family),
     NamedPort(Protocol, String, Family),
     Bundle(BundleId, Family),
@@ -40,6 +42,7 @@ impl Place {
             Self::Local(family) => edition.sets_of(base::LOCAL, *family),
             Self::Elsewhere(family) => edition.sets_of(base::ELSEWHERE, *family),
             Self::Itself(family) => edition.sets_of(base::ITSELF, *family),
+            Self::Audited(family) => edition.sets_of(base::AUDITED, *family),
             Self::Pods(set, family) => edition.pods(*set, *family),
             Self::NamedPort(protocol, port, family) => edition.named_port(*protocol, port, *family),
             Self::Bundle(id, family) => edition.bundle(*id, *family),
@@ -110,6 +113,9 @@ pub(super) fn elements<'b, I>(
         visit(Place::Local(family), key.clone(), Says::Present);
         if !endpoint.conflict {
             visit(Place::Itself(family), concatenation([key.as_slice(), &key]), Says::Present);
+        }
+        if table.is_audited(ip) {
+            visit(Place::Audited(family), key.clone(), Says::Present);
         }
     }
     if !endpoint.local && table.node().pod_cidrs.iter().any(|net| net.contains(&ip)) {

@@ -89,7 +89,7 @@ use super::ration;
 use super::site::Site;
 use super::transaction::BaseHook;
 
-pub(super) use sets::{ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, revoked_set, sets, stand_set};
+pub(super) use sets::{AUDITED, ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, revoked_set, sets, stand_set};
 use sets::{NEIGHBOURS, ON_LINK, OUTSIDE_KINDS};
 
 /// Where our chain of `forward` stands.
@@ -351,6 +351,7 @@ fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ]);
     rules.extend(denied::reports_of_passed(config, family, &local));
+    rules.extend(denied::reports_of_audited(config, family, &edition.sets_of(AUDITED, family)));
     rules
 }
 

@@ -29,6 +29,8 @@ pub struct Config {
     pub in_series: usize,
     /// Whether and how packets are reported to the proxy. Without it nothing is; what is denied is counted all the same.
     pub log: Option<Log>,
+    /// Whether what begins allowed flows of pods that an Audit policy selects is reported: as long as there are such pods.
+    pub audits: bool,
 }
 
 /// How packets are reported.
@@ -85,6 +87,7 @@ impl Default for Config {
             routing_table: 15_001,
             hook_priority: DEFAULT_HOOK_PRIORITY,
             diverts: true,
+            audits: false,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             uplinks: Vec::new(),

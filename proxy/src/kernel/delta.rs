@@ -233,7 +233,7 @@ impl Elements<'_> {
     /// The addresses whose elements may differ.
     fn addresses(&self) -> BTreeSet<IpAddr> {
         let touched = self.touched;
-        let mut addresses = touched.endpoints.clone();
+        let mut addresses = &touched.endpoints | &touched.audited;
         for identity in &touched.identities {
             addresses.extend(self.before.table.addresses_of(*identity));
             addresses.extend(self.table.addresses_of(*identity));

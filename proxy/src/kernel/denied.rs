@@ -54,7 +54,8 @@ pub(super) fn counters() -> impl Iterator<Item = String> {
 pub(super) fn sets(config: &Config) -> Vec<Set> {
     let Some(log) = &config.log else { return Vec::new() };
     let passed = if log.passed { &Budget::PASSED[..] } else { &[] };
-    let sets = Budget::DENIALS.iter().chain(passed).flat_map(|budget| budget.sets());
+    let audited = if config.audits { &Budget::AUDITED[..] } else { &[] };
+    let sets = Budget::DENIALS.iter().chain(passed).chain(audited).flat_map(|budget| budget.sets());
     sets.map(|(family, name)| {
         let field = family.map_or(Field::InterfaceIndex, Field::Address);
         Set::new(name, &[field], SetKind::Rationed)
@@ -86,7 +87,7 @@ fn reports(site: Site, log: Option<&Log>) -> Vec<Rule> {
             let [(_, set)] = &site.budget().sets()[..] else { return Vec::new() };
             return vec![Rule::acting([ration::interface_rationed(set, log.ration()), vec![line()]])];
         }
-        Budget::Pod(direction) | Budget::Passed(direction) => direction,
+        Budget::Pod(direction) | Budget::Passed(direction) | Budget::Audited(direction) => direction,
     };
     Family::BOTH.map(|family| Rule::acting([by_pod(site, direction, family, log), vec![line()]])).into()
 }
@@ -106,6 +107,16 @@ fn by_pod(site: Site, direction: Direction, family: Family, log: &Log) -> Vec<Ex
 /// As its source's egress where that is a local pod, else as its destination's ingress.
 pub(super) fn reports_of_passed(config: &Config, family: Family, local: &str) -> Vec<Rule> {
     let Some(log) = config.log.as_ref().filter(|log| log.passed) else { return Vec::new() };
+    reports_of_begun(log, family, local, Site::Passed)
+}
+
+/// The same for the pods that an Audit policy selects, which are in the set `audited`.
+pub(super) fn reports_of_audited(config: &Config, family: Family, audited: &str) -> Vec<Rule> {
+    let Some(log) = config.log.as_ref().filter(|_| config.audits) else { return Vec::new() };
+    reports_of_begun(log, family, audited, Site::Audited)
+}
+
+fn reports_of_begun(log: &Log, family: Family, local: &str, site: fn(Direction) -> Site) -> Vec<Rule> {
     let is_pod = |address, inverted| expr::address_also_in(family, address, local, inverted);
     let begins = || [expr::state(expr::NEW), expr::family(family)].concat();
     [
@@ -113,7 +124,7 @@ pub(super) fn reports_of_passed(config: &Config, family: Family, local: &str) ->
         (Direction::Ingress, [begins(), is_pod(Address::Source, true), is_pod(Address::Destination, false)]),
     ]
     .map(|(direction, matches)| {
-        let site = Site::Passed(direction);
+        let site = site(direction);
         let line = ration::log(&site.prefix(), log.group, REPORTED_BYTES, LINES_AT_ONCE);
         Rule::acting(matches.into_iter().chain([by_pod(site, direction, family, log), vec![line]]))
     })

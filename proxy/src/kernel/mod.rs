@@ -223,7 +223,10 @@ impl Kernel {
     /// former generation stays in force, and the next change replaces everything.
     pub fn apply(&mut self, table: &Table, touched: Option<&Touched>, revocations: &[Revocation]) -> Result<Applied, Error> {
         let start = Instant::now();
-        if let Some(touched) = touched.filter(|touched| !touched.node) {
+        self.config.audits = table.has_audit();
+        // Rules of the base chains, which a small change doesn't write.
+        let audits_alike = self.installed.as_ref().is_none_or(|installed| installed.table.has_audit() == table.has_audit());
+        if let Some(touched) = touched.filter(|touched| !touched.node && audits_alike) {
             match self.change(table, touched, revocations, start) {
                 Ok(applied) => return Ok(applied),
                 Err(Small::Unfit) => {}

@@ -44,6 +44,8 @@ pub enum Site {
     Revoked,
     /// It begins a flow that is allowed. A pod's egress, or else its ingress.
     Passed(Direction),
+    /// The same, of a pod that an Audit policy selects: to be judged a second time.
+    Audited(Direction),
 }
 
 /// Who shares a ration of reports.
@@ -55,6 +57,8 @@ pub enum Budget {
     Interface,
     /// What a pod was allowed in one direction, by its address.
     Passed(Direction),
+    /// The same, for the sake of Audit policies.
+    Audited(Direction),
 }
 
 /// Whose ration it is.
@@ -68,7 +72,7 @@ const EGRESS: Direction = Direction::Egress;
 const INGRESS: Direction = Direction::Ingress;
 
 impl Site {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Isolated(EGRESS),
         Self::Isolated(INGRESS),
         Self::Denied(EGRESS),
@@ -85,11 +89,13 @@ impl Site {
         Self::Revoked,
         Self::Passed(EGRESS),
         Self::Passed(INGRESS),
+        Self::Audited(EGRESS),
+        Self::Audited(INGRESS),
     ];
 
     /// Those that drop.
     pub fn denials() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|site| !matches!(site, Self::Passed(_)))
+        Self::ALL.into_iter().filter(|site| !matches!(site, Self::Passed(_) | Self::Audited(_)))
     }
 
     /// Why it was dropped; `None`: it was not.
@@ -106,16 +112,18 @@ impl Site {
             Self::Untracked => Reason::NotTracked,
             Self::Conflict => Reason::AddressConflict,
             Self::Revoked => Reason::PolicyChanged,
-            Self::Passed(_) => return None,
+            Self::Passed(_) | Self::Audited(_) => return None,
         })
     }
 
     /// Which end's policies decided, where policies did.
     pub const fn direction(self) -> Option<Direction> {
         match self {
-            Self::Isolated(direction) | Self::Denied(direction) | Self::Unreadable(direction) | Self::Passed(direction) => {
-                Some(direction)
-            }
+            Self::Isolated(direction)
+            | Self::Denied(direction)
+            | Self::Unreadable(direction)
+            | Self::Passed(direction)
+            | Self::Audited(direction) => Some(direction),
             _ => None,
         }
     }
@@ -124,6 +132,7 @@ impl Site {
         match self {
             Self::Isolated(direction) | Self::Denied(direction) | Self::Unreadable(direction) => Budget::Pod(direction),
             Self::Passed(direction) => Budget::Passed(direction),
+            Self::Audited(direction) => Budget::Audited(direction),
             _ => Budget::Interface,
         }
     }
@@ -143,6 +152,7 @@ impl Site {
             Self::Conflict => "address_conflict",
             Self::Revoked => "revoked_flow",
             Self::Passed(_) => "passed",
+            Self::Audited(_) => "audited",
         };
         match self.direction() {
             Some(direction) => format!("{word}_{direction}"),
@@ -152,7 +162,10 @@ impl Site {
 
     /// The prefix of its log lines: `sluice NoRuleMatched egress`.
     pub(super) fn prefix(self) -> String {
-        let word = self.reason().map_or("Allowed", Reason::as_str);
+        let word = match self {
+            Self::Audited(_) => "Audited",
+            _ => self.reason().map_or("Allowed", Reason::as_str),
+        };
         match self.direction() {
             Some(direction) => format!("sluice {word} {direction}"),
             None => format!("sluice {word}"),
@@ -174,8 +187,17 @@ impl Budget {
     pub(super) const DENIALS: [Self; 3] = [Self::Pod(EGRESS), Self::Pod(INGRESS), Self::Interface];
     /// Those of what passes.
     pub(super) const PASSED: [Self; 2] = [Self::Passed(EGRESS), Self::Passed(INGRESS)];
-    pub const ALL: [Self; 5] =
-        [Self::Pod(EGRESS), Self::Pod(INGRESS), Self::Interface, Self::Passed(EGRESS), Self::Passed(INGRESS)];
+    /// Those of what is judged a second time.
+    pub const AUDITED: [Self; 2] = [Self::Audited(EGRESS), Self::Audited(INGRESS)];
+    pub const ALL: [Self; 7] = [
+        Self::Pod(EGRESS),
+        Self::Pod(INGRESS),
+        Self::Interface,
+        Self::Passed(EGRESS),
+        Self::Passed(INGRESS),
+        Self::Audited(EGRESS),
+        Self::Audited(INGRESS),
+    ];
 
     /// The set of each family; the interfaces' is one for both.
     pub(super) fn sets(self) -> Vec<(Option<Family>, String)> {
@@ -189,6 +211,7 @@ impl Budget {
         match self {
             Self::Pod(direction) => format!("reported_{direction}_{}", family.as_str()),
             Self::Passed(direction) => format!("reported_passed_{direction}_{}", family.as_str()),
+            Self::Audited(direction) => format!("reported_audited_{direction}_{}", family.as_str()),
             Self::Interface => "reported_interfaces".to_owned(),
         }
     }

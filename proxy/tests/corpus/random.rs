@@ -40,6 +40,7 @@ fn case(name: String, mut cluster: Cluster, mut edits: Vec<Edit>) -> Case {
     // The nodes of a network are there as long as it is.
     edits.retain(|edit| edit.object()["kind"] != "Node");
     let state = |edits: &[Edit], cluster: &Cluster| State {
+        now: None,
         edits: edits.iter().map(crate::engine::lower).collect(),
         probes: probes(cluster),
     };
@@ -81,7 +82,7 @@ fn probe(cluster: &Cluster, from: IpAddr, to: IpAddr, protocol: &'static str, po
     };
     let end = |ip| End { pod: None, ip };
     let protocol: Protocol = protocol.parse().expect("the engine knows it");
-    Probe { from: end(from), to: end(to), port, protocol, contents: None, expect }
+    Probe { from: end(from), to: end(to), port, protocol, contents: None, expect, audit: None }
 }
 
 /// The addresses that pods have on the network.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sluice_crds::case::{End, State};
 use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, PodRef};
 use sluice_policy::view::Scope;
-use sluice_policy::world::Edit;
+use sluice_policy::world::{Edit, Effects};
 use sluice_policy::{Table, View, World};
 use sluice_proxy::kernel::bridge::{Bridges, Form};
 use sluice_proxy::kernel::conntrack::Conntrack;
@@ -133,13 +133,20 @@ impl Stage {
         for mut pod in self.wanted.values().cloned().collect::<Vec<_>>() {
             self.place(&mut pod)?;
         }
-        self.apply(edits)
+        self.apply(edits)?;
+        let Some(now) = state.now else { return Ok(()) };
+        let effects = self.world.set_time(now);
+        self.follow(&effects)
     }
 
     fn apply(&mut self, edits: Vec<Edit>) -> Result<(), Broken> {
         let effects = self.world.apply(edits);
+        self.follow(&effects)
+    }
+
+    fn follow(&mut self, effects: &Effects) -> Result<(), Broken> {
         for enforced in &mut self.enforced {
-            let delta = enforced.view.delta(&self.world, &effects);
+            let delta = enforced.view.delta(&self.world, effects);
             enforced.apply(&delta)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
 
+mod audit;
 #[path = "../kernel_stage/mod.rs"]
 mod kernel_stage;
 mod watch;

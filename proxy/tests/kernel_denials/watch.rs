@@ -48,7 +48,7 @@ impl Watch {
         let (sink, writer) = records::start(100_000, lines.clone()).unwrap();
         let (tables, receiver) = watch::channel(Arc::new(table.clone()));
         let mut registry = Registry::default();
-        let metrics = DenialMetrics::new(&mut registry);
+        let metrics = DenialMetrics::new(&mut registry, Default::default());
         let witness = ns.run(|| Witness::open(Some(log), "node-1", receiver, sink, metrics)).unwrap();
         let (end, ended) = UnixStream::pair().unwrap();
         let ns = ns.clone();

@@ -14,6 +14,7 @@ pub(super) const NEIGHBOURS: &str = "neighbours";
 pub(in crate::kernel) const LOCAL: &str = "local";
 pub(in crate::kernel) const ELSEWHERE: &str = "elsewhere";
 pub(in crate::kernel) const ITSELF: &str = "itself";
+pub(in crate::kernel) const AUDITED: &str = "audited";
 pub(in crate::kernel) const POD_CIDRS: &str = "pod_cidrs";
 
 /// Kinds of interfaces that lead away from the node: tunnels, which carry other nodes' pods, and what physical interfaces are
@@ -86,6 +87,7 @@ pub(in crate::kernel) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             (Set::new(edition.sets_of(LOCAL, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(ELSEWHERE, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
+            (Set::new(edition.sets_of(AUDITED, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
         ]);
         sets.extend(

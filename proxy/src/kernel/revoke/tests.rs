@@ -38,7 +38,7 @@ fn policy(ports: Vec<PortMatch>, l7: Option<L7>) -> Change {
         l7,
     };
     let reference = PolicyRef { kind: PolicyKind::SluiceNetworkPolicy, namespace: "n".into(), name: "server".into() };
-    let policy = Policy { reference, tier: Tier::Additive, ingress: true, egress: false, rules: vec![rule] };
+    let policy = Policy { reference, tier: Tier::Additive, ingress: true, egress: false, audit: false, rules: vec![rule] };
     Change::PutPolicy(PolicyId(1), Arc::new(policy))
 }
 

@@ -1,0 +1,39 @@
+//! The second judgement of flows that the kernel decides alone.
+
+use std::sync::Arc;
+
+use sluice_policy::Table;
+
+use super::ledger::Entry;
+use super::record::{flow, word};
+use crate::ident::RecordId;
+use crate::judge::{ClientAddr, Ends, OriginalDst};
+use crate::kernel::Site;
+use crate::records::{Record, RecordType};
+
+/// The record of what the Audit policies would make of a packet's flow; `None`: the same, or nobody can say.
+///
+/// Only of flows that policies decide: what is forged, or unknown, is dropped whatever they say.
+pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table) -> Option<Record> {
+    // What merely passed is reported as audited too.
+    let is_policys = matches!(entry.site, Site::Isolated(_) | Site::Denied(_) | Site::Unreadable(_) | Site::Audited(_));
+    if !is_policys || !table.has_audit() {
+        return None;
+    }
+    let headers = &entry.headers;
+    let flow = flow(entry.site, headers);
+    let verdict = table.verdict(&flow);
+    // The kernel judged by the table of a moment ago. Where that of now says otherwise, there is nothing to compare with.
+    if verdict.is_allowed() != matches!(entry.site, Site::Audited(_)) {
+        return None;
+    }
+    let audit = table.audit(&flow, &verdict)?;
+    let ends = Ends { client: ClientAddr(headers.source), original: OriginalDst(headers.destination) };
+    let mut record = Record::new(RecordType::Connection, id, node, table, &ends);
+    record.protocol = word(headers.protocol);
+    record.audited(verdict.decision(), &audit);
+    if matches!(entry.site, Site::Audited(_)) {
+        record.suppressed = (entry.left_out > 0).then_some(entry.left_out);
+    }
+    Some(record)
+}
