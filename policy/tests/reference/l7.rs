@@ -303,7 +303,7 @@ fn decode(text: &str) -> Read<String> {
     for part in parts {
         let digits = part.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(Unreadable)?;
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| Unreadable)?);
-        bytes.extend_from_slice(part[2..].as_bytes());
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     let text = String::from_utf8(bytes).map_err(|_| Unreadable)?;
     if text.chars().any(|c| c < ' ' || c == '\u{7f}') { Err(Unreadable) } else { Ok(text) }

@@ -1,7 +1,5 @@
 //! What rules ask of requests beyond method and path, with real sockets: what is judged is what the server gets.
 
-#![expect(clippy::unwrap_used, reason = "what the stage can't do fails the test")]
-
 use std::convert::Infallible;
 
 use bytes::Bytes;
