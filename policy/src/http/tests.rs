@@ -144,6 +144,9 @@ fn condition(name: &str, test: Test, not: bool) -> Condition {
     Condition { name: name.into(), test, not }
 }
 
+/// A test, the values of a header's lines, and what follows.
+type Row<'a> = (&'a Test, &'a [&'a [u8]], (bool, bool));
+
 /// What is certain counts in an allow and in a deny alike; what hangs on the server, in a deny alone.
 const CERTAIN: (bool, bool) = (true, true);
 const UNKNOWN: (bool, bool) = (false, true);
@@ -153,7 +156,7 @@ const NEVER: (bool, bool) = (false, false);
 fn a_header_that_can_be_read_in_two_ways_allows_nothing_and_is_denied() {
     let (exact, regex) = (Test::Exact("blue".into()), Test::Regex("blue|red".into()));
     let list = Test::Regex("[a-z, ]+".into());
-    let rows: [(&Test, &[&[u8]], (bool, bool)); 14] = [
+    let rows: [Row<'_>; 14] = [
         (&exact, &[], NEVER),
         (&exact, &[b"blue"], CERTAIN),
         (&exact, &[b" blue\t"], CERTAIN),
