@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConnectionRecords, DenialBody, Limits};
 use crate::detect::{Beginning, Detected, read_beginning};
-use crate::http;
+use crate::http::{self, Underway};
 use crate::ident::{Ids, RecordId};
 use crate::judge::{self, ClientAddr, Ends, Forwarded, JudgedRequest, OriginalDst, Ruling};
 use crate::limits::Admission;
@@ -117,6 +117,7 @@ pub(crate) struct Conn {
     pub(crate) client: Arc<Leg>,
     pub(crate) server: Arc<Leg>,
     stage: Mutex<Stage>,
+    underway: Arc<Underway>,
 }
 
 /// Carries one connection to its end. `original` is where the client wanted to go.
@@ -129,6 +130,7 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
         client: Arc::default(),
         server: Arc::default(),
         stage: Mutex::new(Stage::Detecting),
+        underway: Arc::default(),
         dataplane,
     });
     let mut table = conn.dataplane.table.clone();
@@ -281,6 +283,11 @@ impl Conn {
         &self.ends
     }
 
+    /// The requests that were allowed and go on.
+    pub(crate) fn underway(&self) -> &Arc<Underway> {
+        &self.underway
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.dataplane.limits
     }
@@ -344,6 +351,7 @@ impl Conn {
         };
         let request = http.as_ref().map(Request::Http).or(request);
         if fits(judge::decision(table, &self.ends, request)) {
+            self.underway.judge_again(table, &self.ends);
             return None;
         }
         self.reset();

@@ -37,8 +37,7 @@ pub struct JudgedRequest {
     /// In lower case, without the port.
     pub host: String,
     pub is_http2: bool,
-    /// Those that go on to the server, of a request that may lead to a tunnel: it is judged again for as long as the tunnel
-    /// lasts.
+    /// Those that go on to the server, once the request is allowed: it is judged again for as long as it goes on.
     pub fields: HeaderMap,
 }
 
@@ -152,6 +151,7 @@ fn explained(reason: Reason) -> &'static str {
         Reason::NoSnapshot => "no policies have arrived yet",
         Reason::NotTheProtocol => "it is not of the protocol that the rules are about",
         Reason::TooManyConnections => "too many connections are open",
+        Reason::PolicyChanged => "policies have changed, denied",
         Reason::MalformedRequest => "it can't be read safely",
         _ => "refused",
     }

@@ -88,6 +88,18 @@ pub struct HttpFacts {
     pub status: Option<u16>,
 }
 
+/// What was read of a gRPC call, and its end. Texts are [`shortened`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GrpcFacts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// `grpc-status`, from the server or from the proxy in its place. Absent if the call broke off without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u32>,
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,6 +128,8 @@ pub struct Record {
     pub policies: Vec<NamedRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcFacts>,
     /// By which interface of the node a packet came that the kernel dropped for no policy's sake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -150,6 +164,7 @@ impl Record {
             policy: None,
             policies: Vec::new(),
             http: None,
+            grpc: None,
             interface: None,
             bytes_sent: None,
             bytes_received: None,

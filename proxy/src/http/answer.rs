@@ -8,6 +8,7 @@ use hyper::body::{Body, Incoming};
 use sluice_policy::{Reason, Table};
 
 use super::body::{ResponseBody, Track};
+use super::grpc;
 use super::head::HeadError;
 use crate::config::DenialBody;
 use crate::connection::Conn;
@@ -24,6 +25,19 @@ pub(crate) enum After {
     Close,
 }
 
+/// The status of an answer, as HTTP has it and as gRPC does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Code {
+    pub(crate) http: StatusCode,
+    pub(crate) grpc: grpc::Status,
+}
+
+impl From<StatusCode> for Code {
+    fn from(http: StatusCode) -> Self {
+        Self { http, grpc: grpc::Status::of_http(http) }
+    }
+}
+
 /// The answer to a request that policy denies.
 pub(crate) fn denied(
     conn: &Conn,
@@ -35,20 +49,18 @@ pub(crate) fn denied(
     track: Track,
 ) -> Response<ResponseBody> {
     let sentence = judge::sentence(table, conn.ends(), Some(request), ruling);
-    respond(conn, StatusCode::FORBIDDEN, &sentence, id, after, track)
+    denied_by(conn, &sentence, id, after, track)
+}
+
+/// The same, with the sentence at hand.
+pub(crate) fn denied_by(conn: &Conn, sentence: &str, id: &str, after: After, track: Track) -> Response<ResponseBody> {
+    respond(conn, StatusCode::FORBIDDEN.into(), sentence, id, after, track)
 }
 
 /// The answer to a request that can't be read safely, or not served.
-pub(crate) fn refused(
-    conn: &Conn,
-    status: StatusCode,
-    why: &str,
-    reason: Reason,
-    id: &str,
-    track: Track,
-) -> Response<ResponseBody> {
+pub(crate) fn refused(conn: &Conn, code: Code, why: &str, reason: Reason, id: &str, track: Track) -> Response<ResponseBody> {
     let sentence = format!("Sluice refused the request: {why} ({reason})");
-    respond(conn, status, &sentence, id, After::Close, track)
+    respond(conn, code, &sentence, id, After::Close, track)
 }
 
 /// The status and the reason for what the guard refused.
@@ -60,20 +72,24 @@ pub(crate) fn of_head_error(error: HeadError) -> (StatusCode, Reason) {
     }
 }
 
-fn respond(conn: &Conn, status: StatusCode, sentence: &str, id: &str, after: After, track: Track) -> Response<ResponseBody> {
-    track.entry.note(|record| {
-        if let Some(http) = &mut record.http {
-            http.status = Some(status.as_u16());
-        }
-    });
+fn respond(conn: &Conn, code: Code, sentence: &str, id: &str, after: After, track: Track) -> Response<ResponseBody> {
+    track.note_status(if track.is_grpc { StatusCode::OK } else { code.http });
     let text = match conn.dataplane.denial_body {
-        DenialBody::Full => format!("{sentence}\n"),
-        DenialBody::Id => format!("{id}\n"),
+        DenialBody::Full => sentence,
+        DenialBody::Id => id,
     };
-    let mut response = Response::new(ResponseBody::of_ours(text, track));
-    *response.status_mut() = status;
+    let mut response = if track.is_grpc {
+        track.note_call(code.grpc.number());
+        let mut response = Response::new(ResponseBody::of_ours(String::new(), track));
+        grpc::make_trailers_only(&mut response, code.grpc, text);
+        response
+    } else {
+        let mut response = Response::new(ResponseBody::of_ours(format!("{text}\n"), track));
+        *response.status_mut() = code.http;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert("x-sluice-id", id);
     }

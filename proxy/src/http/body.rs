@@ -7,14 +7,19 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::grpc;
 use super::guard::GuardHandle;
 use super::head::HeadError;
 use super::ledger::{Entry, Ledger};
+use super::underway::{Cut, Open, Shared, Waiting};
+use crate::config::DenialBody;
+use crate::ident::RecordId;
 
 /// A client that waits for `100 Continue` sends its body after some time in any case (RFC 9110 section 10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -39,6 +44,21 @@ impl Gate {
     }
 }
 
+/// Why a body broke off. Over HTTP/2 what stands behind it names the code of the RST_STREAM.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Read(#[from] hyper::Error),
+    #[error("policies have changed and deny the request")]
+    Cut(#[source] h2::Error),
+}
+
+impl BodyError {
+    fn cut() -> Self {
+        Self::Cut(h2::Reason::CANCEL.into())
+    }
+}
+
 /// What is known of a request's body from outside.
 #[derive(Debug, Default)]
 pub(crate) struct BodyFacts {
@@ -59,12 +79,13 @@ pub(crate) struct RequestBody {
     inner: Incoming,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
     facts: Arc<BodyFacts>,
+    open: Arc<Shared>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, gate: Option<Arc<Gate>>, facts: Arc<BodyFacts>) -> Self {
+    pub(crate) fn new(inner: Incoming, gate: Option<Arc<Gate>>, facts: Arc<BodyFacts>, open: Arc<Shared>) -> Self {
         let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_WAIT))));
-        Self { inner, gate, facts }
+        Self { inner, gate, facts, open }
     }
 
     fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -81,11 +102,16 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         ready!(self.poll_gate(cx));
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if self.open.cut().is_some() {
+            return Poll::Ready(Some(Err(BodyError::cut())));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.open.poll_cut(Waiting::Request, cx).map(|_| Some(Err(BodyError::cut())));
+        };
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -98,7 +124,7 @@ impl Body for RequestBody {
             }
             None => {}
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Read)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -130,6 +156,55 @@ pub(crate) struct Track {
     pub(crate) guard: Option<GuardHandle>,
     pub(crate) request: Arc<BodyFacts>,
     pub(crate) received: u64,
+    /// The request is a call of gRPC.
+    pub(crate) is_grpc: bool,
+    /// While the request may be cut.
+    pub(crate) open: Option<Open>,
+    pub(crate) id: RecordId,
+    pub(crate) denial_body: DenialBody,
+}
+
+impl Track {
+    pub(crate) fn note_status(&self, status: StatusCode) {
+        self.entry.note(|record| {
+            if let Some(http) = &mut record.http {
+                http.status = Some(status.as_u16());
+            }
+        });
+    }
+
+    /// The call has this status.
+    pub(crate) fn note_call(&self, status: u32) {
+        self.entry.note(|record| {
+            if let Some(grpc) = &mut record.grpc {
+                grpc.status = Some(status);
+            }
+        });
+    }
+
+    /// The call's status, if these are the fields that have it.
+    pub(crate) fn note_call_in(&self, fields: &HeaderMap) {
+        if self.is_grpc
+            && let Some(status) = grpc::status_in(fields)
+        {
+            self.note_call(status);
+        }
+    }
+
+    /// The request ends because policies have changed. A call ends with trailers, which tell the client why.
+    fn cut(&self, cut: &Cut) -> Result<Frame<Bytes>, BodyError> {
+        self.entry.note(|record| record.decided(&cut.ruling));
+        if !self.is_grpc {
+            return Err(BodyError::cut());
+        }
+        let denied = grpc::Status::PermissionDenied;
+        self.note_call(denied.number());
+        let message = match self.denial_body {
+            DenialBody::Full => &cut.sentence,
+            DenialBody::Id => &self.id.to_string(),
+        };
+        Ok(Frame::trailers(grpc::end(denied, message)))
+    }
 }
 
 impl Drop for Track {
@@ -170,17 +245,43 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match &mut self.content {
-            Content::Server(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Content::Ours(text) => text.take().map(|text| Ok(Frame::data(text))),
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { content, track } = self.get_mut();
+        let body = match content {
+            Content::Server(body) => body,
+            Content::Ours(text) => {
+                let text = text.take();
+                track.received += text.as_ref().map_or(0, Bytes::len) as u64;
+                return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
         };
-        if let Some(Ok(frame)) = &frame {
-            self.track.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+        let open = track.open.as_ref().map(Open::shared);
+        let mut cut = open.and_then(|open| open.cut());
+        if cut.is_none() {
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    if let Some(Ok(frame)) = &frame {
+                        track.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+                        if let Some(trailers) = frame.trailers_ref() {
+                            track.note_call_in(trailers);
+                        }
+                    }
+                    return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Read)));
+                }
+                Poll::Pending => {
+                    cut = match open.map(|open| open.poll_cut(Waiting::Response, cx)) {
+                        Some(Poll::Ready(cut)) => Some(cut),
+                        Some(Poll::Pending) | None => return Poll::Pending,
+                    };
+                }
+            }
         }
-        Poll::Ready(frame)
+        let end = cut.map(|cut| track.cut(cut));
+        // The server's side ends here.
+        *content = Content::Ours(None);
+        Poll::Ready(end)
     }
 
     fn is_end_stream(&self) -> bool {

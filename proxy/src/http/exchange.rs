@@ -10,17 +10,19 @@ use hyper::upgrade::OnUpgrade;
 use sluice_policy::Reason;
 use sluice_policy::flow::Request as FlowRequest;
 
-use super::answer::{denied, drain_body, of_head_error, refused};
+use super::answer::{After, Code, denied, denied_by, drain_body, of_head_error, refused};
 use super::body::{BodyFacts, Gate, RequestBody, ResponseBody, Track};
 use super::fields::{clean_request, clean_response};
+use super::grpc;
 use super::guard::GuardHandle;
-use super::ledger::{Entry, Ledger};
+use super::ledger::Ledger;
 use super::pinned::{ForwardError, Pinned};
 use super::target::read_target;
+use super::underway::{Cut, Shared, Waiting};
 use crate::connection::Conn;
 use crate::ident::RecordId;
 use crate::judge::{self, Forwarded, JudgedRequest, Ruling};
-use crate::records::{HttpFacts, Record, RecordType, shortened};
+use crate::records::{GrpcFacts, HttpFacts, Record, RecordType, shortened};
 
 /// What the requests of one client connection share.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub(crate) struct HttpConn {
 
 /// A request that was judged and may go on.
 struct Allowed {
-    request: JudgedRequest,
+    open: Arc<Shared>,
     forwarded: Uri,
     id: RecordId,
     track: Track,
@@ -50,7 +52,7 @@ pub(crate) async fn exchange(http: Arc<HttpConn>, request: Request<Incoming>) ->
     let may_tunnel = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
     // Before it is judged: a client could name any field in `Connection`, have it judged, and have it taken out.
     let upgrade = version != Version::HTTP_2 && clean_request(&mut parts.headers, version);
-    let mut response = match http.admit(&parts, may_tunnel) {
+    let mut response = match http.admit(&parts) {
         Ok(Ok(allowed)) => http.forward(parts, body, allowed, upgrade).await,
         Ok(Err(denial)) => {
             let after = drain_body(&parts, body).await;
@@ -86,75 +88,84 @@ impl HttpConn {
     }
 
     /// Reads and judges a request. `Err`: it can't be read safely, and this is the answer.
-    fn admit(&self, parts: &Parts, may_tunnel: bool) -> Result<Result<Allowed, Denial>, Box<Response<ResponseBody>>> {
+    fn admit(&self, parts: &Parts) -> Result<Result<Allowed, Denial>, Box<Response<ResponseBody>>> {
         let id = self.conn.dataplane.ids.next();
         if let Some(error) = self.guard.as_ref().and_then(GuardHandle::next) {
             let (status, reason) = of_head_error(error);
-            return Err(Box::new(self.refuse(parts.version, id, status, reason, &error.to_string())));
+            return Err(Box::new(self.refuse(parts, id, status, reason, &error.to_string())));
         }
         let malformed = |why: &str| {
             let status = StatusCode::BAD_REQUEST;
-            Box::new(self.refuse(parts.version, id, status, Reason::MalformedRequest, why))
+            Box::new(self.refuse(parts, id, status, Reason::MalformedRequest, why))
         };
         if parts.version == Version::HTTP_2 && parts.method == Method::CONNECT {
             return Err(malformed("CONNECT over HTTP/2 is not supported"));
         }
         let (mut request, forwarded) = read_target(parts).map_err(|error| malformed(&error.to_string()))?;
-        if may_tunnel {
-            request.fields = parts.headers.clone();
-        }
 
         let table = self.conn.table();
         let fields = Forwarded(&parts.headers);
         let http = request.as_http(&fields);
         let ruling = judge::rule(&table, self.conn.ends(), Some(FlowRequest::Http(&http)));
-        let mut record = self.record(&table, id, parts.version);
+        let mut record = self.record(&table, id, parts);
+        if record.grpc.is_some() {
+            record.grpc = Some(grpc::facts(&request.path));
+        }
         if let Some(facts) = &mut record.http {
             facts.method = Some(shortened(&request.method).into_owned());
             facts.path = Some(shortened(&request.path).into_owned());
             facts.host = Some(shortened(&request.host).into_owned());
         }
-        let track = self.judged(record, &ruling);
-        Ok(if ruling.is_allowed() {
-            Ok(Allowed { request, forwarded, id, track })
-        } else {
-            Err(Denial { table, request, ruling, id, track })
-        })
+        let mut track = self.judged(record, id, &ruling);
+        if !ruling.is_allowed() {
+            return Ok(Err(Denial { table, request, ruling, id, track }));
+        }
+        request.fields = parts.headers.clone();
+        let open = track.open.insert(self.conn.underway().open(request)).shared().clone();
+        // One that arrived since the judgement has judged what was under way before this.
+        open.judge_again(&self.conn.table(), self.conn.ends());
+        Ok(Ok(Allowed { open, forwarded, id, track }))
     }
 
-    fn refuse(&self, version: Version, id: RecordId, status: StatusCode, reason: Reason, why: &str) -> Response<ResponseBody> {
-        let record = self.record(&self.conn.table(), id, version);
-        let track = self.judged(record, &Ruling::by_proxy(reason));
-        refused(&self.conn, status, why, reason, &id.to_string(), track)
+    fn refuse(&self, parts: &Parts, id: RecordId, status: StatusCode, reason: Reason, why: &str) -> Response<ResponseBody> {
+        let record = self.record(&self.conn.table(), id, parts);
+        let track = self.judged(record, id, &Ruling::by_proxy(reason));
+        refused(&self.conn, status.into(), why, reason, &id.to_string(), track)
     }
 
-    fn record(&self, table: &sluice_policy::Table, id: RecordId, version: Version) -> Record {
+    fn record(&self, table: &sluice_policy::Table, id: RecordId, parts: &Parts) -> Record {
         let mut record = Record::new(RecordType::Request, id, &self.conn.dataplane.node, table, self.conn.ends());
         record.connection = Some(self.conn.id.to_string());
-        let version = match version {
+        let version = match parts.version {
             Version::HTTP_10 => "1.0",
             Version::HTTP_2 => "2",
             _ => "1.1",
         };
         record.http = Some(HttpFacts { version, ..HttpFacts::default() });
+        record.grpc = grpc::is_call(parts.version, &parts.headers).then(GrpcFacts::default);
         record
     }
 
-    fn judged(&self, mut record: Record, ruling: &Ruling) -> Track {
+    fn judged(&self, mut record: Record, id: RecordId, ruling: &Ruling) -> Track {
         record.decided(ruling);
         self.conn.dataplane.metrics.request(record.verdict, record.reason);
+        let is_grpc = record.grpc.is_some();
         Track {
             ledger: Arc::clone(&self.ledger),
             entry: self.ledger.open(record),
             guard: self.guard.clone(),
             request: Arc::default(),
             received: 0,
+            is_grpc,
+            open: None,
+            id,
+            denial_body: self.conn.dataplane.denial_body,
         }
     }
 
     /// Sends an allowed request to the server, and its response back.
     async fn forward(&self, mut parts: Parts, body: Incoming, allowed: Allowed, upgrade: bool) -> Response<ResponseBody> {
-        let Allowed { request, forwarded, id, track } = allowed;
+        let Allowed { open, forwarded, id, track } = allowed;
         let connect = parts.method == Method::CONNECT;
         let is_http2 = parts.version == Version::HTTP_2;
         parts.uri = forwarded;
@@ -162,7 +173,7 @@ impl HttpConn {
         let expects = !is_http2 && parts.headers.contains_key(header::EXPECT) && !body.is_end_stream();
         let gate = expects.then(Arc::<Gate>::default);
         let facts = Arc::clone(&track.request);
-        let body = RequestBody::new(body, gate.clone(), Arc::clone(&facts));
+        let body = RequestBody::new(body, gate.clone(), Arc::clone(&facts), Arc::clone(&open));
         let mut outgoing = Request::from_parts(parts, body);
         if let Some(gate) = gate.clone() {
             hyper::ext::on_informational(&mut outgoing, move |response| {
@@ -171,11 +182,18 @@ impl HttpConn {
                 }
             });
         }
-        let mut response = match self.upstream.send(outgoing).await {
-            Ok(response) => response,
-            Err(error) => return self.failed(&error, &facts, id, track),
+        let cut = std::future::poll_fn(|cx| open.poll_cut(Waiting::Response, cx).map(Cut::clone));
+        let mut response = tokio::select! {
+            biased;
+            cut = cut => return self.cut(&cut, id, track).await,
+            sent = self.upstream.send(outgoing) => match sent {
+                Ok(response) => response,
+                Err(error) => return self.failed(&error, &facts, id, track),
+            },
         };
-        self.note_head(&track.entry, response.status());
+        self.conn.dataplane.metrics.responded(track.entry.started().elapsed());
+        track.note_status(response.status());
+        track.note_call_in(response.headers());
         let tunnels = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success());
         if tunnels {
             if !(upgrade || connect) {
@@ -183,10 +201,10 @@ impl HttpConn {
                 let reason = Reason::UpstreamMalformed;
                 track.entry.note(|record| record.reason = reason);
                 let why = "the server switched to a protocol that nobody asked for";
-                return refused(&self.conn, StatusCode::BAD_GATEWAY, why, reason, &id.to_string(), track);
+                return refused(&self.conn, StatusCode::BAD_GATEWAY.into(), why, reason, &id.to_string(), track);
             }
             let on_upgrade = hyper::upgrade::on(&mut response);
-            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, request));
+            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, open.request.clone()));
         }
         let (mut head, body) = response.into_parts();
         if !is_http2 {
@@ -200,13 +218,14 @@ impl HttpConn {
         Response::from_parts(head, ResponseBody::of_server(body, track))
     }
 
-    fn note_head(&self, entry: &Entry, status: StatusCode) {
-        self.conn.dataplane.metrics.responded(entry.started().elapsed());
-        entry.note(|record| {
-            if let Some(http) = &mut record.http {
-                http.status = Some(status.as_u16());
-            }
-        });
+    /// The answer where policies have changed before the server gave one.
+    async fn cut(&self, cut: &Cut, id: RecordId, track: Track) -> Response<ResponseBody> {
+        if self.guard.is_some() {
+            // The server's answer may still come on this connection: it is nobody's.
+            self.upstream.disconnect().await;
+        }
+        track.entry.note(|record| record.decided(&cut.ruling));
+        denied_by(&self.conn, &cut.sentence, &id.to_string(), After::Close, track)
     }
 
     /// The answer where the server gave none.
@@ -215,7 +234,7 @@ impl HttpConn {
         if let Some(refusal) = facts.refused() {
             let (status, reason) = of_head_error(refusal);
             track.entry.note(|record| record.decided(&Ruling::by_proxy(reason)));
-            return refused(&self.conn, status, &refusal.to_string(), reason, &id.to_string(), track);
+            return refused(&self.conn, status.into(), &refusal.to_string(), reason, &id.to_string(), track);
         }
         let (reason, why) = match error {
             ForwardError::Dial(_) => (Reason::UpstreamUnreachable, "the server can't be reached"),
@@ -225,6 +244,10 @@ impl HttpConn {
             }
         };
         track.entry.note(|record| record.reason = reason);
-        refused(&self.conn, StatusCode::BAD_GATEWAY, why, reason, &id.to_string(), track)
+        let mut code = Code::from(StatusCode::BAD_GATEWAY);
+        if let Some(reset) = error.reset() {
+            code.grpc = grpc::Status::of_reset(reset);
+        }
+        refused(&self.conn, code, why, reason, &id.to_string(), track)
     }
 }

@@ -10,6 +10,7 @@ mod body;
 mod exchange;
 mod fields;
 mod framing;
+mod grpc;
 mod guard;
 mod head;
 mod http1;
@@ -18,7 +19,9 @@ mod ledger;
 mod pinned;
 mod replay;
 mod target;
+mod underway;
 
 pub(crate) use head::is_token_byte;
 pub(crate) use http1::serve_http1;
 pub(crate) use http2::serve_http2;
+pub(crate) use underway::Underway;

@@ -29,6 +29,20 @@ pub(crate) enum ForwardError {
     Exchange(#[source] hyper::Error),
 }
 
+impl ForwardError {
+    /// With which code the server reset the request's stream, if it did.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(this) = error {
+            if let Some(h2) = this.downcast_ref::<h2::Error>() {
+                return h2.reason().filter(|_| h2.is_reset() && h2.is_remote());
+            }
+            error = this.source();
+        }
+        None
+    }
+}
+
 /// The client connection's own upstream.
 #[derive(Debug)]
 pub(crate) struct Pinned {
