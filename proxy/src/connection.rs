@@ -4,6 +4,7 @@
 //! admit -> judge --deny-----------------------------------> RST
 //!            |---allow-----------------> opaque relay ----> record
 //!            `---inspect--> detect --other, judged again--> opaque relay or RST
+//!                             |--TLS, judged by its server name--> opaque relay or alert
 //!                             `--HTTP/1, HTTP/2--> a verdict per request
 //! ```
 //!
@@ -11,7 +12,7 @@
 //! is over.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -23,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConnectionRecords, DenialBody, Limits};
 use crate::detect::{Beginning, Detected, read_beginning};
+use crate::hello;
 use crate::http::{self, Underway};
 use crate::ident::{Ids, RecordId};
 use crate::judge::{self, ClientAddr, Ends, Forwarded, JudgedRequest, OriginalDst, Ruling};
 use crate::limits::Admission;
 use crate::metrics::Metrics;
-use crate::records::{Record, RecordSink, RecordType, RecordVerdict};
+use crate::records::{Record, RecordSink, RecordType, RecordVerdict, TlsFacts};
 use crate::relay::{Side, relay};
 use crate::socket::{Leg, Socket};
 use crate::upstream::{DialError, Dialer, SourcePort};
@@ -92,6 +94,8 @@ pub(crate) enum Stage {
     Http,
     /// Nothing in it can be judged.
     Opaque,
+    /// Nothing in it can be judged beyond this server name.
+    Tls(Option<String>),
     /// A tunnel that this request opened.
     Tunnel(JudgedRequest),
 }
@@ -118,6 +122,7 @@ pub(crate) struct Conn {
     pub(crate) server: Arc<Leg>,
     stage: Mutex<Stage>,
     underway: Arc<Underway>,
+    tls: OnceLock<TlsFacts>,
 }
 
 /// Carries one connection to its end. `original` is where the client wanted to go.
@@ -131,6 +136,7 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
         server: Arc::default(),
         stage: Mutex::new(Stage::Detecting),
         underway: Arc::default(),
+        tls: OnceLock::new(),
         dataplane,
     });
     let mut table = conn.dataplane.table.clone();
@@ -173,7 +179,7 @@ async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<
             conn.reset();
             return Ended::Denied(ruling.clone());
         }
-        Decision::Allow => return opaque(conn, socket, BytesMut::new()).await,
+        Decision::Allow => return unread(conn, socket, BytesMut::new(), Stage::Opaque).await,
         Decision::Inspect => {
             let deadline = conn.first_head_by();
             read_beginning(conn, &socket, &mut table, deadline).await
@@ -182,10 +188,11 @@ async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<
     match beginning {
         Beginning::Is(Detected::Http1, read) => http::serve_http1(conn, socket, read).await,
         Beginning::Is(Detected::Http2, read) => http::serve_http2(conn, socket, read).await,
+        Beginning::Is(Detected::Tls { server_name }, read) => tls(conn, socket, read, server_name).await,
         Beginning::Is(Detected::Other | Detected::Undecided, read) => not_http(conn, socket, read, Reason::NotTheProtocol).await,
         // A server that speaks first can't be told from a client that is slow.
         Beginning::TimedOut(read) => not_http(conn, socket, read, Reason::HeadTimeout).await,
-        Beginning::NotNeeded(read) => opaque(conn, socket, read).await,
+        Beginning::NotNeeded(read) => unread(conn, socket, read, Stage::Opaque).await,
         Beginning::Ended => Ended::Failed(Reason::Aborted),
         Beginning::Draining => {
             conn.reset();
@@ -199,7 +206,7 @@ async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reas
     let table = conn.table();
     let mut ruling = judge::rule(&table, &conn.ends, Some(Request::Opaque));
     if ruling.is_allowed() {
-        return opaque(conn, socket, read).await;
+        return unread(conn, socket, read, Stage::Opaque).await;
     }
     conn.reset();
     if ruling.reason == Reason::NotTheProtocol {
@@ -208,8 +215,21 @@ async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reas
     Ended::Denied(ruling)
 }
 
-async fn opaque(conn: &Arc<Conn>, socket: Socket, read: BytesMut) -> Ended {
-    if let Some(cut) = conn.enter(Stage::Opaque) {
+/// TLS passes by the name that the client asks for. What follows the hello is nobody's to read.
+async fn tls(conn: &Arc<Conn>, socket: Socket, read: BytesMut, server_name: Option<String>) -> Ended {
+    let _ = conn.tls.set(TlsFacts { server_name: server_name.clone() });
+    let request = Request::Tls { server_name: server_name.as_deref() };
+    let ruling = judge::rule(&conn.table(), &conn.ends, Some(request));
+    if ruling.is_allowed() {
+        return unread(conn, socket, read, Stage::Tls(server_name)).await;
+    }
+    hello::refuse(socket).await;
+    Ended::Denied(ruling)
+}
+
+/// Carries what needs no further judgement; `stage` says by what it is judged again.
+async fn unread(conn: &Arc<Conn>, socket: Socket, read: BytesMut, stage: Stage) -> Ended {
+    if let Some(cut) = conn.enter(stage) {
         return cut;
     }
     let server = match conn.dial().await {
@@ -339,6 +359,7 @@ impl Conn {
         let (request, fits): (_, fn(Decision) -> bool) = match &stage {
             Stage::Detecting | Stage::Http => (None, |d| d != Decision::Deny),
             Stage::Opaque => (Some(Request::Opaque), |d| d == Decision::Allow),
+            Stage::Tls(name) => (Some(Request::Tls { server_name: name.as_deref() }), |d| d == Decision::Allow),
             Stage::Tunnel(_) => (None, |d| d == Decision::Allow),
         };
         let fields;
@@ -381,6 +402,7 @@ impl Conn {
         if dataplane.connection_records == ConnectionRecords::Denied && record.verdict != RecordVerdict::Deny {
             return;
         }
+        record.tls = self.tls.get().cloned();
         record.bytes_sent = Some(self.client.received());
         record.bytes_received = Some(self.client.sent());
         record.lasted(self.started);

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::connection::Conn;
+use crate::hello::{HANDSHAKE, Hello, HelloScanner};
 use crate::http::is_token_byte;
 use crate::judge;
 use crate::socket::Socket;
@@ -21,12 +22,14 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LONGEST_METHOD: usize = 32;
 
 /// What the bytes so far say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detected {
     /// HTTP/1.0 or 1.1, well-formed or not: its guard looks closer.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// TLS, and the server name in its ClientHello.
+    Tls { server_name: Option<String> },
     /// None that rules can be about.
     Other,
     /// Could still become more than one of them.
@@ -35,8 +38,22 @@ pub enum Detected {
 
 /// Classifies the first bytes of a connection. More bytes never change an answer but `Undecided`.
 ///
-/// `limit_bytes`: a request line that is longer counts as HTTP/1, so that it gets an answer.
+/// `limit_bytes`: a request line that is longer counts as HTTP/1, so that it gets an answer. A ClientHello that is longer, with
+/// the heads of its records, is of no protocol.
 pub fn classify(bytes: &[u8], limit_bytes: usize) -> Detected {
+    classify_on(&mut HelloScanner::default(), bytes, limit_bytes)
+}
+
+/// [`classify`], with what is known of the same bytes already.
+fn classify_on(hello: &mut HelloScanner, bytes: &[u8], limit_bytes: usize) -> Detected {
+    // The type of TLS's first record is no byte of a method.
+    if bytes.first() == Some(&HANDSHAKE) {
+        return match hello.scan(bytes, limit_bytes) {
+            Hello::Incomplete => Detected::Undecided,
+            Hello::Complete { server_name } => Detected::Tls { server_name },
+            Hello::Unreadable => Detected::Other,
+        };
+    }
     let common = bytes.len().min(HTTP2_PREFACE.len());
     if bytes[..common] == HTTP2_PREFACE[..common] {
         return if common == HTTP2_PREFACE.len() { Detected::Http2 } else { Detected::Undecided };
@@ -88,6 +105,7 @@ pub(crate) async fn read_beginning(
 ) -> Beginning {
     let limit = conn.limits().header_bytes as usize;
     let mut buf = BytesMut::new();
+    let mut hello = HelloScanner::default();
     loop {
         tokio::select! {
             biased;
@@ -112,7 +130,7 @@ pub(crate) async fn read_beginning(
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                     Err(_) => return Beginning::Ended,
                 }
-                match classify(&buf, limit) {
+                match classify_on(&mut hello, &buf, limit) {
                     Detected::Undecided => {}
                     certain => return Beginning::Is(certain, buf),
                 }
@@ -135,7 +153,7 @@ mod tests {
     #[test]
     fn first_bytes() {
         let long = [b"GET /".as_slice(), &[b'a'; 300]].concat();
-        let rows: [(&[u8], Detected); 20] = [
+        let rows: [(&[u8], Detected); 22] = [
             (b"", Detected::Undecided),
             (b"G", Detected::Undecided),
             (b"GET / HT", Detected::Undecided),
@@ -148,7 +166,9 @@ mod tests {
             (b"EHLO mail.example.org\r\n", Detected::Other),
             (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", Detected::Other),
             (b"*1\r\n$4\r\nPING\r\n", Detected::Other),
-            (b"\x16\x03\x01", Detected::Other),
+            (b"\x16\x03\x01", Detected::Undecided),
+            (b"\x16\x03\x01\0\x05\x02\0\0\0\0", Detected::Other),
+            (b"\x15\x03\x01", Detected::Other),
             (b"\r\nGET / HTTP/1.1\r\n", Detected::Other),
             (b" GET / HTTP/1.1\r\n", Detected::Other),
             (b"GET /\0 HTTP/1.1\r\n", Detected::Other),
@@ -172,6 +192,7 @@ mod tests {
             b"PRI * HTTP/2.0\r\n\r\nXX",
             b"PROPFIND / HTTP/1.1\r\n",
             b"SSH-2.0-OpenSSH Debian\r\n\r\n",
+            b"\x16\x03\x01\0\x01\x01\x16\x03\x01\0\x04\0\0\0\0",
             b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n",
             &long,
         ] {

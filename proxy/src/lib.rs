@@ -16,6 +16,7 @@ pub mod denials;
 pub mod detect;
 pub mod enforcer;
 pub mod feed;
+mod hello;
 mod http;
 pub mod ident;
 pub mod intercept;

@@ -100,6 +100,15 @@ pub struct GrpcFacts {
     pub status: Option<u32>,
 }
 
+/// What was read of a TLS connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsFacts {
+    /// In lower case. Absent if the client named none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,6 +139,8 @@ pub struct Record {
     pub http: Option<HttpFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFacts>,
     /// By which interface of the node a packet came that the kernel dropped for no policy's sake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -165,6 +176,7 @@ impl Record {
             policies: Vec::new(),
             http: None,
             grpc: None,
+            tls: None,
             interface: None,
             bytes_sent: None,
             bytes_received: None,

@@ -11,9 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+/// How long the peer may go on sending after the last word to it. Closing with bytes unread would be a RST, and that can
+/// overtake the word.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
 
 /// What can be known and decided about a leg from outside.
 #[derive(Debug, Default)]
@@ -80,6 +85,24 @@ impl Socket {
 
     pub fn leg(&self) -> &Arc<Leg> {
         &self.leg
+    }
+
+    /// Closes so that the peer gets the last word whole.
+    pub(crate) async fn linger(mut self) {
+        if self.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = LINGER_BYTES;
+        let mut sink = [0; 4096];
+        let reading = async {
+            while let Ok(read @ 1..) = self.read(&mut sink).await {
+                rest = rest.saturating_sub(read);
+                if rest == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER_TIME, reading).await;
     }
 }
 

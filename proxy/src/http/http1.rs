@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::server::conn::http1;
@@ -11,7 +10,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use sluice_policy::Reason;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::exchange::{HttpConn, exchange};
 use super::guard::{Guard, HeadLimits};
@@ -20,11 +18,6 @@ use super::pinned::Pinned;
 use crate::connection::{Conn, Ended, Stage};
 use crate::relay::{Side, relay};
 use crate::socket::Socket;
-
-/// How long the client may go on sending after its last response. Closing with bytes unread would be a RST, and that
-/// can overtake the response.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
 
 /// Serves the requests of `socket`, of which `read` has been read.
 pub(crate) async fn serve_http1(conn: &Arc<Conn>, socket: Socket, read: BytesMut) -> Ended {
@@ -81,7 +74,7 @@ pub(crate) async fn serve_http1(conn: &Arc<Conn>, socket: Socket, read: BytesMut
             }
         }
         (Ok(()), None) => {
-            linger(socket).await;
+            socket.linger().await;
             Ended::Done
         }
         (Err(error), _) => {
@@ -96,22 +89,4 @@ pub(crate) async fn serve_http1(conn: &Arc<Conn>, socket: Socket, read: BytesMut
 fn server_side(upgraded: Upgraded) -> Option<Side> {
     let parts = upgraded.downcast::<TokioIo<Socket>>().ok()?;
     Some(Side { socket: parts.io.into_inner(), read: parts.read_buf })
-}
-
-/// Closes so that the client gets the last response whole.
-async fn linger(mut socket: Socket) {
-    if socket.shutdown().await.is_err() {
-        return;
-    }
-    let mut rest = LINGER_BYTES;
-    let mut sink = [0; 4096];
-    let reading = async {
-        while let Ok(read @ 1..) = socket.read(&mut sink).await {
-            rest = rest.saturating_sub(read);
-            if rest == 0 {
-                return;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_TIME, reading).await;
 }

@@ -160,7 +160,11 @@ async fn the_denial_is_one_frame_on_the_wire() {
     }
     // The client hasn't ended its side: it is told that nobody reads on.
     of_stream.extend(frame(&mut stream).await);
-    assert_eq!(of_stream, [(1, vec![0x5]), (3, vec![0, 0, 0, 0])], "HEADERS with END_STREAM and END_HEADERS; RST_STREAM(NO_ERROR)");
+    assert_eq!(
+        of_stream,
+        [(1, vec![0x5]), (3, vec![0, 0, 0, 0])],
+        "HEADERS with END_STREAM and END_HEADERS; RST_STREAM(NO_ERROR)"
+    );
 }
 
 /// The next frame, if it belongs to stream 1: its kind, and its flags (HEADERS) or its contents (others).
@@ -282,7 +286,11 @@ async fn a_server_that_resets_is_heard() {
         let mut body = late.into_body();
         assert_eq!(message(&mut body).await, "some");
         let error = soon(body.data()).await.unwrap().unwrap_err();
-        assert_eq!(error.reason().map(|reason| u32::from(reason).to_string()), Some(code), "the server's code reaches the client");
+        assert_eq!(
+            error.reason().map(|reason| u32::from(reason).to_string()),
+            Some(code),
+            "the server's code reaches the client"
+        );
     }
     let records = stage.records(8).await;
     assert!(records.iter().all(|record| record["verdict"] == "allow"));
