@@ -111,7 +111,7 @@ fn what_is_no_hello() {
 /// The answer where the bytes arrive in these portions: the first that is certain.
 fn read_in(bytes: &[u8], portions: &[usize]) -> Hello {
     let mut scanner = HelloScanner::default();
-    let mut end = 0;
+    let mut end = 0_usize;
     for portion in portions.iter().copied().chain([usize::MAX]) {
         end = end.saturating_add(portion).min(bytes.len());
         let answer = scanner.scan(&bytes[..end], LIMIT);

@@ -30,12 +30,20 @@ spec:
   podSelector: { matchLabels: { app: backend } }
   ingress:
   - from: [ { podSelector: { matchLabels: { app: frontend } } } ]
-    http: [ { method: POST, path: \"/orders.Orders/(Get|Fail|Chat|Watch|Flood|Deaf|Reset|Leave)\" } ]
+    grpc:
+    - { service: orders.Orders, method: Get }
+    - { service: orders.Orders, method: Fail }
+    - { service: orders.Orders, method: Chat }
+    - { service: orders.Orders, method: Watch }
+    - { service: orders.Orders, method: Flood }
+    - { service: orders.Orders, method: Deaf }
+    - { service: orders.Orders, method: Reset }
+    - { service: orders.Orders, method: Leave }
 ";
 
-/// What is left when watching and chatting are taken away.
+/// What is left when the methods that stream are taken away.
 fn without_streams() -> String {
-    POLICY.replace("Get|Fail|Chat|Watch|Flood|Deaf|Reset|Leave", "Get")
+    ["Chat", "Watch", "Deaf"].iter().fold(POLICY.to_owned(), |policy, method| policy.replace(method, "Nothing"))
 }
 
 struct Client(SendRequest<Bytes>);
@@ -203,6 +211,12 @@ async fn only_calls_are_answered_as_calls() {
     }
     let records = stage.records(3).await;
     assert!(records[0]["grpc"].is_null() && records[2]["grpc"]["status"] == 7);
+    // What isn't a call no rule about calls allows.
+    for (content, status) in [("application/json", 403), ("application/grpc", 200)] {
+        let mut sender = client.0.clone().ready().await.unwrap();
+        let request = Request::post("http://orders/orders.Orders/Get").header("content-type", content).body(()).unwrap();
+        assert_eq!(soon(sender.send_request(request, true).unwrap().0).await.unwrap().status(), status, "{content}");
+    }
 }
 
 #[tokio::test]
@@ -354,7 +368,7 @@ async fn a_kept_connection_obeys_and_open_calls_end_with_trailers() {
     let waiting = client.begin("Deaf", &[], false).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
-    stage.policies(&POLICY.replace("Get|", "Get|More|"));
+    stage.policies(&POLICY.replace("Leave", "More"));
     assert!(message(&mut body).await.starts_with("order"), "what is still allowed goes on");
     stage.policies(&without_streams());
     for body in [body, chat_body] {

@@ -125,6 +125,11 @@ impl Stage {
         Self { address, tables, output, dataplane }
     }
 
+    /// Where the proxy takes the client's connections.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
