@@ -100,6 +100,7 @@ mod net;
 mod netlink;
 mod netns;
 mod node;
+pub mod orders;
 mod pod;
 pub mod probe;
 mod programs;
