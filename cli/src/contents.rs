@@ -123,6 +123,16 @@ impl Contents {
         Ok(())
     }
 
+    /// Reads a call as `orders.OrderService/Get`.
+    pub fn from_call(text: &str) -> Result<Self, FlowError> {
+        match text.split_once('/') {
+            Some((service, method)) if !service.is_empty() && !method.is_empty() && !method.contains(['/', ' ']) => {
+                Ok(Self::Grpc { service: service.to_owned(), method: method.to_owned(), metadata: FieldLines::default() })
+            }
+            _ => Err(FlowError::CallText(text.to_owned())),
+        }
+    }
+
     /// Asks `judge` about the request that the engine would be given, or why there is none.
     pub(crate) fn judged<T>(&self, judge: impl FnOnce(Result<Request<'_>, PathError>) -> T) -> T {
         match self {

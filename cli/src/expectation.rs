@@ -50,6 +50,10 @@ pub struct Row {
     pub protocol: Protocol,
     /// `METHOD PATH`.
     pub http: Option<String>,
+    /// `SERVICE/METHOD`, in the place of `http`.
+    pub grpc: Option<String>,
+    /// The server name that a client of TLS asks for, in the place of `http`.
+    pub tls: Option<String>,
     pub expect: Expect,
     /// Who decides, as `sluice eval` names it: `NetworkPolicy shop/db ingress[0]`. Checked where given; of several, any one.
     pub by: Option<String>,
@@ -123,13 +127,17 @@ impl Row {
         if matches!(from, End::Name(_)) {
             return Err(FlowError::NamedSource);
         }
-        Ok(Question {
-            from,
-            to: self.to.parse()?,
-            port: self.port,
-            protocol: self.protocol,
-            contents: self.http.as_deref().map(Contents::from_request_line).transpose()?,
-        })
+        Ok(Question { from, to: self.to.parse()?, port: self.port, protocol: self.protocol, contents: self.contents()? })
+    }
+
+    fn contents(&self) -> Result<Option<Contents>, FlowError> {
+        match (&self.http, &self.grpc, &self.tls) {
+            (None, None, None) => Ok(None),
+            (Some(http), None, None) => Contents::from_request_line(http).map(Some),
+            (None, Some(grpc), None) => Contents::from_call(grpc).map(Some),
+            (None, None, Some(name)) => Ok(Some(Contents::Tls { server_name: Some(name.clone()) })),
+            _ => Err(FlowError::SeveralContents),
+        }
     }
 }
 

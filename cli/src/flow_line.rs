@@ -49,6 +49,8 @@ pub enum FlowError {
     RequestText(String),
     #[error("header {0:?}: write 'NAME: VALUE'")]
     HeaderText(String),
+    #[error("call {0:?}: write SERVICE/METHOD, as orders.OrderService/Get")]
+    CallText(String),
     #[error("a flow has one of `http`, `grpc` and `tls`, not several")]
     SeveralContents,
     #[error("protocol {0:?}: TCP, UDP, SCTP or ICMP")]
@@ -241,6 +243,11 @@ mod tests {
         let with_host =
             Contents::Http { method: "GET".into(), target: "/a".into(), host: "h:80".into(), headers: Default::default() };
         assert_eq!(Contents::from_request_line("GET http://h:80/a"), Ok(with_host));
+        let call = Contents::from_call("orders.OrderService/Get").unwrap();
+        assert_eq!(call.to_string(), "gRPC orders.OrderService/Get");
+        for wrong in ["Get", "/Get", "orders.OrderService/", "a/b/c", "a/b c"] {
+            assert_eq!(Contents::from_call(wrong), Err(FlowError::CallText(wrong.to_owned())));
+        }
         for wrong in ["GET", "GET a", " /", "GET /a b"] {
             assert!(Contents::from_request_line(wrong).is_err(), "{wrong}");
         }

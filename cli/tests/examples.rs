@@ -27,8 +27,13 @@ fn flow(row: &Row) -> Value {
         End::Name(name) => json!({ "name": name }),
     };
     let mut flow = json!({ "from": end(&row.from), "to": end(&row.to), "port": row.port, "protocol": row.protocol });
-    if let Some(Contents::Http { method, target, host, .. }) = row.question().unwrap().contents {
-        flow["http"] = json!({ "method": method, "path": target, "host": host });
+    match row.question().unwrap().contents {
+        Some(Contents::Http { method, target, host, .. }) => {
+            flow["http"] = json!({ "method": method, "path": target, "host": host });
+        }
+        Some(Contents::Grpc { service, method, .. }) => flow["grpc"] = json!({ "service": service, "method": method }),
+        Some(Contents::Tls { server_name }) => flow["tls"] = json!({ "serverName": server_name }),
+        None => {}
     }
     flow
 }

@@ -185,7 +185,7 @@ impl Drop for Server {
 
 /// What curl says: its exit status, the status of the answer, and its complaint.
 async fn curl(stage: &Stage, name: &str, version: &str) -> (i32, String, String) {
-    let proxy = stage.address();
+    let proxy = stage.address;
     let mut command = tokio::process::Command::new("curl");
     command.args(["-q", "--silent", "--show-error", "--insecure", "--noproxy", "*", "--max-time", "20", "--tls-max", version]);
     command.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);

@@ -1,15 +1,16 @@
-//! The clients: curl inside a pod for HTTP, probes for everything else, all rows at once.
+//! The clients: curl inside a pod for HTTP, a client of gRPC for calls, probes for everything else, all rows at once.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
 use sluice_policy::Protocol;
-use sluice_testnet::{Netns, Outcome, Probe};
+use sluice_testnet::{Netns, Outcome, Probe, orders};
 
 use super::lab::Lab;
-use super::scene::{Holder, Scene};
+use super::scene::{Holder, Scene, Speaks};
 use crate::cluster::Names;
 use crate::contents::Contents;
 use crate::expectation::{Expect, Row};
@@ -20,6 +21,10 @@ const PATIENCE: Duration = Duration::from_millis(1000);
 const SECOND_PATIENCE: Duration = Duration::from_secs(6);
 /// Rows that are tried side by side.
 const AT_ONCE: usize = 32;
+
+/// What the order service itself answers, by gRPC's numbers: the second to methods that it doesn't have.
+const OK: i32 = 0;
+const UNIMPLEMENTED: i32 = 12;
 
 /// What a client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +95,10 @@ fn try_once(scene: &Scene, lab: &Lab, row: &Row, patience: Duration) -> Seen {
     let client = scene.holder(&question.from).and_then(|holder| lab.namespace(&holder));
     let Some((ns, source)) = client else { return unclear("no such client") };
     let server = scene.holder(&question.to).unwrap_or(Holder::Outside(destination));
-    if scene.speaks_http(&server, row.port, row.protocol) {
+    if let Some(call) = &row.grpc {
+        return grpc(&ns, source, SocketAddr::new(destination, row.port), call, patience);
+    }
+    if scene.speaks(&server, row.port, row.protocol) == Speaks::Http {
         let (method, target) = match &question.contents {
             Some(Contents::Http { method, target, .. }) => (method.as_str(), target.as_str()),
             _ => ("GET", "/"),
@@ -150,6 +158,25 @@ fn curl(ns: &Netns, source: Option<IpAddr>, method: &str, to: IpAddr, port: u16,
         Some(28) => denied("no answer"),
         Some(52 | 56) => denied("cut"),
         _ => unclear(String::from_utf8_lossy(&output.stderr).trim()),
+    }
+}
+
+fn grpc(ns: &Netns, source: Option<IpAddr>, to: SocketAddr, call: &str, patience: Duration) -> Seen {
+    match orders::call(ns, source, to, call, patience) {
+        Ok(end) => {
+            let got = match (&end.sluice_id, end.status) {
+                (Some(_), _) => Got::Deny,
+                (None, OK | UNIMPLEMENTED) => Got::Allow,
+                (None, _) => return unclear(&format!("status {} {}", end.status, end.message)),
+            };
+            Seen { got, how: format!("status {}", end.status), id: end.sluice_id }
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::TimedOut => denied("no answer"),
+            io::ErrorKind::ConnectionRefused => denied("refused"),
+            io::ErrorKind::ConnectionReset => denied("reset"),
+            _ => unclear(&format!("call: {error}")),
+        },
     }
 }
 

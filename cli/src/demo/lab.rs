@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use sluice_testnet::{Child, Net, Netns, Node, Pod, Port, wait_until};
 
-use super::scene::{Holder, Scene};
+use super::scene::{Holder, Scene, Speaks};
 use super::server;
 
 /// The proxies' admin address, on the loopback of each node.
@@ -158,7 +158,7 @@ fn record_file(folder: &Path, node: &Node) -> PathBuf {
 /// Starts whatever the scene's rows connect to.
 fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
     let mut echoes: BTreeMap<Holder, Vec<Port>> = BTreeMap::new();
-    let mut outside_http = Vec::new();
+    let mut outside_served = Vec::new();
     for listener in scene.listeners() {
         let (ns, name) = match &listener.holder {
             Holder::Pod(name) => match net.pod(name) {
@@ -172,14 +172,18 @@ fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
             // The host outside listens on all its addresses at once, each port once.
             Holder::Outside(_) => (net.outside().clone(), "outside".to_owned()),
         };
-        if listener.http {
+        if listener.speaks != Speaks::Anything {
             if matches!(listener.holder, Holder::Outside(_)) {
-                if outside_http.contains(&listener.port) {
+                if outside_served.contains(&listener.port) {
                     continue;
                 }
-                outside_http.push(listener.port);
+                outside_served.push(listener.port);
             }
-            server::serve(&ns, &name, listener.port).with_context(|| format!("a server in {name} on port {}", listener.port))?;
+            let served = match listener.speaks {
+                Speaks::Grpc => server::serve_calls(&ns, listener.port),
+                Speaks::Http | Speaks::Anything => server::serve(&ns, &name, listener.port),
+            };
+            served.with_context(|| format!("a server in {name} on port {}", listener.port))?;
             continue;
         }
         let port = match listener.protocol {

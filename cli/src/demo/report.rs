@@ -143,7 +143,11 @@ fn in_words(by: &[Policy], direction: Option<&str>, reason: &str) -> String {
 /// The method and canonical path of a row that the proxy judges.
 fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)> {
     let mut question = row.question().ok()?;
-    let Some(Contents::Http { method, target, .. }) = question.contents.take() else { return None };
+    let (method, target) = match question.contents.take()? {
+        Contents::Http { method, target, .. } => (method, target),
+        Contents::Grpc { service, method, .. } => ("POST".to_owned(), format!("/{service}/{method}")),
+        Contents::Tls { .. } => return None,
+    };
     let unread = scene.cluster.verdict(&question, &Names::default()).ok()?;
     if unread.decision() != Decision::Inspect {
         return None;
@@ -179,7 +183,7 @@ fn line(scene: &Scene, row: &Row, seen: &Seen, record: Option<&Record>, l7: bool
     let port = if row.protocol.has_ports() { format!(" {}", row.port) } else { String::new() };
     Line {
         who: format!("{} → {}", row.from, row.to),
-        what: row.http.clone().unwrap_or_else(|| format!("{}{port}", row.protocol)),
+        what: row.http.clone().or(row.grpc.clone()).unwrap_or_else(|| format!("{}{port}", row.protocol)),
         expected: row.expect.as_str(),
         got: seen.got,
         how: seen.how.clone(),

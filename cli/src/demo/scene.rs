@@ -35,7 +35,16 @@ pub(super) struct Listener {
     pub(super) holder: Holder,
     pub(super) port: u16,
     pub(super) protocol: u8,
-    pub(super) http: bool,
+    pub(super) speaks: Speaks,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Speaks {
+    Http,
+    Grpc,
+    /// It answers whatever comes.
+    Anything,
 }
 
 /// Whose namespace an end of a connection is in.
@@ -101,27 +110,31 @@ impl Scene {
         for row in self.rows.iter().filter(|row| row.protocol.has_ports()) {
             let holder = row.to.parse().ok().and_then(|end| self.holder(&end));
             let Some(holder) = holder else { continue };
-            let http = self.speaks_http(&holder, row.port, row.protocol);
-            listeners.insert(Listener { holder, port: row.port, protocol: row.protocol.number(), http });
+            let speaks = self.speaks(&holder, row.port, row.protocol);
+            listeners.insert(Listener { holder, port: row.port, protocol: row.protocol.number(), speaks });
         }
         for pod in self.cluster.live_pods() {
             for port in self.cluster.pod(pod).map_or(&[][..], |p| &p.ports) {
                 if &*port.name == "http" && port.protocol == Protocol::Tcp {
                     let holder = Holder::Pod(pod.to_string());
-                    listeners.insert(Listener { holder, port: port.port, protocol: 6, http: true });
+                    let speaks = self.speaks(&holder, port.port, port.protocol);
+                    listeners.insert(Listener { holder, port: port.port, protocol: 6, speaks });
                 }
             }
         }
         listeners
     }
 
-    /// Whether what listens there speaks HTTP: it is the pod's port `http`, or a row sends it a request.
-    pub(super) fn speaks_http(&self, holder: &Holder, port: u16, protocol: Protocol) -> bool {
-        let asked = |row: &&Row| {
-            row.http.is_some()
-                && row.port == port
-                && row.to.parse().ok().and_then(|end| self.holder(&end)).as_ref() == Some(holder)
-        };
+    /// What listens there speaks: gRPC if a row calls it, HTTP if it is the pod's port `http` or a row sends it a request.
+    pub(super) fn speaks(&self, holder: &Holder, port: u16, protocol: Protocol) -> Speaks {
+        if protocol != Protocol::Tcp {
+            return Speaks::Anything;
+        }
+        let is_there =
+            |row: &Row| row.port == port && row.to.parse().ok().and_then(|end| self.holder(&end)).as_ref() == Some(holder);
+        if self.rows.iter().any(|row| row.grpc.is_some() && is_there(row)) {
+            return Speaks::Grpc;
+        }
         let named = match holder {
             Holder::Pod(name) => match name.parse() {
                 Ok(End::Pod(reference, _)) => {
@@ -131,7 +144,8 @@ impl Scene {
             },
             _ => false,
         };
-        protocol == Protocol::Tcp && (named || self.rows.iter().find(asked).is_some())
+        let asked = || self.rows.iter().any(|row| row.http.is_some() && is_there(row));
+        if named || asked() { Speaks::Http } else { Speaks::Anything }
     }
 }
 

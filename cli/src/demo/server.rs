@@ -1,4 +1,5 @@
-//! The pods' HTTP servers: one small thread per connection, HTTP/1.1 with keep-alive.
+//! The pods' HTTP servers: one small thread per connection, HTTP/1.1 with keep-alive. Calls of gRPC are answered by the order
+//! service of the test network.
 //!
 //! They answer 200 to every request, so that whatever else a client sees was not the server's doing.
 
@@ -21,12 +22,21 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Serves HTTP on `port` of every address in `ns`, as `name`, until this process ends.
 pub(super) fn serve(ns: &Netns, name: &str, port: u16) -> io::Result<()> {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    // A machine without IPv6 has only the other.
-    let listener = ns.tcp_listen(any).or_else(|_| ns.tcp_listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))))?;
+    let listener = listen(ns, port)?;
     let name: Arc<str> = name.into();
     std::thread::Builder::new().name("http-server".to_owned()).spawn(move || accept(&listener, &name))?;
     Ok(())
+}
+
+/// The same for calls.
+pub(super) fn serve_calls(ns: &Netns, port: u16) -> io::Result<()> {
+    sluice_testnet::orders::serve(listen(ns, port)?)
+}
+
+fn listen(ns: &Netns, port: u16) -> io::Result<TcpListener> {
+    // A machine without IPv6 has only the other.
+    let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    ns.tcp_listen(any[0]).or_else(|_| ns.tcp_listen(any[1]))
 }
 
 fn accept(listener: &TcpListener, name: &Arc<str>) {

@@ -93,7 +93,8 @@ impl Write for Output {
 
 /// A proxy in front of one server.
 pub(crate) struct Stage {
-    address: SocketAddr,
+    /// Where the proxy takes the client's connections.
+    pub(crate) address: SocketAddr,
     tables: watch::Sender<Arc<Table>>,
     output: Output,
     pub(crate) dataplane: Arc<Dataplane>,
@@ -123,11 +124,6 @@ impl Stage {
             }
         });
         Self { address, tables, output, dataplane }
-    }
-
-    /// Where the proxy takes the client's connections.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
