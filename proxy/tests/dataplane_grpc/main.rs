@@ -393,6 +393,35 @@ async fn a_kept_connection_obeys_and_open_calls_end_with_trailers() {
     }
 }
 
+/// Requests of HTTP/2 that are no calls have no trailers that would tell.
+#[tokio::test]
+async fn another_request_breaks_off_with_its_stream_alone() {
+    let (address, _, mut ends) = serve().await;
+    let policy = |paths: &str| {
+        let rules = POLICY.split_once("    grpc:").unwrap().0;
+        format!("{rules}    http: [ {{ path: \"/orders.Orders/{paths}\" }} ]\n")
+    };
+    let stage = Stage::new(address, &policy("(Watch|Get)")).await;
+    let client = Client::connect(&stage).await;
+    let mut sender = client.0.clone().ready().await.unwrap();
+    let request = Request::post("http://orders/orders.Orders/Watch").body(()).unwrap();
+    let mut body = soon(sender.send_request(request, true).unwrap().0).await.unwrap().into_body();
+    assert_eq!(message(&mut body).await, "order");
+    stage.policies(&policy("Get"));
+    let error = loop {
+        match soon(body.data()).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("it looks complete"),
+        }
+    };
+    assert_eq!(error.reason(), Some(Reason::CANCEL));
+    assert!(soon(ends.recv()).await.unwrap().contains("CANCEL"));
+    assert_eq!(rest(client.ask("Get", &[]).await.into_body()).await.0, "0 bytes");
+    let record = stage.records(1).await.remove(0);
+    assert_eq!((&record["reason"], &record["verdict"]), (&"PolicyChanged".into(), &"deny".into()));
+}
+
 #[tokio::test]
 async fn calls_side_by_side_are_judged_one_by_one() {
     let (stage, client, _ends) = start().await;
