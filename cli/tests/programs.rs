@@ -346,7 +346,7 @@ fn the_readme_tells_the_truth() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 2);
+    assert_eq!(shown, 3);
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.yaml");
     std::fs::write(&policy, block("yaml\n")[0]).unwrap();
