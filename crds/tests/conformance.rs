@@ -109,12 +109,15 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
                     destination_port: probe.port,
                     request: None,
                 };
-                let verdict = match &probe.contents {
-                    None => table.verdict(&flow),
-                    Some(contents) => contents.judged(|request| table.verdict(&Flow { request: Some(request), ..flow })),
+                let both = |flow: &Flow<'_>| {
+                    let verdict = table.verdict(flow);
+                    (verdict, table.audit(flow, &verdict).map(|audit| audit.decision()))
+                };
+                let (verdict, audit) = match &probe.contents {
+                    None => both(&flow),
+                    Some(contents) => contents.judged(|request| both(&Flow { request: Some(request), ..flow })),
                 };
                 judged += 1;
-                let audit = table.audit(&flow, &verdict).map(|audit| audit.decision());
                 if (verdict.decision(), audit) != (probe.expect, probe.audit) {
                     wrong.push(format!("{} state {i}: {probe}; got {verdict:?}, audit {audit:?}", case.name));
                 }

@@ -10,7 +10,7 @@ use super::watch::LONG;
 use super::{Scene, by, config, possible, scene};
 use crate::kernel_stage::{Stage, edits};
 
-/// `free` would reach port 80 of `other` alone; `shut` would reach everything.
+/// `free` would not reach port 8080 of `other`; `shut` would reach everything.
 const AUDITS: &str = "
 apiVersion: sluice.dev/v1alpha1
 kind: SluiceNetworkPolicy
@@ -20,8 +20,9 @@ spec:
   podSelector: {matchLabels: {app: free}}
   policyTypes: [Egress]
   egress:
-  - to: [{podSelector: {matchLabels: {app: other}}}]
-    ports: [{protocol: TCP, port: 80}]
+  - action: Deny
+    to: [{podSelector: {matchLabels: {app: other}}}]
+    ports: [{protocol: TCP, port: 8080}]
 ---
 apiVersion: sluice.dev/v1alpha1
 kind: SluiceNetworkPolicy
@@ -91,8 +92,8 @@ fn what_the_kernel_decides_is_judged_a_second_time() {
     );
     let would_be_denied = of("10.0.1.4").unwrap();
     let words = |record: &Value| ["enforced", "wouldBe", "reason", "direction"].map(|field| record[field].clone());
-    assert_eq!(words(&would_be_denied), ["allow", "deny", "NoRuleMatched", "egress"].map(Value::from));
-    assert_eq!(would_be_denied["policy"], by("SluiceNetworkPolicy", "careful", None));
+    assert_eq!(words(&would_be_denied), ["allow", "deny", "DeniedByRule", "egress"].map(Value::from));
+    assert_eq!(would_be_denied["policy"], by("SluiceNetworkPolicy", "careful", Some("egress[0]")));
     assert_eq!(would_be_denied["destination"]["port"], 8080);
     let would_be_allowed = of("10.0.1.3").unwrap();
     assert_eq!(words(&would_be_allowed), ["deny", "allow", "RuleMatched", "egress"].map(Value::from));
