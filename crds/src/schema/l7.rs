@@ -69,35 +69,6 @@ pub(super) fn tls() -> Schema {
     .keeps_unknown()
 }
 
-pub(super) fn dns() -> Schema {
-    let types =
-        Schema::list("Types of records that may be asked for: A, AAAA. Absent: all.", 64, Schema::text("A type.").longest(16))
-            .at_least_one()
-            .set();
-    items("DNS look-ups: any of these names.", name([("types", types)]))
-}
-
-/// A list of names or patterns.
-pub(super) fn names(description: &str) -> Schema {
-    items(description, name([]))
-}
-
-fn name<const N: usize>(more: [super::build::Property; N]) -> Schema {
-    let fields = [
-        ("matchName", Schema::text("Exactly this name, in any letter case.").longest(254)),
-        (
-            "matchPattern",
-            Schema::text(
-                "A name in which * stands for any part of a label; **. in front for one or more labels; * alone for all.",
-            )
-            .longest(254),
-        ),
-    ];
-    Schema::object("A name or a pattern.", fields.into_iter().chain(more))
-        .keeps_unknown()
-        .exactly_one(&["matchName", "matchPattern"])
-}
-
 fn items(description: &str, item: Schema) -> Schema {
     Schema::list(description, MAX_RULE_ITEMS, item).at_least_one().atomic()
 }

@@ -1,12 +1,11 @@
 //! One entry of `ingress` or `egress`.
 
-use serde_json::json;
-
-use super::build::{Property, Schema};
+use super::build::Schema;
 use super::l7;
 use super::selector::selector;
 use crate::bounds::{MAX_PEERS, MAX_PORTS};
 use crate::peer::one_of;
+use crate::rule::Dialect;
 
 /// Whose pods a `podSelector` alone selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +17,11 @@ pub(super) enum Home {
 }
 
 pub(super) fn ingress(home: Home) -> Schema {
-    rule("from", "Whence: any of these peers. Absent or empty: everywhere.", peer(home, []))
+    rule("from", "Whence: any of these peers. Absent or empty: everywhere.", peer(home))
 }
 
 pub(super) fn egress(home: Home) -> Schema {
-    let names = [
-        ("fqdns", l7::names("Names, with the addresses that they were learned to have.")),
-        ("allowPrivate", Schema::boolean("Whether the names may have private, cluster and node addresses too.").default(false)),
-        (
-            "nameCheck",
-            Schema::word(
-                "Enforce: where TLS or HTTP says a name, it must be one of fqdns. AddressOnly: the address is enough.",
-                &["Enforce", "AddressOnly"],
-            )
-            .default("Enforce"),
-        ),
-    ];
-    rule("to", "Whither: any of these peers. Absent or empty: everywhere.", peer(home, names))
+    rule("to", "Whither: any of these peers. Absent or empty: everywhere.", peer(home))
 }
 
 fn rule(peers: &'static str, description: &str, peer: Schema) -> Schema {
@@ -50,25 +37,23 @@ fn rule(peers: &'static str, description: &str, peer: Schema) -> Schema {
             ("http", l7::http()),
             ("grpc", l7::grpc()),
             ("tls", l7::tls()),
-            ("dns", l7::dns()),
-            ("icmp", icmp()),
         ],
     )
     .keeps_unknown();
-    let kinds = ["http", "grpc", "tls", "dns"];
+    let kinds = ["http", "grpc", "tls"];
     let rule = kinds.iter().enumerate().fold(rule, |rule, (i, kind)| {
         kinds[i + 1..].iter().fold(rule, |rule, other| {
             let field = format!(".{other}");
             rule.rule_of(&field, &format!("!has(self.{kind}) || !has(self.{other})"), &format!("{other} beside {kind}"))
         })
     });
-    ["http", "grpc", "tls"].iter().fold(rule, |rule, kind| {
+    kinds.iter().fold(rule, |rule, kind| {
         let tcp = format!("!has(self.{kind}) || !has(self.ports) || self.ports.all(p, !has(p.protocol) || p.protocol == 'TCP')");
         rule.rule_of(".ports", &tcp, &format!("{kind} is spoken over TCP, so this port matches nothing"))
     })
 }
 
-fn peer<const N: usize>(home: Home, names: [Property; N]) -> Schema {
+fn peer(home: Home) -> Schema {
     let own = match home {
         Home::Namespace => "Pods with these labels; of the policy's own namespace unless namespaceSelector says otherwise.",
         Home::Cluster => "Pods with these labels; of all namespaces unless namespaceSelector says otherwise.",
@@ -98,26 +83,27 @@ fn peer<const N: usize>(home: Home, names: [Property; N]) -> Schema {
     .at_least_one()
     .atomic();
     let selects = "has(self.podSelector) || has(self.namespaceSelector) || has(self.serviceAccounts)";
-    let others = if names.is_empty() { ["nodeSelector", "ipBlock"].as_slice() } else { &["nodeSelector", "ipBlock", "fqdns"] };
-    let fields = [
-        ("podSelector", selector(own)),
-        ("namespaceSelector", selector("Pods of these namespaces; {} is all of them.")),
-        ("serviceAccounts", accounts),
-        ("nodeSelector", selector("Addresses of the nodes with these labels, and so pods in their network. Alone in its peer.")),
-        ("ipBlock", block),
-    ];
-    let schema =
-        Schema::object("Pods, nodes or addresses. What selects pods is AND.", fields.into_iter().chain(names)).keeps_unknown();
-    let all: Vec<&str> =
-        ["podSelector", "namespaceSelector", "serviceAccounts"].into_iter().chain(others.iter().copied()).collect();
-    let any = others.iter().map(|name| format!(" || has(self.{name})")).collect::<String>();
-    let schema = schema.rule(&format!("{selects}{any}"), &format!("a peer without {}", one_of(&all)));
-    others.iter().enumerate().fold(schema, |schema, (i, name)| {
-        let schema = schema.rule(&format!("!has(self.{name}) || !({selects})"), &format!("{name} beside a selector"));
-        others[i + 1..].iter().fold(schema, |schema, other| {
-            schema.rule(&format!("!has(self.{name}) || !has(self.{other})"), &format!("{name} beside another"))
-        })
-    })
+    Schema::object(
+        "Pods, nodes or addresses. What selects pods is AND.",
+        [
+            ("podSelector", selector(own)),
+            ("namespaceSelector", selector("Pods of these namespaces; {} is all of them.")),
+            ("serviceAccounts", accounts),
+            (
+                "nodeSelector",
+                selector("Addresses of the nodes with these labels, and so pods in their network. Alone in its peer."),
+            ),
+            ("ipBlock", block),
+        ],
+    )
+    .keeps_unknown()
+    .rule(
+        &format!("{selects} || has(self.nodeSelector) || has(self.ipBlock)"),
+        &format!("a peer without {}", one_of(Dialect::Sluice.peer_fields())),
+    )
+    .rule(&format!("!has(self.ipBlock) || !({selects})"), "ipBlock beside a selector")
+    .rule(&format!("!has(self.nodeSelector) || !({selects})"), "nodeSelector beside a selector")
+    .rule("!has(self.ipBlock) || !has(self.nodeSelector)", "ipBlock beside another")
 }
 
 fn port() -> Schema {
@@ -145,18 +131,4 @@ fn port() -> Schema {
         "!has(self.endPort) || !has(self.port) || type(self.port) != int || self.endPort >= self.port",
         "endPort is less than port",
     )
-}
-
-fn icmp() -> Schema {
-    let item = Schema::object(
-        "One kind of message.",
-        [
-            ("family", Schema::word("Of which family.", &["IPv4", "IPv6"])),
-            ("type", Schema::integer("The type by number: 8 is echo request in IPv4, 128 in IPv6.", 0, 255)),
-            ("code", Schema::integer("The code. Absent: all codes of the type.", 0, 255)),
-        ],
-    )
-    .with("required", json!(["family", "type"]))
-    .keeps_unknown();
-    Schema::list("Messages of ICMP, without replies and errors of what is allowed anyway.", 100, item).at_least_one().atomic()
 }
