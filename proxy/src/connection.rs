@@ -253,12 +253,16 @@ async fn unread(conn: &Arc<Conn>, socket: Socket, read: BytesMut, stage: Stage) 
     }
 }
 
+/// A request is judged by the table of its moment. What still goes on so long after a new one is judged by that too.
+const REQUEST_GRACE: Duration = Duration::from_secs(1);
+
 /// Ends when the connection must end, whatever it does.
 async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ended {
     let idle = Duration::from_secs(conn.limits().idle_seconds.into());
     let mut moved = conn.moved();
     let mut still_since = tokio::time::Instant::now();
     let mut look = still_since + idle;
+    let mut requests_due = None;
     loop {
         tokio::select! {
             changed = table.changed() => {
@@ -271,6 +275,12 @@ async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ende
                 if let Some(cut) = conn.judge_again(&now) {
                     return cut;
                 }
+                requests_due.get_or_insert_with(|| tokio::time::Instant::now() + REQUEST_GRACE);
+            }
+            () = tokio::time::sleep_until(requests_due.unwrap_or(look)), if requests_due.is_some() => {
+                requests_due = None;
+                let now = Arc::clone(&table.borrow());
+                conn.underway.judge_again(&now, &conn.ends);
             }
             () = conn.dataplane.drain.over.cancelled() => {
                 conn.reset();
@@ -387,7 +397,6 @@ impl Conn {
         };
         let request = http.as_ref().map(Request::Http).or(request);
         if fits(judge::decision(table, &self.ends, request)) {
-            self.underway.judge_again(table, &self.ends);
             return None;
         }
         self.reset();

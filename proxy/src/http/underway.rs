@@ -1,4 +1,4 @@
-//! The requests of one connection that are under way, judged again at every new table.
+//! The requests of one connection that are under way: those that still go on a second after a new table came are judged by it.
 //!
 //! | when a new table denies a request | what becomes of it |
 //! |---|---|
