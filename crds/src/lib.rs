@@ -14,9 +14,9 @@
 //! | [`case::read_cases`] | the conformance corpus |
 //! | [`schema::definitions`] | the CustomResourceDefinitions of our kinds; `crdgen` writes them |
 //!
-//! Kinds: `v1` Namespace, Pod, Node (objects of the engine) and Service (checked only), `networking.k8s.io/v1` NetworkPolicy and
-//! `sluice.dev/v1alpha1` SluiceNetworkPolicy. ClusterNetworkPolicy and SluiceClusterNetworkPolicy are refused with an error until
-//! a later version knows them. All other kinds are passed over.
+//! Kinds: `v1` Namespace, Pod, Node (objects of the engine) and Service (checked only), `networking.k8s.io/v1` NetworkPolicy,
+//! `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy, `sluice.dev/v1alpha1` SluiceNetworkPolicy and
+//! SluiceClusterNetworkPolicy. All other kinds are passed over.
 //!
 //! Objects are read from a generic tree and not by `serde` into types, so that one bad rule harms only itself, and its author
 //! learns the field, the line and the remedy. What can't be read closes: the table is in the module `policy` of this crate. A
