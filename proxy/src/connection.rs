@@ -154,7 +154,7 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
         let ruling = judge::rule(&first, &ends, None);
         // What is read is audited by what is read.
         if ruling.decision != Decision::Inspect {
-            conn.audit(&first, None);
+            conn.audit_whole(&first, None);
         }
         drop(first);
         let ended = tokio::select! {
@@ -197,7 +197,10 @@ async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<
         Beginning::Is(Detected::Other | Detected::Undecided, read) => not_http(conn, socket, read, Reason::NotTheProtocol).await,
         // A server that speaks first can't be told from a client that is slow.
         Beginning::TimedOut(read) => not_http(conn, socket, read, Reason::HeadTimeout).await,
-        Beginning::NotNeeded(read) => unread(conn, socket, read, Stage::Opaque).await,
+        Beginning::NotNeeded(read) => {
+            conn.audit_whole(&conn.table(), None);
+            unread(conn, socket, read, Stage::Opaque).await
+        }
         Beginning::Ended => Ended::Failed(Reason::Aborted),
         Beginning::Draining => {
             conn.reset();
@@ -210,7 +213,7 @@ async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<
 async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reason) -> Ended {
     let table = conn.table();
     let mut ruling = judge::rule(&table, &conn.ends, Some(Request::Opaque));
-    conn.audit(&table, Some(Request::Opaque));
+    conn.audit_whole(&table, Some(Request::Opaque));
     if ruling.is_allowed() {
         return unread(conn, socket, read, Stage::Opaque).await;
     }
@@ -225,7 +228,9 @@ async fn not_http(conn: &Arc<Conn>, socket: Socket, read: BytesMut, reason: Reas
 async fn tls(conn: &Arc<Conn>, socket: Socket, read: BytesMut, server_name: Option<String>) -> Ended {
     let _ = conn.tls.set(TlsFacts { server_name: server_name.clone() });
     let request = Request::Tls { server_name: server_name.as_deref() };
-    let ruling = judge::rule(&conn.table(), &conn.ends, Some(request));
+    let table = conn.table();
+    conn.audit_whole(&table, Some(request));
+    let ruling = judge::rule(&table, &conn.ends, Some(request));
     if ruling.is_allowed() {
         return unread(conn, socket, read, Stage::Tls(server_name)).await;
     }
@@ -333,13 +338,22 @@ impl Conn {
         Arc::clone(&self.dataplane.table.borrow())
     }
 
-    /// Writes down what Audit policies would have made of the connection, where that is another answer.
-    fn audit(&self, table: &Table, request: Option<Request<'_>>) {
+    /// Writes down what Audit policies would have made of what `record` is about, where that is another answer.
+    pub(crate) fn audit(&self, table: &Table, request: Option<Request<'_>>, record: impl FnOnce() -> Record) {
         let Some((enforced, audit)) = audit::audit(table, &self.ends, request) else { return };
-        let mut record = Record::new(RecordType::Connection, self.id, &self.dataplane.node, table, &self.ends);
+        let mut record = record();
         record.audited(enforced, &audit);
         self.dataplane.metrics.audit.found(&record);
         self.dataplane.records.write(record);
+    }
+
+    /// [`Self::audit`] of the connection as a whole.
+    fn audit_whole(&self, table: &Table, request: Option<Request<'_>>) {
+        self.audit(table, request, || {
+            let mut record = Record::new(RecordType::Connection, self.id, &self.dataplane.node, table, &self.ends);
+            record.tls = self.tls.get().cloned();
+            record
+        });
     }
 
     /// Opens the leg to the server.

@@ -226,3 +226,30 @@ async fn a_real_client_passes_and_reads_the_alert() {
         }
     }
 }
+
+/// An Audit policy that would deny one of the names.
+const AUDIT: &str = "
+---
+apiVersion: sluice.dev/v1alpha1
+kind: SluiceNetworkPolicy
+metadata: { name: tried, namespace: demo }
+spec:
+  enforcement: Audit
+  podSelector: { matchLabels: { app: backend } }
+  ingress: [ { action: Deny, tls: { serverNames: [ api.example.com ] } } ]
+";
+
+#[tokio::test]
+async fn audit_policies_are_asked_about_the_name() {
+    let stage = Stage::new(serve_raw(echo).await, &format!("{POLICY}{AUDIT}")).await;
+    for name in ["api.example.com", "www.example.org"] {
+        let hello = hello(Some(name), 1000);
+        assert_eq!(answer(&stage, &hello, 1000).await, hello, "{name} passes");
+    }
+    let records = stage.records(3).await;
+    let audits: Vec<&Value> = records.iter().filter(|record| record["verdict"] == "audit").collect();
+    assert_eq!(audits.len(), 1, "{records:#?}");
+    assert_eq!((&audits[0]["enforced"], &audits[0]["wouldBe"]), (&json!("allow"), &json!("deny")));
+    assert_eq!(audits[0]["tls"]["serverName"], "api.example.com");
+    assert_eq!(audits[0]["policy"]["rule"], "ingress[0].tls.serverNames[0]");
+}

@@ -19,7 +19,6 @@ use super::ledger::Ledger;
 use super::pinned::{ForwardError, Pinned};
 use super::target::read_target;
 use super::underway::{Cut, Shared, Waiting};
-use crate::audit;
 use crate::connection::Conn;
 use crate::ident::RecordId;
 use crate::judge::{self, Forwarded, JudgedRequest, Ruling};
@@ -117,12 +116,7 @@ impl HttpConn {
             facts.path = Some(shortened(&request.path).into_owned());
             facts.host = Some(shortened(&request.host).into_owned());
         }
-        if let Some((enforced, audit)) = audit::audit(&table, self.conn.ends(), Some(FlowRequest::Http(&http))) {
-            let mut record = record.clone();
-            record.audited(enforced, &audit);
-            self.conn.dataplane.metrics.audit.found(&record);
-            self.conn.dataplane.records.write(record);
-        }
+        self.conn.audit(&table, Some(FlowRequest::Http(&http)), || record.clone());
         let mut track = self.judged(record, id, &ruling);
         if !ruling.is_allowed() {
             return Ok(Err(Denial { table, request, ruling, id, track }));
