@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::net::locked;
 use crate::reply::{self, Family};
 use crate::sctp;
-use crate::{Error, Netns, Port, Protocol};
+use crate::{Error, Netns, Port, Protocol, bound};
 
 /// A client that sends more than this without an end of line is cut off.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -107,7 +107,7 @@ impl Echo {
         if missing.is_empty() {
             return Ok(());
         }
-        let opened = ns.run(|| open_all(&missing, no_sctp_yet.then_some(&sctp)));
+        let opened = ns.run(|| bound(|| open_all(&missing, no_sctp_yet.then_some(&sctp))));
         for (socket, kind) in opened.map_err(Error::Server)? {
             let entry = Served { namespace, identity: Arc::clone(&identity), socket, kind };
             self.shared.watch(&mut served, entry).map_err(Error::Server)?;

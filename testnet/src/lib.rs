@@ -119,7 +119,7 @@ pub use child::Child;
 pub use enter::{enter, run};
 pub use net::{Layout, Net, Options, ReversePath};
 pub use netlink::NetlinkError;
-pub use netns::Netns;
+pub use netns::{Netns, bound};
 pub use nix::errno::Errno;
 pub use nix::sys::signal::Signal;
 pub use node::Node;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Socket, Type};
@@ -22,6 +22,8 @@ use crate::netlink::{Change, LOOPBACK, LinkIndex, Rtnl};
 
 /// Where the source ports of probes begin: above the ports that test servers commonly take.
 const FIRST_PORT: u16 = 10_000;
+/// How long a program that is being started may keep what this process has closed.
+const COPIES_LIVE: Duration = Duration::from_secs(10);
 
 /// A network namespace. Clones are the same namespace; it is gone when the last of them, and the last process, thread
 /// and socket inside, are.
@@ -220,12 +222,12 @@ impl Netns {
 
     /// A listening socket inside.
     pub fn tcp_listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        self.run(|| TcpListener::bind(address))
+        self.run(|| bound(|| TcpListener::bind(address)))
     }
 
     /// A datagram socket inside.
     pub fn udp_bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
-        self.run(|| UdpSocket::bind(address))
+        self.run(|| bound(|| UdpSocket::bind(address)))
     }
 
     /// A connection from inside, from `source` if one is given, with a time-out of the same length on its reads and writes.
@@ -239,6 +241,24 @@ impl Netns {
         socket.set_write_timeout(Some(timeout))?;
         Ok(socket.into())
     }
+}
+
+/// Tries again for a while where an address or a connection's two ends are in use: a socket that was closed just now lives on in
+/// a program that another thread is starting, until that program's `exec` closes its copy.
+pub fn bound<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + COPIES_LIVE;
+    loop {
+        match bind() {
+            Err(error) if is_taken(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 fn write_sysctl(sysctl: &Sysctl<'_>) -> Result<(), Error> {

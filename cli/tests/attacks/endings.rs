@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use sluice_testnet::bound;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Pair, Talk};
@@ -158,12 +159,14 @@ fn a_stream_of_datagrams_ends_with_the_policy() {
 
 /// The attacker's connection from a port of its choice.
 pub(crate) fn connect(stage: &Stage, ends: Ends) -> TcpStream {
-    let domain = Domain::for_address(ends.to);
-    let socket = stage.pod("attacker").ns().run(|| Socket::new(domain, Type::STREAM, None)).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&ends.from.into()).unwrap();
-    socket.connect_timeout(&ends.to.into(), LONG).unwrap();
-    let stream: TcpStream = socket.into();
+    let connect = || {
+        let socket = Socket::new(Domain::for_address(ends.to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&ends.from.into())?;
+        socket.connect_timeout(&ends.to.into(), LONG)?;
+        std::io::Result::Ok(TcpStream::from(socket))
+    };
+    let stream = stage.pod("attacker").ns().run(|| bound(connect)).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     stream
 }

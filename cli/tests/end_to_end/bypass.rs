@@ -1,10 +1,10 @@
 //! There is no way round the proxy, and none into a pod that nobody knows yet.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use sluice_testnet::{Net, Netns, Port, Probe, Protocol, wait_until};
+use sluice_testnet::{Net, Netns, Port, Probe, Protocol, bound, wait_until};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Pair, Talk, curl, ip};
@@ -116,24 +116,17 @@ fn a_neighbours_forgery_reaches_nobody() {
 fn the_five_tuple_of_an_ended_connection_is_judged_again() {
     let Some(scene) = start() else { return };
     let frontend = scene.pod("shop/frontend");
-    let connect = |port: u16| {
-        let socket = frontend.ns().run(|| Socket::new(Domain::IPV4, Type::STREAM, None)).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::new(ip("10.1.0.1"), port).into()).unwrap();
-        socket.connect_timeout(&BACKEND.parse::<SocketAddr>().unwrap().into(), LONG).map(|()| Talk::of(socket.into()))
+    let once = |port: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(ip("10.1.0.1"), port).into())?;
+        socket.connect_timeout(&BACKEND.parse::<SocketAddr>().unwrap().into(), LONG)?;
+        std::io::Result::Ok(TcpStream::from(socket))
     };
+    let connect = |port: u16| frontend.ns().run(|| bound(|| once(port))).map(Talk::of);
     // Every other round has a leg to the server, which may still be ending when the next round begins.
     for round in 0..100 {
-        let mut talk = connect(40_000);
-        // A process that another test starts holds a copy of every socket until its exec.
-        wait_until(LONG, || {
-            let is_held = talk.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
-            if is_held {
-                talk = connect(40_000);
-            }
-            !is_held
-        });
-        let mut talk = talk.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let mut talk = connect(40_000).unwrap_or_else(|error| panic!("round {round}: {error}"));
         talk.stream.set_read_timeout(Some(LONG)).unwrap();
         // Ended by a reset, so that the port can be used again at once.
         socket2::SockRef::from(&talk.stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -149,7 +142,7 @@ fn the_five_tuple_of_an_ended_connection_is_judged_again() {
     talk.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(talk.ends_within(LONG));
     drop(talk);
-    if let Ok(mut talk) = connect(50_000) {
+    if let Ok(mut talk) = frontend.ns().run(|| once(50_000)).map(Talk::of) {
         talk.stream.set_read_timeout(Some(LONG)).unwrap();
         assert_eq!(talk.ask("DELETE", "/y").unwrap().status, 403);
     }

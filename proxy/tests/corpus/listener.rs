@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sluice_proxy::kernel::Config;
-use sluice_testnet::Node;
+use sluice_testnet::{Node, bound};
 use socket2::{Domain, Socket, Type};
 
 /// How soon a listener that is no longer wanted ends.
@@ -35,7 +35,8 @@ impl Listener {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4),
             SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6),
         ];
-        let sockets = node.ns().run(|| addresses.into_iter().map(listen).collect::<io::Result<Vec<_>>>())?;
+        let sockets =
+            node.ns().run(|| addresses.into_iter().map(|address| bound(|| listen(address))).collect::<io::Result<Vec<_>>>())?;
         let ended = Arc::new(AtomicBool::new(false));
         let (until, identity) = (Arc::clone(&ended), identity(node.name()));
         let thread = std::thread::spawn(move || {

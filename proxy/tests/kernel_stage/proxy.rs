@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use sluice_testnet::Netns;
+use sluice_testnet::{Netns, bound};
 use socket2::{Domain, Socket, Type};
 
 /// The proxy's listener: transparent, on the loopback address of the family.
@@ -19,7 +19,7 @@ pub fn listen(ns: &Netns, like: IpAddr) -> TcpListener {
         socket.set_nonblocking(true)?;
         std::io::Result::Ok(socket.into())
     };
-    ns.run(listen).expect("the proxy's port is free")
+    ns.run(|| bound(listen)).expect("the proxy's port is free")
 }
 
 /// IP_TRANSPARENT is one flag for both families, and an IPv6 socket takes it at the level of IPv4 too.
