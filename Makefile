@@ -4,7 +4,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DEMO ?=
 
-.PHONY: help demo test test-long bench build clean
+.PHONY: help demo test test-long bench fuzz build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,11 @@ bench: ## the figures of docs/PERFORMANCE.md, measured here
 	cargo bench -p sluice-policy
 	cargo build --release --workspace --bins
 	@if [ "$$(id -u)" = 0 ]; then $(TARGET)/release/sluice-bench; else $(TARGET)/release/sluice-testnet run -- $(TARGET)/release/sluice-bench; fi
+
+FUZZ_SECONDS ?= 60
+fuzz: ## look for bytes that break a parser, FUZZ_SECONDS=60 for each; `make test` replays what was found
+	@.ci/setup demo
+	@.ci/fuzz $(FUZZ_SECONDS)
 
 clean: ## what the builds left
 	cargo clean

@@ -1,8 +1,11 @@
-//! What a verdict, a compilation and a change cost, in the world that `large_world` describes.
+//! What a verdict, a compilation and a change cost, in the world that `large_world` describes; and in the same with every kind of
+//! policy (`large_world/kinds.rs`).
 //!
 //! `cargo bench -p sluice-policy`. The aims are those of docs/PERFORMANCE.md; compile time and memory are measured once, before
 //! anything else has touched the heap, and printed.
 
+#[path = "large_world/kinds.rs"]
+mod kinds;
 mod large_world;
 
 use std::hint::black_box;
@@ -120,19 +123,45 @@ fn http_table(rules: u16) -> Table {
     compile(objects.map(Edit::Put).to_vec(), Scope::Everything).table
 }
 
-fn report_compilation(size: Size) -> (Compiled, Compiled) {
-    let edits: Vec<Edit> = objects(size).map(Edit::Put).collect();
+/// Which policies there are.
+#[derive(Clone, Copy)]
+enum Kinds {
+    /// Those of `large_world`.
+    Common,
+    Every,
+}
+
+impl Kinds {
+    fn edits(self, size: Size) -> Vec<Edit> {
+        let more = match self {
+            Self::Common => Vec::new(),
+            Self::Every => kinds::every_kind(size),
+        };
+        objects(size).chain(more).map(Edit::Put).collect()
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Common => "",
+            Self::Every => ", every kind",
+        }
+    }
+}
+
+fn report_compilation(size: Size, kinds: Kinds) -> (Compiled, Compiled) {
+    let edits = kinds.edits(size);
+    let policies = edits.iter().filter(|edit| matches!(edit, Edit::Put(Object::Policy(_)))).count();
     let before = peak_mib();
     let (started, cpu) = (Instant::now(), on_cpu());
     let everything = compile(edits, Scope::Everything);
     let (took, cpu) = (started.elapsed(), on_cpu() - cpu);
     println!(
-        "compile of {} policies and {} pods, to a table of everything: {took:.2?} ({cpu:.2?} on a processor), peak memory {} MiB ({before} MiB of it the objects)",
-        size.policies,
+        "compile of {policies} policies and {} pods{}, to a table of everything: {took:.2?} ({cpu:.2?} on a processor), peak memory {} MiB ({before} MiB of it the objects)",
         size.pods,
+        kinds.describe(),
         peak_mib(),
     );
-    let edits: Vec<Edit> = objects(size).map(Edit::Put).collect();
+    let edits = kinds.edits(size);
     let started = Instant::now();
     let mut world = World::new();
     world.apply(edits);
@@ -151,7 +180,7 @@ fn report_compilation(size: Size) -> (Compiled, Compiled) {
     (everything, Compiled { world, view, table })
 }
 
-fn verdicts(criterion: &mut Criterion, everything: &Table, node: &Table, size: Size) {
+fn verdicts(criterion: &mut Criterion, everything: &Table, node: &Table, size: Size, kinds: Kinds) {
     let flows = flows(size);
     let count = |decision| flows.iter().filter(|flow| everything.verdict(flow).decision() == decision).count();
     println!(
@@ -176,6 +205,7 @@ fn verdicts(criterion: &mut Criterion, everything: &Table, node: &Table, size: S
             }
         }
         let each = (on_cpu() - cpu).as_nanos() / (rounds * flows.len()) as u128;
+        let name = format!("{name}{}", kinds.describe());
         println!("verdict, L3/L4, {name}: {each} ns on a processor");
         let mut next = flows.iter().cycle();
         criterion.bench_function(&format!("verdict, L3/L4, {name}"), |b| {
@@ -232,20 +262,20 @@ fn change(criterion: &mut Criterion, compiled: &mut Compiled, size: Size, name: 
 
 fn main() {
     let size = Size::LARGE;
-    let (mut everything, mut node) = report_compilation(size);
     let mut criterion = Criterion::default().configure_from_args();
-    verdicts(&mut criterion, &everything.table, &node.table, size);
+    for kinds in [Kinds::Common, Kinds::Every] {
+        let (mut everything, mut node) = report_compilation(size, kinds);
+        verdicts(&mut criterion, &everything.table, &node.table, size, kinds);
+        let name = |what| format!("{what}{}", kinds.describe());
+        change(&mut criterion, &mut everything, size, &name("table of everything"), 7);
+        change(&mut criterion, &mut node, size, &name("table of one node"), 7);
+    }
     http(&mut criterion);
-    change(&mut criterion, &mut everything, size, "table of everything", 7);
-    change(&mut criterion, &mut node, size, "table of one node", 7);
-    drop((everything, node));
     let mut slow = Criterion::default().configure_from_args().sample_size(10);
-    slow.bench_function("compile, table of everything", |b| {
-        b.iter_batched(
-            || objects(size).map(Edit::Put).collect::<Vec<_>>(),
-            |edits| compile(edits, Scope::Everything),
-            BatchSize::PerIteration,
-        );
-    });
+    for kinds in [Kinds::Common, Kinds::Every] {
+        slow.bench_function(format!("compile, table of everything{}", kinds.describe()), |b| {
+            b.iter_batched(|| kinds.edits(size), |edits| compile(edits, Scope::Everything), BatchSize::PerIteration);
+        });
+    }
     slow.final_summary();
 }

@@ -17,6 +17,8 @@ pub mod denials;
 pub mod detect;
 pub mod enforcer;
 pub mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hello;
 mod http;
 pub mod ident;

@@ -106,6 +106,8 @@ pub(crate) struct Guard<S> {
     buf: BytesMut,
     checked: usize,
     state: State,
+    /// An empty line before this head has been left out.
+    has_skipped: bool,
     ended: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -129,6 +131,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             buf: read,
             checked: 0,
             state: State::Head(HeadScanner::default()),
+            has_skipped: false,
             ended: false,
             timer: Some(Box::pin(tokio::time::sleep_until(limits.first_by))),
         };
@@ -186,8 +189,9 @@ impl<S: AsyncRead + Unpin> Guard<S> {
     /// Reads on in a head. `false`: the client has ended.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let State::Head(scanner) = &mut self.state else { return Poll::Ready(Ok(true)) };
-        // RFC 9112 section 2.2: some old clients send an empty line after a body. It is left out.
-        if self.buf.starts_with(b"\r\n") {
+        // RFC 9112 section 2.2: some old clients send an empty line after a body. It is left out; a second one is no request.
+        if self.buf.starts_with(b"\r\n") && !self.has_skipped {
+            self.has_skipped = true;
             self.buf.advance(2);
             *scanner = HeadScanner::default();
         }
@@ -203,6 +207,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
                 self.checked = end;
                 self.state = State::Body { framing: head.framing, may_tunnel: head.may_tunnel };
                 self.timer = None;
+                self.has_skipped = false;
                 self.note_head(None);
             }
             Err(error) => self.refuse(error),
@@ -340,5 +345,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests;

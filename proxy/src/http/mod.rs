@@ -21,6 +21,8 @@ mod replay;
 mod target;
 mod underway;
 
+#[cfg(any(test, fuzzing))]
+pub use guard::fuzz::fuzz_guard;
 pub(crate) use head::is_token_byte;
 pub(crate) use http1::serve_http1;
 pub(crate) use http2::serve_http2;
