@@ -31,6 +31,8 @@ pub struct Cluster {
     namespaces: BTreeMap<Arc<str>, Labels>,
     policies: BTreeMap<PolicyRef, Policy>,
     remarks: Vec<Remark>,
+    /// The time that is asked about.
+    at: SystemTime,
 }
 
 /// Something to say about the manifests. An error is what could not be read; a warning, what is probably not meant.
@@ -187,7 +189,7 @@ impl Cluster {
         let mut world = World::new();
         world.set_time(at);
         let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
-        let mut cluster = Self::unjudged(&loaded);
+        let mut cluster = Self::unjudged(&loaded, at);
         world.apply(loaded.into_edits().chain(known.map(|known| Edit::Put(Object::Name(known)))));
         cluster.remarks.extend(expired(&world));
         cluster.table = table_of(&world);
@@ -196,7 +198,8 @@ impl Cluster {
 
     /// Two versions of one cluster. The numbers of identities, sets, policies and programs mean the same in both tables.
     pub fn versions(old: Loaded, new: Loaded) -> (Self, Self) {
-        let (mut before, mut after) = (Self::unjudged(&old), Self::unjudged(&new));
+        let at = SystemTime::now();
+        let (mut before, mut after) = (Self::unjudged(&old, at), Self::unjudged(&new, at));
         let new: HashMap<Key, Object> = new.objects.into_iter().map(|object| (object.key(), object)).collect();
         let mut edits = Vec::new();
         let mut kept = HashSet::new();
@@ -215,7 +218,7 @@ impl Cluster {
             Edit::Remove(key) => key.clone(),
         });
         let mut world = World::new();
-        world.set_time(SystemTime::now());
+        world.set_time(at);
         world.apply(old.into_edits());
         before.remarks.extend(expired(&world));
         before.table = table_of(&world);
@@ -226,7 +229,7 @@ impl Cluster {
     }
 
     /// The objects and remarks, with a table that is still empty.
-    fn unjudged(loaded: &Loaded) -> Self {
+    fn unjudged(loaded: &Loaded, at: SystemTime) -> Self {
         let mut remarks: Vec<Remark> = loaded.unreadable.iter().map(|e| Remark { error: true, text: e.to_string() }).collect();
         remarks.extend(
             loaded
@@ -248,7 +251,7 @@ impl Cluster {
                 Object::Namespace(namespace) => drop(namespaces.insert(namespace.name.clone(), namespace.labels.clone())),
             }
         }
-        Self { table: Table::empty(), pods, nodes, namespaces, policies, remarks }
+        Self { table: Table::empty(), pods, nodes, namespaces, policies, remarks, at }
     }
 
     /// Whether everything was read.
@@ -309,6 +312,11 @@ impl Cluster {
     /// A policy as its author wrote it.
     pub fn policy(&self, reference: &PolicyRef) -> Option<&Policy> {
         self.policies.get(reference)
+    }
+
+    /// Whether a policy has expired: it is as if absent.
+    pub fn is_expired(&self, reference: &PolicyRef) -> bool {
+        self.policies.get(reference).and_then(|policy| policy.expires).is_some_and(|expires| expires <= self.at)
     }
 
     /// The nodes that the manifests define.

@@ -23,5 +23,6 @@ pub mod lint;
 pub mod markup;
 pub mod matrix;
 pub mod output;
+pub mod progress;
 pub mod reach;
 pub mod workload;

@@ -1,7 +1,6 @@
 //! How answers are printed: the three formats, colours, and the width of the terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -88,37 +87,4 @@ pub fn complain(settings: &Settings, message: impl std::fmt::Display) {
 pub fn remark(settings: &Settings, message: impl std::fmt::Display) {
     let paint = Paint::for_terminal(settings, &io::stderr());
     let _ = writeln!(io::stderr(), "{} {message}", paint.paint(Tone::Depends, "note:"));
-}
-
-/// How far something is, on standard error, if that is a terminal.
-#[derive(Debug)]
-pub struct Progress {
-    what: &'static str,
-    /// In hundredths, what was shown last; `None` where nobody looks.
-    shown: Option<AtomicUsize>,
-}
-
-impl Progress {
-    pub fn on_terminal(settings: &Settings, what: &'static str) -> Self {
-        let looked_at = settings.colors && io::stderr().is_terminal();
-        Self { what, shown: looked_at.then(|| AtomicUsize::new(usize::MAX)) }
-    }
-
-    pub fn show(&self, done: usize, all: usize) {
-        let Some(shown) = &self.shown else { return };
-        let hundredths = done * 100 / all.max(1);
-        if shown.swap(hundredths, Ordering::Relaxed) != hundredths {
-            const WIDTH: usize = 30;
-            let full = hundredths.min(100) * WIDTH / 100;
-            let bar = format!("{}{}", "█".repeat(full), "░".repeat(WIDTH - full));
-            let _ = write!(io::stderr(), "\r{} {bar} {hundredths:>3} %", self.what);
-        }
-    }
-
-    /// Leaves the line empty for what comes.
-    pub fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[2K");
-        }
-    }
 }

@@ -78,7 +78,7 @@ fn what_opens_comes_first_with_both_rules() {
         policies
           changed NetworkPolicy app/database-policy
           changed NetworkPolicy app/frontend-policy
-          added   NetworkPolicy app/idle   changes nothing
+          added   NetworkPolicy app/idle   no pod that it selects is in the inventory
         exit 1
     "#]],
     );
@@ -111,7 +111,7 @@ fn markdown_for_a_pull_request() {
 
         - changed: NetworkPolicy app/database-policy
         - changed: NetworkPolicy app/frontend-policy
-        - added: NetworkPolicy app/idle — changes nothing
+        - added: NetworkPolicy app/idle — no pod that it selects is in the inventory
         exit 1
     "#]],
     );
@@ -382,7 +382,7 @@ fn finds_every_difference_and_no_other() {
         let errors = old.errors().chain(new.errors());
         let errors: Vec<&str> = errors.filter(|error| !error.contains("http is spoken over TCP")).collect();
         assert!(errors.is_empty(), "{errors:?}");
-        let diff = Diff::of(&old, &new, |_, _| {});
+        let diff = Diff::of(&old, &new, usize::MAX, |_, _| {});
         let pods: BTreeSet<_> = old.live_pods().cloned().collect();
         let pods = pods.into_iter().map(|pod| End::Pod(pod, None));
         let outside = OUTSIDE.map(|ip| End::Ip(ip.parse::<IpAddr>().unwrap()));

@@ -125,7 +125,7 @@ fn ask(size: Size) {
     assert!(before.is_whole() && after.is_whole(), "{:?}", before.errors().next());
     println!("two tables                 {:?}", begun.elapsed());
     let begun = Instant::now();
-    let diff = Diff::of(&before, &after, |_, _| {});
+    let diff = Diff::of(&before, &after, usize::MAX, |_, _| {});
     println!("diff of ten policies       {:?}", begun.elapsed());
     assert_eq!(diff.policies.len(), 10);
     let closes: usize = diff.differences.iter().filter(|d| d.change == "closes").map(|d| d.from.len() * d.to.len()).sum();

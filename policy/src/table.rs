@@ -425,6 +425,11 @@ impl Table {
         self.programs.iter().map(|(id, _)| *id)
     }
 
+    /// The policies of a program, also those that say nothing in it.
+    pub fn program(&self, id: ProgramId) -> Option<&Program> {
+        self.programs.get(&id).map(|entry| &entry.program)
+    }
+
     pub fn lines(&self, program: ProgramId) -> Option<&Lines> {
         self.compiled(program).map(|compiled| &compiled.lines)
     }

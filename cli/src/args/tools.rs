@@ -36,6 +36,10 @@ pub struct DiffArgs {
     /// Namespaces, pods and nodes of both versions (repeatable). Without it each has its own; one that has no pods has the other's.
     #[arg(long, value_name = "PATH")]
     pub inventory: Vec<PathBuf>,
+    /// Show this many of each: of what opens, of what closes, of policies, of workloads. Of differences those between most
+    /// workloads; of the rest it is said how many there are. 0 shows all.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub most: usize,
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value_t = DiffFormat::Text)]
     pub output: DiffFormat,

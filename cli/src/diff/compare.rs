@@ -1,23 +1,31 @@
 //! The comparison: every pair of ends between which a difference can be, on every range of ports.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_policy::snapshot::{PolicyId, ProgramId, SetId};
 use sluice_policy::source::PolicyRef;
 use sluice_policy::verdict::{Half, RuleId};
 use sluice_policy::{Decision, Direction, Reason, Table};
 
-use super::matters::{HalfOf, memberships};
-use super::requests::{self, Requests};
+use super::halves::short;
+use super::namespaces;
+use super::pairs::{Detail, Entry, Pairs, Share};
+use super::requests::Requests;
 use crate::cluster::Cluster;
-use crate::reach::ports::{PortRange, PortSet};
-use crate::reach::{EndId, Ranges, Reach, flow};
+use crate::reach::ports::PortSet;
+use crate::reach::{EndId, Reach};
 
 /// The version that is replaced, and the one that replaces it, among [`Reach::versions`].
 pub(super) const OLD: usize = 0;
 pub(super) const NEW: usize = 1;
+
+/// Differences that are told apart by who decided; of more, nobody reads so much, and namespaces are compared.
+const MOST_NAMED: usize = 2_000;
+
+/// Rows that are held before rows of workloads that reach each other are put together, and the ends in all of them.
+const MOST_ROWS: usize = 20_000;
+const MOST_HELD: usize = 50_000_000;
 
 /// Half a verdict, and who is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +45,9 @@ pub(super) type Turn = (Said, Said);
 pub(super) struct Delta {
     pub(super) old: Decision,
     pub(super) new: Decision,
-    /// Each half that is judged differently.
+    /// Whether egress and ingress are judged differently.
+    pub(super) halves: [bool; 2],
+    /// Of each half that is judged differently, by whom: where that is told ([`Detail::Named`]).
     pub(super) egress: Option<Turn>,
     pub(super) ingress: Option<Turn>,
     /// Where both versions read requests: what of them was and is allowed, egress and ingress.
@@ -51,6 +61,19 @@ pub(super) struct Found {
     pub(super) ports: PortSet,
     pub(super) from: Vec<EndId>,
     pub(super) to: Vec<EndId>,
+    /// Pairs of ends that it holds for.
+    pub(super) pairs: usize,
+    /// Where whole namespaces are compared.
+    pub(super) part: Option<Part>,
+}
+
+/// How much of what two lists of namespaces could have between them a difference is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Pairs of ends that there are.
+    pub(super) of: usize,
+    /// One that the difference holds for.
+    pub(super) example: (EndId, EndId),
 }
 
 /// All differences, and the policies that judge a pod where there is one.
@@ -62,68 +85,50 @@ pub(super) struct Comparison {
 
 /// What differs about an end, so that flows from or to it may be judged differently.
 #[derive(Clone, Copy, Debug, Default)]
-struct Changed {
-    egress: bool,
-    ingress: bool,
+pub(super) struct Changed {
+    pub(super) egress: bool,
+    pub(super) ingress: bool,
     /// As a peer: other rules may match it now.
-    peer: bool,
+    pub(super) peer: bool,
 }
 
-/// Of one source: the destinations of each difference.
-type Row = HashMap<(Delta, PortSet), Vec<EndId>>;
+/// Sources by what they have in common: an entry, and the destinations that it holds for.
+type Rows<E> = HashMap<(E, Vec<u32>), Vec<EndId>>;
 
 /// Compares the two versions of `reach`; `progress` hears how many of how many sources are done.
 pub(super) fn compare(reach: &Reach<'_>, progress: impl Fn(usize, usize) + Sync) -> Comparison {
-    let changed = changed_ends(reach);
-    let everyone: Vec<EndId> = (0..changed.len()).filter(|end| stays(reach, *end)).collect();
-    let asked: Vec<EndId> = everyone.iter().copied().filter(|end| changed[*end].ingress || changed[*end].peer).collect();
-    // Where a source's own egress is as it was, only destinations that changed can make a difference.
-    let sources: Vec<EndId> =
-        everyone.iter().copied().filter(|end| !asked.is_empty() || changed[*end].egress || changed[*end].peer).collect();
-    let members = memberships(reach);
-    let ingress: HashMap<EndId, HalfOf> = everyone
-        .iter()
-        .filter(|end| changed[**end].ingress)
-        .map(|end| (*end, HalfOf::new(reach, *end, Direction::Ingress)))
-        .collect();
-    let matters = |from: EndId, to: EndId, egress: Option<&HalfOf>| {
-        changed[from].peer
-            || changed[to].peer
-            || egress.is_some_and(|half| half.matters(reach, to, &members))
-            || ingress.get(&to).is_some_and(|half| half.matters(reach, from, &members))
-    };
-    let next = AtomicUsize::new(0);
-    let rows: Mutex<Vec<(EndId, Row)>> = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut ranges = Ranges::default();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(from) = sources.get(number) else { return };
-                    let all = changed[*from].egress || changed[*from].peer;
-                    let egress = changed[*from].egress.then(|| HalfOf::new(reach, *from, Direction::Egress));
-                    let to = if all { &everyone } else { &asked };
-                    let to: Vec<EndId> = to.iter().copied().filter(|to| matters(*from, *to, egress.as_ref())).collect();
-                    let row = row(reach, *from, &to, &mut ranges);
-                    if !row.is_empty() {
-                        rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((*from, row));
-                    }
-                    progress(number + 1, sources.len());
-                }
-            });
-        }
-    });
-    let mut rows = rows.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    rows.sort_by_key(|(from, _)| *from);
-    let touching = touching(reach, &rows);
-    Comparison { found: merge(reach, rows), touching }
+    let pairs = Pairs::of(reach, changed_ends(reach));
+    if let Some(comparison) = by_who_decided(&pairs, &progress) {
+        return comparison;
+    }
+    let shares = pairs.walk(Detail::Decisions, &AtomicBool::new(false), namespaces::take(reach), &progress);
+    let touching = touching(reach, &shares);
+    Comparison { found: namespaces::merge(reach, shares), touching }
 }
 
-/// Whether both versions have the end: what only one has is said by itself.
-fn stays(reach: &Reach<'_>, end: EndId) -> bool {
-    reach.class(end).is_none_or(|class| class.sides.iter().all(Option::is_some))
+/// `None`: too many to be read.
+fn by_who_decided(pairs: &Pairs<'_, '_>, progress: &(impl Fn(usize, usize) + Sync)) -> Option<Comparison> {
+    let too_many = AtomicBool::new(false);
+    let (rows, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let take = |taken: &mut Rows<u32>, from: EndId, entry: u32, to: Vec<u32>| {
+        let length = to.len();
+        let alike = taken.entry((entry, to)).or_default();
+        if alike.is_empty() {
+            let rows = rows.fetch_add(1, Ordering::Relaxed);
+            let held = held.fetch_add(length, Ordering::Relaxed);
+            if rows >= MOST_ROWS || held >= MOST_HELD {
+                too_many.store(true, Ordering::Relaxed);
+            }
+        }
+        alike.push(from);
+    };
+    let shares = pairs.walk(Detail::Named, &too_many, take, progress);
+    if too_many.into_inner() {
+        return None;
+    }
+    let touching = touching(pairs.reach, &shares);
+    let found = merge(pairs.reach, shares);
+    (found.len() <= MOST_NAMED).then_some(Comparison { found, touching })
 }
 
 fn changed_ends(reach: &Reach<'_>) -> Vec<Changed> {
@@ -159,83 +164,19 @@ fn is_same(old: &Cluster, a: ProgramId, new: &Cluster, b: ProgramId) -> bool {
     old.lines(a) == new.lines(b) && before == after && before.iter().all(|id| old.policy(*id) == new.policy(*id))
 }
 
-fn row(reach: &Reach<'_>, from: EndId, destinations: &[EndId], known: &mut Ranges) -> Row {
-    let mut row = Row::new();
-    // One version at a time: each remembers how the flows between two kinds of pods are judged.
-    let mut asked = Vec::new();
-    for &to in destinations.iter().filter(|to| reach.part(from).is_none() || reach.part(**to).is_none()) {
-        let addresses = reach.addresses(from, to);
-        if !addresses.is_empty() {
-            let ranges = reach.ranges(from, to, known);
-            let first = &addresses[0];
-            let before: Vec<_> = ranges.iter().map(|range| reach.verdict(OLD, first[OLD], range)).collect();
-            asked.push((to, addresses, ranges, before));
-        }
-    }
-    for (to, addresses, ranges, before) in asked {
-        let mut deltas: Vec<(Delta, Vec<PortRange>)> = Vec::new();
-        for (family, ips) in addresses.iter().enumerate() {
-            for (place, range) in ranges.iter().enumerate() {
-                let old = if family == 0 { before[place] } else { reach.verdict(OLD, ips[OLD], range) };
-                let new = reach.verdict(NEW, ips[NEW], range);
-                let reads = old.decision() == Decision::Inspect && new.decision() == Decision::Inspect;
-                if old.decision() == new.decision() && !reads {
-                    continue;
-                }
-                let requests = reads.then(|| {
-                    [Direction::Egress, Direction::Ingress].map(|direction| {
-                        let read = |version: usize| requests::of(reach.versions[version], &flow(ips[version], range), direction);
-                        (read(OLD), read(NEW))
-                    })
-                });
-                if requests.as_ref().is_some_and(|halves| halves.iter().all(|(old, new)| old == new)) {
-                    continue;
-                }
-                let turn = |direction: Direction| {
-                    let end = if direction == Direction::Egress { from } else { to };
-                    let say = |half: &Half, version| said(reach, half, end, version, direction);
-                    (say(old.half(direction), OLD), say(new.half(direction), NEW))
-                };
-                let told = |direction: Direction, place: usize| {
-                    let (was, is) = turn(direction);
-                    let other = requests.as_ref().is_some_and(|halves| halves[place].0 != halves[place].1);
-                    (was.decision != is.decision || other).then_some((was, is))
-                };
-                let (egress, ingress) = (told(Direction::Egress, 0), told(Direction::Ingress, 1));
-                let delta = Delta { old: old.decision(), new: new.decision(), egress, ingress, requests };
-                match deltas.iter_mut().find(|(known, _)| *known == delta) {
-                    Some((_, ranges)) => ranges.push(*range),
-                    None => deltas.push((delta, vec![*range])),
-                }
-            }
-        }
-        for (delta, ranges) in deltas {
-            row.entry((delta, ranges.into_iter().collect())).or_default().push(to);
-        }
-    }
-    row
-}
-
-fn said(reach: &Reach<'_>, half: &Half, end: EndId, version: usize, direction: Direction) -> Said {
+pub(super) fn said(reach: &Reach<'_>, half: &Half, end: EndId, version: usize, direction: Direction) -> Said {
     let nobody = matches!(half.reason, Reason::NoRuleMatched | Reason::NotTheProtocol);
     let program = if nobody { reach.program(end, version, direction) } else { None };
     Said { decision: half.decision, reason: half.reason, rule: half.rule, program }
 }
 
 /// The policies that judge, in a direction in which something differs, a pod of a difference.
-fn touching(reach: &Reach<'_>, rows: &[(EndId, Row)]) -> HashSet<PolicyRef> {
+fn touching<A>(reach: &Reach<'_>, shares: &[Share<A>]) -> HashSet<PolicyRef> {
     let mut programs: HashSet<(usize, ProgramId)> = HashSet::new();
-    let mut take = |end: EndId, direction| {
-        programs.extend([OLD, NEW].into_iter().filter_map(|version| Some((version, reach.program(end, version, direction)?))));
-    };
-    for (from, row) in rows {
-        for ((delta, _), to) in row {
-            if delta.egress.is_some() {
-                take(*from, Direction::Egress);
-            }
-            if delta.ingress.is_some() {
-                to.iter().for_each(|to| take(*to, Direction::Ingress));
-            }
+    for (direction, place) in [(Direction::Egress, 0), (Direction::Ingress, 1)] {
+        for end in (0..reach.end_count()).filter(|end| shares.iter().any(|share| share.touched[place][*end])) {
+            let judging = |version| Some((version, reach.program(end, version, direction)?));
+            programs.extend([OLD, NEW].into_iter().filter_map(judging));
         }
     }
     let of_program = |(version, id): (usize, ProgramId)| {
@@ -256,52 +197,53 @@ fn policies(table: &Table, program: ProgramId) -> BTreeSet<PolicyId> {
 }
 
 /// Puts sources with equal rows together.
-fn merge(reach: &Reach<'_>, rows: Vec<(EndId, Row)>) -> Vec<Found> {
-    let mut alike: HashMap<(Delta, PortSet, Vec<EndId>), Vec<EndId>> = HashMap::new();
-    for (from, row) in rows {
-        for ((delta, ports), to) in row {
-            alike.entry((delta, ports, to)).or_default().push(from);
+fn merge(reach: &Reach<'_>, shares: Vec<Share<Rows<u32>>>) -> Vec<Found> {
+    let mut alike: Rows<Entry> = HashMap::new();
+    for share in shares {
+        for ((entry, to), mut from) in share.taken {
+            alike.entry((share.entries[entry as usize].clone(), to)).or_default().append(&mut from);
         }
     }
     // A workload of one pod has no flow to itself to ask about, so workloads that reach each other differ in just that.
-    let mut each_other: HashMap<(Delta, PortSet, Vec<EndId>), Vec<EndId>> = HashMap::new();
+    let mut each_other: Rows<Entry> = HashMap::new();
     let mut found = Vec::new();
-    for ((delta, ports, mut to), from) in alike {
+    for ((entry, mut to), mut from) in alike {
         let [only] = from[..] else {
-            found.push(Found { delta, ports, from, to });
+            from.sort_unstable();
+            found.push(Found::named(reach, entry, from, &to));
             continue;
         };
-        let alone = reach.class(only).is_some_and(|class| class.examples.len() < 2);
-        if alone && let Err(place) = to.binary_search(&only) {
-            to.insert(place, only);
-        }
-        each_other.entry((delta, ports, to)).or_default().push(only);
-    }
-    for ((delta, ports, mut to), from) in each_other {
-        if let [only] = from[..]
-            && reach.class(only).is_some_and(|class| class.examples.len() < 2)
+        if is_alone(reach, only)
+            && let Err(place) = to.binary_search(&short(only))
         {
-            to.retain(|end| *end != only);
+            to.insert(place, short(only));
         }
-        found.push(Found { delta, ports, from, to });
+        each_other.entry((entry, to)).or_default().push(only);
+    }
+    for ((entry, mut to), mut from) in each_other {
+        from.sort_unstable();
+        if let [only] = from[..]
+            && is_alone(reach, only)
+        {
+            to.retain(|end| *end != short(only));
+        }
+        found.push(Found::named(reach, entry, from, &to));
     }
     found.sort_by(|a, b| (&a.from, &a.to, &a.ports).cmp(&(&b.from, &b.to, &b.ports)));
     found
 }
 
-/// Policies that were added, removed or changed, by what they say and not by how it is written.
-pub(super) fn changed_policies<'c>(old: &'c Cluster, new: &'c Cluster) -> BTreeMap<&'c PolicyRef, &'static str> {
-    let mut changes = BTreeMap::new();
-    for policy in old.policies() {
-        match new.policy(&policy.reference) {
-            None => drop(changes.insert(&policy.reference, "removed")),
-            Some(other) if other != policy => drop(changes.insert(&policy.reference, "changed")),
-            Some(_) => {}
-        }
+/// Whether it is one pod: it has no flow to another of its kind.
+pub(super) fn is_alone(reach: &Reach<'_>, end: EndId) -> bool {
+    reach.class(end).is_some_and(|class| class.examples.len() < 2)
+}
+
+impl Found {
+    fn named(reach: &Reach<'_>, (delta, ports): Entry, from: Vec<EndId>, to: &[u32]) -> Self {
+        let itself = from.iter().filter(|end| is_alone(reach, **end) && to.binary_search(&short(**end)).is_ok()).count();
+        let pairs = from.len() * to.len() - itself;
+        Self { delta, ports, from, to: to.iter().map(|end| *end as usize).collect(), pairs, part: None }
     }
-    let added = new.policies().filter(|policy| old.policy(&policy.reference).is_none());
-    changes.extend(added.map(|policy| (&policy.reference, "added")));
-    changes
 }
 
 impl Delta {

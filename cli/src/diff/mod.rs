@@ -1,14 +1,19 @@
 //! `sluice diff`: what a change of policies or pods opens and closes.
 //!
 //! Verdicts are compared, not text: of every pair of ends that a changed policy or pod can matter to, on every range of ports
-//! that a rule of either version tells apart. What no rule tells apart is asked once ([`crate::reach`]).
+//! that a rule of either version tells apart. What no rule tells apart is asked once ([`crate::reach`]), and halves of flows that
+//! no rule tells apart once for all of their pairs ([`halves`]).
 
 mod compare;
-mod matters;
+mod effect;
+mod halves;
+mod namespaces;
+mod pairs;
 mod read;
 mod requests;
 mod text;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
@@ -19,10 +24,12 @@ use sluice_policy::{Direction, Reason};
 use crate::args::{DiffArgs, DiffFormat};
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::output::{Format, Paint, Progress, complain, write_structured};
+use crate::output::{Format, Paint, complain, write_structured};
+use crate::progress::Progress;
 use crate::reach::ports::PortSet;
 use crate::reach::{EndId, Reach};
 use compare::{Comparison, Found, NEW, OLD, Said, Turn};
+use effect::PolicyChange;
 
 /// What differs between two versions of a cluster.
 #[derive(Debug, Serialize)]
@@ -37,6 +44,28 @@ pub struct Diff {
     /// Workloads that only one version has. Flows from and to them are not compared.
     pub appear: Vec<Arrival>,
     pub vanish: Vec<String>,
+    /// What the lists above leave out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub more: Option<More>,
+}
+
+/// What there is beyond the lists that are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct More {
+    pub opens: Rest,
+    pub changes: Rest,
+    pub closes: Rest,
+    pub policies: usize,
+    pub appear: usize,
+    pub vanish: usize,
+}
+
+/// Differences that are not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rest {
+    pub differences: usize,
+    /// Pairs of workloads that they hold for.
+    pub pairs: usize,
 }
 
 /// Flows from each of `from` to each of `to` that are judged otherwise.
@@ -49,6 +78,12 @@ pub struct Difference {
     /// The ports in words: `TCP 80, 443`.
     pub on: String,
     pub ports: PortSet,
+    /// Pairs of workloads that it holds for, and of how many. Fewer than all only where namespaces are compared.
+    pub pairs: usize,
+    pub of: usize,
+    /// Where namespaces are compared: the pair that `old` and `new` say who decided of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub example: Option<Example>,
     pub old: Judged,
     pub new: Judged,
     /// Requests that are now allowed, and that no longer are, where both versions read them.
@@ -56,6 +91,13 @@ pub struct Difference {
     pub requests: Vec<String>,
     #[serde(skip)]
     shown: Shown,
+}
+
+/// Two workloads between which there is a difference.
+#[derive(Debug, Serialize)]
+pub struct Example {
+    pub from: String,
+    pub to: String,
 }
 
 /// The ends as people want to read them: a whole namespace in a few words.
@@ -83,16 +125,6 @@ pub struct Decided {
     pub by: Vec<NamedRule>,
 }
 
-/// A policy that says something else than before.
-#[derive(Debug, Serialize)]
-pub struct PolicyChange {
-    pub policy: String,
-    /// `added`, `removed` or `changed`.
-    pub change: &'static str,
-    /// Whether it judges a pod of a difference. If not, it changes nothing.
-    pub effect: bool,
-}
-
 /// A workload that is new.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -108,9 +140,10 @@ pub fn run(args: &DiffArgs, settings: &Settings) -> anyhow::Result<u8> {
     let (old, new) = read::versions(args, settings)?;
     old.report(settings);
     new.report_beyond(&old, settings);
-    let progress = Progress::on_terminal(settings, "comparing");
-    let diff = Diff::of(&old, &new, |done, all| progress.show(done, all));
-    progress.clear();
+    let progress = Progress::on_terminal(settings);
+    let most = if args.most == 0 { usize::MAX } else { args.most };
+    let diff = Diff::of(&old, &new, most, |done, all| progress.step("workloads compared:", done, all));
+    drop(progress);
     if !old.is_whole() || !new.is_whole() {
         complain(settings, "not everything could be read: what is said of it is what the nodes would do with it");
     }
@@ -130,22 +163,37 @@ pub fn run(args: &DiffArgs, settings: &Settings) -> anyhow::Result<u8> {
 }
 
 impl Diff {
-    /// Compares two versions that [`Cluster::versions`] made.
-    pub fn of(old: &Cluster, new: &Cluster, progress: impl Fn(usize, usize) + Sync) -> Self {
+    /// Compares two versions that [`Cluster::versions`] made. Each list holds the `most` that weigh most, and [`More`] tells of the
+    /// rest: of differences, between most pairs of workloads.
+    pub fn of(old: &Cluster, new: &Cluster, most: usize, progress: impl Fn(usize, usize) + Sync) -> Self {
         let reach = Reach::of(vec![old, new]);
         let Comparison { found, touching } = compare::compare(&reach, progress);
-        let mut differences: Vec<Difference> = found.iter().map(|found| difference(&reach, found)).collect();
-        let rank = |change: &str| ["opens", "changes", "closes"].iter().position(|word| *word == change);
-        differences.sort_by(|a, b| (rank(a.change), &a.from, &a.to).cmp(&(rank(b.change), &b.from, &b.to)));
-        let count = |word: &str| differences.iter().filter(|d| d.change == word).count();
-        let policies = compare::changed_policies(old, new).into_iter().map(|(policy, change)| PolicyChange {
-            policy: policy.to_string(),
-            change,
-            effect: touching.contains(policy),
-        });
-        let (opens, closes, changes) = (count("opens"), count("closes"), count("changes"));
-        let (appear, vanish) = arrivals(&reach);
-        Self { opens, closes, changes, policies: policies.collect(), differences, appear, vanish }
+        let mut more = More::default();
+        let mut differences = Vec::new();
+        let mut counts = [0; 3];
+        let rests = [&mut more.opens, &mut more.changes, &mut more.closes];
+        for ((word, rest), count) in ["opens", "changes", "closes"].into_iter().zip(rests).zip(&mut counts) {
+            let mut found: Vec<&Found> = found.iter().filter(|found| found.delta.change() == word).collect();
+            *count = found.len();
+            if found.len() > most {
+                found.sort_by_key(|found| (Reverse(found.pairs), &found.from, &found.to, &found.ports));
+                let left_out = found.split_off(most);
+                *rest = Rest { differences: left_out.len(), pairs: left_out.iter().map(|found| found.pairs).sum() };
+                differences.extend(found.into_iter().map(|found| difference(&reach, found)));
+                continue;
+            }
+            let mut all: Vec<Difference> = found.into_iter().map(|found| difference(&reach, found)).collect();
+            all.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+            differences.append(&mut all);
+        }
+        let mut policies = effect::policies(&reach, &touching);
+        let (mut appear, mut vanish) = arrivals(&reach);
+        more.policies = cut(&mut policies, most);
+        more.appear = cut(&mut appear, most);
+        more.vanish = cut(&mut vanish, most);
+        let [opens, changes, closes] = counts;
+        let more = (more != More::default()).then_some(more);
+        Self { opens, closes, changes, differences, policies, appear, vanish, more }
     }
 
     /// Whether every flow is judged as before, and every workload is there.
@@ -154,8 +202,15 @@ impl Diff {
     }
 }
 
+/// Leaves `most` of a list; returns how many are left out.
+fn cut<T>(list: &mut Vec<T>, most: usize) -> usize {
+    let more = list.len().saturating_sub(most);
+    list.truncate(most);
+    more
+}
+
 fn difference(reach: &Reach<'_>, found: &Found) -> Difference {
-    let delta = &found.delta;
+    let delta = &found.part.map_or_else(|| found.delta.clone(), |part| namespaces::named(reach, &found.delta, part.example));
     let judged = |version: usize| {
         let pick = |turn: Turn| if version == OLD { turn.0 } else { turn.1 };
         let decided = |turn: Option<Turn>| turn.map(|turn| decided(reach, pick(turn), version));
@@ -167,15 +222,30 @@ fn difference(reach: &Reach<'_>, found: &Found) -> Difference {
     };
     Difference {
         change: delta.change(),
-        from: ends(reach, &found.from, usize::MAX),
-        to: ends(reach, &found.to, usize::MAX),
+        from: all_ends(reach, &found.from, found),
+        to: all_ends(reach, &found.to, found),
         on: found.ports.to_string(),
         ports: found.ports.clone(),
+        pairs: found.pairs,
+        of: found.part.map_or(found.pairs, |part| part.of),
+        example: found.part.map(|part| Example { from: one_end(reach, part.example.0), to: one_end(reach, part.example.1) }),
         old: judged(OLD),
         new: judged(NEW),
         requests: request_changes(found),
-        shown: Shown { from: text::ends(reach, &found.from), to: text::ends(reach, &found.to) },
+        shown: Shown { from: text::ends(reach, &found.from, found), to: text::ends(reach, &found.to, found) },
     }
+}
+
+/// Workloads by name, or namespaces where these are compared.
+fn all_ends(reach: &Reach<'_>, of: &[EndId], found: &Found) -> Vec<String> {
+    match found.part {
+        None => ends(reach, of, usize::MAX),
+        Some(part) => text::namespaces(reach, of, part.of == found.pairs),
+    }
+}
+
+fn one_end(reach: &Reach<'_>, end: EndId) -> String {
+    ends(reach, &[end], usize::MAX).join(", ")
 }
 
 /// Workloads, then what is outside; of many blocks of addresses, `most`.

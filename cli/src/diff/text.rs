@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use sluice_policy::{Direction, Reason};
 
-use super::{Arrival, Decided, Diff, Difference, Judged, ends as all_ends};
+use super::compare::Found;
+use super::{Arrival, Decided, Diff, Difference, Judged, Rest, ends as all_ends};
 use crate::output::{Paint, Tone};
 use crate::reach::{EndId, Reach};
 
@@ -15,15 +16,18 @@ const NAMED: usize = 4;
 /// Blocks of addresses that are named; of more, the first.
 const BLOCKS: usize = 6;
 
-/// Some ends in few words: `shop/web, shop/db`, `all of shop (12 workloads)`, `every pod`.
-pub(super) fn ends(reach: &Reach<'_>, ends: &[EndId]) -> String {
+/// The ends of a difference in few words: `shop/web, shop/db`, `all of shop (12 workloads)`, `every pod`.
+pub(super) fn ends(reach: &Reach<'_>, ends: &[EndId], found: &Found) -> String {
+    if let Some(part) = found.part {
+        return few(namespaces(reach, ends, part.of == found.pairs), Vec::new());
+    }
     let names = all_ends(reach, ends, BLOCKS);
     if names.len() <= NAMED {
         return names.join(", ");
     }
-    let chosen: BTreeSet<EndId> = ends.iter().copied().collect();
     let outside: Vec<String> = names.iter().filter(|name| !name.contains('/') || name.starts_with("outside ")).cloned().collect();
     let mut of_namespace: BTreeMap<&str, (Vec<EndId>, bool)> = BTreeMap::new();
+    let chosen: BTreeSet<EndId> = ends.iter().copied().collect();
     for (end, class) in reach.classes.all.iter().enumerate() {
         let (mine, whole) = of_namespace.entry(&class.namespace).or_insert((Vec::new(), true));
         if chosen.contains(&end) {
@@ -46,11 +50,43 @@ pub(super) fn ends(reach: &Reach<'_>, ends: &[EndId]) -> String {
         }
     }
     parts.extend(rest);
+    few(parts, outside)
+}
+
+/// The first of `parts`, then `outside`, then how many more there are.
+fn few(mut parts: Vec<String>, outside: Vec<String>) -> String {
     let more = parts.len().saturating_sub(NAMED);
     parts.truncate(NAMED);
     parts.extend(outside);
     let last = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{last}", parts.join(", "))
+}
+
+/// The namespaces of some ends, and the outside. `whole`: what is said of them holds of all their workloads.
+pub(super) fn namespaces(reach: &Reach<'_>, ends: &[EndId], whole: bool) -> Vec<String> {
+    let mut of_namespace: BTreeMap<&str, Vec<EndId>> = BTreeMap::new();
+    let mut parts = Vec::new();
+    for end in ends {
+        match reach.class(*end) {
+            Some(class) => of_namespace.entry(&class.namespace).or_default().push(*end),
+            None => parts.push(*end),
+        }
+    }
+    let all: BTreeSet<&str> = reach.classes.all.iter().map(|class| &*class.namespace).collect();
+    let mut words: Vec<String> = if whole && of_namespace.len() == all.len() {
+        vec!["every pod".to_owned()]
+    } else {
+        let all = if whole { "all of " } else { "" };
+        let count = |ends: Vec<EndId>| match reach.classes.describe(ends).len() {
+            1 => "1 workload".to_owned(),
+            count => format!("{count} workloads"),
+        };
+        of_namespace.into_iter().map(|(namespace, ends)| format!("{all}{namespace} ({})", count(ends))).collect()
+    };
+    if !parts.is_empty() {
+        words.push(if whole { all_ends(reach, &parts, BLOCKS).join(", ") } else { "the outside world".to_owned() });
+    }
+    words
 }
 
 impl Diff {
@@ -60,7 +96,8 @@ impl Diff {
             parts.push(format!("changes {}", self.changes));
         }
         let mut summary = parts.join(", ");
-        for (word, change) in [("appear", self.appear.len()), ("vanish", self.vanish.len())] {
+        let more = self.more.unwrap_or_default();
+        for (word, change) in [("appear", self.appear.len() + more.appear), ("vanish", self.vanish.len() + more.vanish)] {
             if change > 0 {
                 let _ = write!(summary, "; {change} workloads {word}");
             }
@@ -75,14 +112,17 @@ impl Diff {
         } else {
             let _ = writeln!(text, "{}", paint.paint(Tone::Strong, &self.summary()));
         }
-        let mut section = "";
-        for difference in &self.differences {
-            if section != difference.change {
-                section = difference.change;
+        for (section, rest) in self.sections() {
+            let mut differences = self.differences.iter().filter(|difference| difference.change == section).peekable();
+            if differences.peek().is_some() {
                 let _ = writeln!(text, "\n{section}");
             }
-            write_difference(&mut text, difference, paint);
+            differences.for_each(|difference| write_difference(&mut text, difference, paint));
+            if let Some(rest) = left_out(rest) {
+                let _ = writeln!(text, "  {rest}");
+            }
         }
+        let more = self.more.unwrap_or_default();
         if !self.appear.is_empty() || !self.vanish.is_empty() {
             let _ = writeln!(text, "\nworkloads (flows from and to them are not compared)");
         }
@@ -92,12 +132,18 @@ impl Diff {
         for workload in &self.vanish {
             let _ = writeln!(text, "  - {workload}");
         }
+        for (sign, word, count) in [("+", "appear", more.appear), ("-", "vanish", more.vanish)].into_iter().filter(|m| m.2 > 0) {
+            let _ = writeln!(text, "  {sign} and {count} more that {word}");
+        }
         if !self.policies.is_empty() {
             let _ = writeln!(text, "\npolicies");
         }
         for policy in &self.policies {
-            let nothing = if policy.effect { "" } else { "   changes nothing" };
-            let _ = writeln!(text, "  {:<7} {}{}", policy.change, policy.policy, paint.paint(Tone::Depends, nothing));
+            let note = policy.note.map(|note| format!("   {note}")).unwrap_or_default();
+            let _ = writeln!(text, "  {:<7} {}{}", policy.change, policy.policy, paint.paint(Tone::Depends, &note));
+        }
+        if more.policies > 0 {
+            let _ = writeln!(text, "  and {} more", more.policies);
         }
         text
     }
@@ -109,24 +155,30 @@ impl Diff {
         } else {
             let _ = writeln!(text, "**{}**", escape(&self.summary()));
         }
-        let mut section = "";
-        for difference in &self.differences {
-            if section != difference.change {
-                section = difference.change;
+        for (section, rest) in self.sections() {
+            let mut differences = self.differences.iter().filter(|difference| difference.change == section).peekable();
+            if differences.peek().is_some() {
                 let sign = if section == "opens" { "⚠️ " } else { "" };
                 let _ = writeln!(text, "\n#### {sign}{section}\n\n| from | to | ports | was | is |\n|---|---|---|---|---|");
             }
-            let requests: String = difference.requests.iter().map(|line| format!("<br>{}", escape(line))).collect();
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {}{requests} |",
-                escape(&difference.shown.from),
-                escape(&difference.shown.to),
-                escape(&difference.on),
-                escape(&format!("{}: {}", difference.old.verdict, said(&difference.old))),
-                escape(&format!("{}: {}", difference.new.verdict, said(&difference.new))),
-            );
+            for difference in differences {
+                let requests: String = difference.requests.iter().map(|line| format!("<br>{}", escape(line))).collect();
+                let share = share(difference).map(|share| format!("<br>{}", escape(&share))).unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "| {} | {}{share} | {} | {} | {}{requests} |",
+                    escape(&difference.shown.from),
+                    escape(&difference.shown.to),
+                    escape(&difference.on),
+                    escape(&format!("{}: {}", difference.old.verdict, said(&difference.old))),
+                    escape(&format!("{}: {}", difference.new.verdict, said(&difference.new))),
+                );
+            }
+            if let Some(rest) = left_out(rest) {
+                let _ = writeln!(text, "\n{rest}");
+            }
         }
+        let more = self.more.unwrap_or_default();
         if !self.appear.is_empty() || !self.vanish.is_empty() {
             text.push_str("\n#### Workloads\n\nFlows from and to these are not compared.\n\n");
         }
@@ -136,20 +188,48 @@ impl Diff {
         for workload in &self.vanish {
             let _ = writeln!(text, "- gone: {}", escape(workload));
         }
+        for (word, count) in [("new", more.appear), ("gone", more.vanish)].into_iter().filter(|more| more.1 > 0) {
+            let _ = writeln!(text, "- {word}: and {count} more");
+        }
         if !self.policies.is_empty() {
             text.push_str("\n#### Policies\n\n");
         }
         for policy in &self.policies {
-            let nothing = if policy.effect { "" } else { " — changes nothing" };
-            let _ = writeln!(text, "- {}: {}{nothing}", policy.change, escape(&policy.policy));
+            let note = policy.note.map(|note| format!(" — {note}")).unwrap_or_default();
+            let _ = writeln!(text, "- {}: {}{note}", policy.change, escape(&policy.policy));
+        }
+        if more.policies > 0 {
+            let _ = writeln!(text, "- and {} more", more.policies);
         }
         text
     }
+
+    /// What opens first, because that is the dangerous part; and how much of each is left out.
+    fn sections(&self) -> [(&'static str, Rest); 3] {
+        let more = self.more.unwrap_or_default();
+        [("opens", more.opens), ("changes", more.changes), ("closes", more.closes)]
+    }
+}
+
+fn left_out(rest: Rest) -> Option<String> {
+    let Rest { differences, pairs } = rest;
+    (differences > 0).then(|| format!("and {differences} more, between {pairs} pairs of workloads (--most 0 shows all)"))
+}
+
+/// Where namespaces are compared: how many of their workloads it is about, and two of them.
+fn share(difference: &Difference) -> Option<String> {
+    let example = difference.example.as_ref()?;
+    let Difference { pairs, of, .. } = difference;
+    let all = if pairs == of { format!("all {of} pairs") } else { format!("{pairs} of {of} pairs") };
+    Some(format!("{all} of workloads, such as {} → {}", example.from, example.to))
 }
 
 fn write_difference(text: &mut String, difference: &Difference, paint: Paint) {
     let Difference { shown, on, old, new, requests, .. } = difference;
     let _ = writeln!(text, "  {}", paint.paint(Tone::Strong, &format!("{} → {}   {on}", shown.from, shown.to)));
+    if let Some(share) = share(difference) {
+        let _ = writeln!(text, "    {share}");
+    }
     for (word, judged) in [("was", old), ("is", new)] {
         let verdict = match judged.verdict {
             "allow" => paint.paint(Tone::Good, "allow"),

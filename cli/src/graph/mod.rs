@@ -12,7 +12,8 @@ use sluice_policy::{Decision, Direction, Reason};
 use crate::args::{GraphArgs, GraphFormat};
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::output::{Format, Paint, Progress, write_structured};
+use crate::output::{Format, Paint, write_structured};
+use crate::progress::Progress;
 use crate::reach::ports::{PortRange, PortSet};
 use crate::reach::{EndId, Ranges, Reach};
 
@@ -57,9 +58,9 @@ pub struct Edge {
 pub fn run(args: &GraphArgs, settings: &Settings) -> anyhow::Result<u8> {
     let cluster = Cluster::load(&args.manifests.paths);
     cluster.report(settings);
-    let progress = Progress::on_terminal(settings, "asking");
-    let graph = Graph::of(&cluster, &args.namespace, args.all, |done, all| progress.show(done, all));
-    progress.clear();
+    let progress = Progress::on_terminal(settings);
+    let graph = Graph::of(&cluster, &args.namespace, args.all, |done, all| progress.step("workloads asked:", done, all));
+    drop(progress);
     let mut out = io::BufWriter::new(io::stdout().lock());
     match args.output {
         GraphFormat::Text => out.write_all(graph.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,

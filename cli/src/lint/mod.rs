@@ -14,7 +14,6 @@ mod cover;
 mod finding;
 mod inventory;
 mod near;
-mod progress;
 mod read;
 mod report;
 mod scene;
@@ -31,9 +30,9 @@ pub use finding::{Finding, Severity};
 use crate::args::LintArgs;
 use crate::config::Settings;
 use crate::output::{Format, Paint, write_structured};
+use crate::progress::Progress;
 use catalogue::Code;
 use finding::Findings;
-use progress::Progress;
 use scene::Scene;
 
 /// The whole answer.
@@ -69,7 +68,7 @@ pub fn run(args: &LintArgs, settings: &Settings) -> anyhow::Result<u8> {
         out.flush()?;
         return Ok(0);
     }
-    let linted = lint(&args.paths);
+    let linted = lint(&args.paths, &Progress::on_terminal(settings));
     match args.output {
         Format::Text => {
             let paint = Paint::for_terminal(settings, &io::stdout());
@@ -95,10 +94,9 @@ fn wanted(name: Option<&str>) -> anyhow::Result<Vec<Code>> {
 }
 
 /// Reads files and folders, and holds everything in them against every check.
-pub fn lint(paths: &[PathBuf]) -> Linted {
-    let mut progress = Progress::new();
+pub fn lint(paths: &[PathBuf], progress: &Progress) -> Linted {
     let mut findings = Findings::default();
-    let objects = read::read(paths, &mut findings, &mut progress);
+    let objects = read::read(paths, &mut findings, progress);
     progress.step("checks:", 0, checks::ALL.len());
     let scene = Scene::new(objects);
     for (i, check) in checks::ALL.iter().enumerate() {

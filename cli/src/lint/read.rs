@@ -11,9 +11,9 @@ use sluice_policy::source::{Key, Node, Object, Pod, Policy};
 
 use super::catalogue::Code;
 use super::finding::{Finding, Findings, Severity};
-use super::progress::Progress;
 use super::service::Service;
 use super::template;
+use crate::progress::Progress;
 
 /// A label `lint.sluice.dev/CODE: ignore` asks that CODE is not reported for its object. (Annotations are not kept when manifests
 /// are read: they take more room than all the rest.)
@@ -61,7 +61,7 @@ pub(super) struct Objects {
 }
 
 /// Reads files and folders; what is wrong with them is among the findings.
-pub(super) fn read(paths: &[PathBuf], findings: &mut Findings, progress: &mut Progress) -> Objects {
+pub(super) fn read(paths: &[PathBuf], findings: &mut Findings, progress: &Progress) -> Objects {
     let mut files = Vec::new();
     let mut reader = Reader { objects: Objects::default(), places: HashMap::new(), findings };
     for path in paths {

@@ -71,11 +71,13 @@ impl<'c> Reach<'c> {
 
     /// Addresses for a flow from one end to the other, per version, for each family that both have in all versions.
     pub fn addresses(&self, from: EndId, to: EndId) -> Vec<Vec<(IpAddr, IpAddr)>> {
-        let number = usize::from(from == to);
-        [0, 1].into_iter().filter_map(|family| self.of_family(from, to, number, family)).collect()
+        [0, 1].into_iter().filter_map(|family| self.addresses_of_family(from, to, family)).collect()
     }
 
-    fn of_family(&self, from: EndId, to: EndId, number: usize, family: usize) -> Option<Vec<(IpAddr, IpAddr)>> {
+    /// [`Reach::addresses`] of IPv4 (0) or IPv6 (1).
+    pub fn addresses_of_family(&self, from: EndId, to: EndId, family: usize) -> Option<Vec<(IpAddr, IpAddr)>> {
+        // From a pod to another of its own kind.
+        let number = usize::from(from == to);
         let ips = |end: EndId, other: EndId, number: usize| -> Option<Vec<IpAddr>> {
             if let Some(part) = self.part(end) {
                 let fits = part.representative.is_ipv4() == (family == 0);

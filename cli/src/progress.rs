@@ -1,32 +1,38 @@
 //! How far it is, on standard error: on a terminal, and only where it takes more than a second.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::config::Settings;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const BETWEEN: Duration = Duration::from_millis(100);
 const WIDTH: usize = 30;
 
-/// A bar on one line, which is wiped when it ends.
+/// A bar on one line, which is wiped when it ends. Many threads may move it.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub struct Progress {
     begun: Instant,
-    drawn: Option<Instant>,
-    on: bool,
+    /// When it was last drawn; `None` where nobody looks.
+    drawn: Option<Mutex<Option<Instant>>>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), drawn: None, on: io::stderr().is_terminal() }
+    pub fn on_terminal(settings: &Settings) -> Self {
+        let looked_at = settings.colors && io::stderr().is_terminal();
+        Self { begun: Instant::now(), drawn: looked_at.then(Mutex::default) }
     }
 
     /// `done` of `all` steps of `what`.
-    pub(super) fn step(&mut self, what: &str, done: usize, all: usize) {
-        let due = self.drawn.map_or(PATIENCE, |drawn| drawn.duration_since(self.begun) + BETWEEN);
-        if !self.on || self.begun.elapsed() < due {
+    pub fn step(&self, what: &str, done: usize, all: usize) {
+        // Whoever finds another thread drawing has nothing to add.
+        let Some(Ok(mut drawn)) = self.drawn.as_ref().map(Mutex::try_lock) else { return };
+        let due = drawn.map_or(PATIENCE, |drawn| drawn.duration_since(self.begun) + BETWEEN);
+        if self.begun.elapsed() < due {
             return;
         }
-        self.drawn = Some(Instant::now());
+        *drawn = Some(Instant::now());
         // Nobody is left to tell if standard error is closed.
         let _ = write!(io::stderr(), "\r\x1b[K{}", line(what, done, all));
         let _ = io::stderr().flush();
@@ -35,7 +41,8 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.drawn.is_some() {
+        let drawn = self.drawn.take().and_then(|drawn| drawn.into_inner().ok().flatten());
+        if drawn.is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
