@@ -88,7 +88,7 @@ fn moment(written: &str) -> Result<SystemTime, String> {
     sluice_crds::parse_moment(written).ok_or_else(|| "date, time and offset, as in 2027-01-31T00:00:00Z".to_owned())
 }
 
-/// Judge flows without any traffic: one JSON verdict per line.
+/// Judge flows without any traffic: one verdict per flow, as a line of JSON or for people.
 ///
 /// Each line of FILE is a flow:
 ///   {"from": {"namespace": "production", "pod": "frontend"}, "to": {"ip": "203.0.113.7"}, "port": 443, "protocol": "TCP"}
@@ -123,6 +123,9 @@ pub struct EvalArgs {
     /// family.
     #[arg(long, value_name = "FILE")]
     pub names: Option<PathBuf>,
+    /// How the answers are printed: json is an object a line, yaml a document each. On a terminal text, elsewhere json.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Format>,
 }
 
 /// Say why one flow is allowed or denied: a sentence, then the walk through tiers, policies and rules.

@@ -185,7 +185,29 @@ impl Cluster {
 
     /// [`Cluster::load_with`], at another time than now: of the policies that expire, what is in force is in force then.
     pub fn load_at(paths: &[PathBuf], names: &Names, at: SystemTime) -> Self {
-        let loaded = sluice_crds::load(paths);
+        Self::of(sluice_crds::load(paths), names, at)
+    }
+
+    /// [`Cluster::load_at`], with the pods alone that `question` is about: no other pod's labels count for a flow. A pod that claims
+    /// an address of theirs is one of them.
+    pub fn load_for(paths: &[PathBuf], names: &Names, at: SystemTime, question: &Question) -> Self {
+        let mut loaded = sluice_crds::load(paths);
+        let ends = [&question.from, &question.to];
+        let is_named = |pod: &Pod| ends.iter().any(|end| matches!(end, End::Pod(named, _) if *named == pod.reference));
+        let pods = loaded.objects.iter().filter_map(|object| if let Object::Pod(pod) = object { Some(pod) } else { None });
+        let mut ips: HashSet<IpAddr> = pods.filter(|pod| is_named(pod)).flat_map(|pod| pod.ips.iter().copied()).collect();
+        ips.extend(ends.iter().filter_map(|end| if let End::Ip(ip) = end { Some(*ip) } else { None }));
+        let known =
+            ends.iter().filter_map(|end| if let End::Name(name) = end { names.addresses.get(&plain_name(name)) } else { None });
+        ips.extend(known.flatten().copied());
+        loaded.objects.retain(|object| match object {
+            Object::Pod(pod) => is_named(pod) || pod.ips.iter().any(|ip| ips.contains(ip)),
+            _ => true,
+        });
+        Self::of(loaded, names, at)
+    }
+
+    fn of(loaded: Loaded, names: &Names, at: SystemTime) -> Self {
         let mut world = World::new();
         world.set_time(at);
         let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });

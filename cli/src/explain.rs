@@ -18,6 +18,7 @@ use crate::config::Settings;
 use crate::flow_line::Question;
 use crate::output::{Format, Paint, write_structured};
 pub use nearest::Nearest;
+pub(crate) use words::destination_port;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -86,7 +87,7 @@ pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
-    let cluster = Cluster::load_at(&args.manifests.paths, &names, args.manifests.time());
+    let cluster = Cluster::load_for(&args.manifests.paths, &names, args.manifests.time(), &question);
     cluster.report(settings);
     let explained = Explained::of(&cluster, &question, &names)?;
     let mut out = io::BufWriter::new(io::stdout().lock());

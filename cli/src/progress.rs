@@ -24,6 +24,11 @@ impl Progress {
         Self { begun: Instant::now(), drawn: looked_at.then(Mutex::default) }
     }
 
+    /// One that nobody looks at.
+    pub fn hidden() -> Self {
+        Self { begun: Instant::now(), drawn: None }
+    }
+
     /// `done` of `all` steps of `what`.
     pub fn step(&self, what: &str, done: usize, all: usize) {
         // Whoever finds another thread drawing has nothing to add.

@@ -233,6 +233,95 @@ fn a_new_workload_says_how_open_it_is() {
     .assert_eq(&sluice(&["old", "new"], folder.path()));
 }
 
+/// `namespaces` of `apps` workloads each, every workload of two pods, and in each namespace `policies`.
+fn regular(folder: &Path, namespaces: usize, apps: usize, policies: impl Fn(usize) -> String) -> PathBuf {
+    let mut text = String::new();
+    for (n, app) in (0..namespaces).flat_map(|n| (0..apps).map(move |app| (n, app))) {
+        for copy in 0..2 {
+            writeln!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: app-{app}-7f-{copy}, namespace: ns-{n}, labels: {{ app: app-{app}, pod-template-hash: 7f }} }}\n\
+                 spec: {{ containers: [ {{ name: c }} ] }}\nstatus: {{ phase: Running, podIPs: [ {{ ip: 10.{n}.{app}.{} }} ] }}",
+                copy + 1
+            )
+            .unwrap();
+        }
+        if app == 0 {
+            text.push_str(&policies(n));
+        }
+    }
+    fs::write(folder, text).unwrap();
+    folder.to_owned()
+}
+
+/// A policy of `ns-{n}` that isolates what comes in and what goes out, with `rules`.
+fn isolating(name: &str, n: usize, subject: &str, rules: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: {name}, namespace: ns-{n} }}\n\
+         spec:\n  podSelector: {subject}\n  policyTypes: [Ingress, Egress]\n{rules}\n"
+    )
+}
+
+/// Each pair of workloads is closed by two policies of its own: 90,000 differences that nobody could read.
+#[test]
+fn of_too_many_differences_namespaces_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = regular(&folder.path().join("old.yaml"), 20, 15, |_| String::new());
+    let of_apps = |n: usize| -> String {
+        let each = |app: usize| isolating(&format!("app-{app}"), n, &format!("{{ matchLabels: {{ app: app-{app} }} }}"), "");
+        (0..15).map(each).collect()
+    };
+    let new = regular(&folder.path().join("new.yaml"), 20, 15, of_apps);
+    let printed = sluice(&["old.yaml", "new.yaml", "--most", "2"], folder.path());
+    expect![[r#""#]].assert_eq(&printed);
+    let (old, new) = Cluster::versions(sluice_crds::load(&[old]), sluice_crds::load(&[new]));
+    let diff = Diff::of(&old, &new, usize::MAX, |_, _| {});
+    let pods: usize = diff
+        .differences
+        .iter()
+        .filter(|d| !d.from[0].starts_with("the outside") && !d.to[0].starts_with("the outside"))
+        .map(|d| d.pairs)
+        .sum();
+    assert_eq!(pods, 300 * 300);
+}
+
+/// Many workloads and one line each way: what closes is one rule's doing, and is told as one difference.
+#[test]
+fn a_change_of_all_pairs_is_one_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    regular(&folder.path().join("old.yaml"), 20, 15, |_| String::new());
+    regular(&folder.path().join("new.yaml"), 20, 15, |n| {
+        let deny = "---\napiVersion: sluice.dev/v1alpha1\nkind: SluiceClusterNetworkPolicy\nmetadata: { name: closed }\n\
+                    spec: { podSelector: {}, namespaceSelector: {}, policyTypes: [Egress] }\n";
+        if n == 0 { deny.to_owned() } else { String::new() }
+    });
+    expect![[r#""#]].assert_eq(&sluice(&["old.yaml", "new.yaml"], folder.path()));
+}
+
+/// A policy that changes nothing says why.
+#[test]
+fn a_policy_without_effect_says_why() {
+    let more = |policy: String| {
+        let extra = |name: &str, tier: &str, more: &str| {
+            format!(
+                "\n---\napiVersion: sluice.dev/v1alpha1\nkind: SluiceNetworkPolicy\nmetadata: {{ name: {name}, namespace: app }}\n\
+                 spec: {{ podSelector: {{ matchLabels: {{ tier: {tier} }} }}, policyTypes: [Ingress]{more} }}\n"
+            )
+        };
+        policy
+            + &extra("audit", "database", ", enforcement: Audit, ingress: [ {} ]")
+            + &extra("expired", "database", ", expires: \"2020-01-31T00:00:00Z\", ingress: [ {} ]")
+            + &extra("nobody", "nobody", "")
+            + &extra("nothing-new", "database", "")
+            + &extra("new-pods", "import", "")
+    };
+    let folder = versions("three-tier", more);
+    let cluster = folder.path().join("new/cluster.yaml");
+    let text = fs::read_to_string(&cluster).unwrap().replace("name: cron,", "name: import,");
+    fs::write(&cluster, text.replace("tier: batch", "tier: import")).unwrap();
+    expect![[r#""#]].assert_eq(&sluice(&["old", "new"], folder.path()));
+}
+
 /// A cluster at random: few labels, so that rules meet; a label of its own for each pod, so that each is a workload.
 struct Random(fastrand::Rng);
 

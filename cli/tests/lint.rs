@@ -10,6 +10,7 @@ use std::process::Command;
 use expect_test::expect;
 use sluice_cli::lint::catalogue::{Code, to_markdown};
 use sluice_cli::lint::{Linted, Severity, lint};
+use sluice_cli::progress::Progress;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lint")
@@ -44,7 +45,7 @@ fn check(files: &[PathBuf]) {
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let wanted = marks(&fs::read_to_string(file).unwrap());
-        let linted = lint(std::slice::from_ref(file));
+        let linted = lint(std::slice::from_ref(file), &Progress::hidden());
         let got = found(&linted);
         for missing in wanted.difference(&got) {
             wrong.push(format!("{name}:{}: {} is not found", missing.0, missing.1));
@@ -106,7 +107,7 @@ fn examples_have_nothing_to_be_warned_of_but_what_they_show() {
     let mut wrong = Vec::new();
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let linted = lint(&[folder]);
+        let linted = lint(&[folder], &Progress::hidden());
         let warned = linted.findings.iter().filter(|finding| finding.severity >= Severity::Warning);
         let got: BTreeSet<&str> = warned.clone().map(|finding| finding.code).collect();
         let want: BTreeSet<&str> = SHOWN.iter().filter(|shown| shown.0 == name).flat_map(|shown| shown.1).copied().collect();
@@ -209,7 +210,7 @@ fn checks_explain_themselves() {
 
 #[test]
 fn what_may_have_been_meant_is_named() {
-    let linted = ["selectors.yaml", "namespace-name.yaml"].map(|file| lint(&[root().join(file)]));
+    let linted = ["selectors.yaml", "namespace-name.yaml"].map(|file| lint(&[root().join(file)], &Progress::hidden()));
     let fixes: Vec<&str> = linted.iter().flat_map(|linted| &linted.findings).map(|finding| finding.fix.as_str()).collect();
     let wanted = [
         "is name: frontend meant?",

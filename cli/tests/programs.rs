@@ -48,6 +48,15 @@ fn eval_has_the_published_shape() {
 }
 
 #[test]
+fn eval_in_other_formats() {
+    let flows = format!("{FLOW}}}\n{FLOW},\"http\":{{\"method\":\"DELETE\",\"path\":\"/api/x\"}}}}\nnothing\n");
+    check(&["eval", "-f", "http-rules", "--flows", "-", "-o", "text"], &flows, expect![[r#""#]]);
+    check(&["eval", "-f", "http-rules", "--flows", "-", "-o", "yaml"], &flows, expect![[r#""#]]);
+    let lines = sluice(&["eval", "-f", "http-rules", "--flows", "-", "-o", "json"], &flows);
+    assert_eq!(lines, sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows));
+}
+
+#[test]
 fn several_isolating_policies_are_a_list() {
     let flow = r#"{"from":{"ip":"203.0.113.9"},"to":{"namespace":"production","pod":"api"},"port":1}"#;
     check(

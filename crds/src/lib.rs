@@ -58,7 +58,8 @@ mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use load::{
-    FileError, FileObject, FileObjects, Loaded, files_below, is_manifest, load, read_file, read_file_within, read_manifests,
+    FileError, FileObject, FileObjects, Loaded, each_file, files_below, is_manifest, load, read_file, read_file_within,
+    read_manifests,
 };
 pub use lower::{Lowered, lower, lower_document};
 pub use manifest::{Document, ManifestError, Manifests, read, read_within};

@@ -20,6 +20,13 @@ pub(super) struct Block {
     example: (EndId, EndId),
 }
 
+/// What there is between one namespace and others.
+struct Row {
+    to: Vec<Place>,
+    pairs: usize,
+    part: Part,
+}
+
 /// By entry, and the places of both ends.
 pub(super) type Blocks = FxHashMap<(u32, Place, Place), Block>;
 
@@ -78,7 +85,8 @@ pub(super) fn take(reach: &Reach<'_>) -> impl Fn(&mut Blocks, EndId, u32, Vec<u3
     }
 }
 
-/// Namespaces between all of whose workloads there is a difference are put together; of others it is said between how many.
+/// Namespaces with differences towards the same namespaces are put together: those that have one between all workloads, and those
+/// that have one between some.
 pub(super) fn merge(reach: &Reach<'_>, shares: Vec<Share<Blocks>>) -> Vec<Found> {
     let places = Places::of(reach);
     let mut entries: HashMap<Entry, BTreeMap<(Place, Place), Block>> = HashMap::new();
@@ -92,29 +100,31 @@ pub(super) fn merge(reach: &Reach<'_>, shares: Vec<Share<Blocks>>) -> Vec<Found>
     }
     let mut found = Vec::new();
     for ((delta, ports), blocks) in entries {
-        let mut push = |from: &[Place], to: &[Place], pairs, part| {
-            let (from, to) = (places.all_ends(from), places.all_ends(to));
-            found.push(Found { delta: delta.clone(), ports: ports.clone(), from, to, pairs, part: Some(part) });
-        };
-        let mut whole: BTreeMap<Place, (Vec<Place>, Block)> = BTreeMap::new();
-        for ((from, to), block) in blocks {
+        // Per source, the namespaces of which it is all pairs, and those of which it is some.
+        let mut rows: BTreeMap<(Place, bool), Row> = BTreeMap::new();
+        for ((from, to), Block { pairs, example }) in blocks {
             let of = places.pairs(from, to);
-            if block.pairs < of {
-                push(&[from], &[to], block.pairs, Part { of, example: block.example });
-                continue;
-            }
-            let (row, all) = whole.entry(from).or_insert((Vec::new(), Block { pairs: 0, ..block }));
-            row.push(to);
-            all.pairs += block.pairs;
+            let row = rows.entry((from, pairs == of)).or_insert(Row { to: Vec::new(), pairs: 0, part: Part { of: 0, example } });
+            row.to.push(to);
+            row.pairs += pairs;
+            row.part.of += of;
         }
-        let mut alike: BTreeMap<Vec<Place>, (Vec<Place>, Block)> = BTreeMap::new();
-        for (from, (row, block)) in whole {
-            let (sources, all) = alike.entry(row).or_insert((Vec::new(), Block { pairs: 0, ..block }));
-            sources.push(from);
-            all.pairs += block.pairs;
+        let mut alike: BTreeMap<(bool, Vec<Place>), Vec<(Place, Row)>> = BTreeMap::new();
+        for ((from, whole), mut row) in rows {
+            alike.entry((whole, std::mem::take(&mut row.to))).or_default().push((from, row));
         }
-        for (to, (from, Block { pairs, example })) in alike {
-            push(&from, &to, pairs, Part { of: pairs, example });
+        for ((_, to), rows) in alike {
+            let Some((_, Row { part: Part { example, .. }, .. })) = rows.first() else { continue };
+            let part = Part { of: rows.iter().map(|(_, row)| row.part.of).sum(), example: *example };
+            let from: Vec<Place> = rows.iter().map(|(from, _)| *from).collect();
+            found.push(Found {
+                delta: delta.clone(),
+                ports: ports.clone(),
+                from: places.all_ends(&from),
+                to: places.all_ends(&to),
+                pairs: rows.iter().map(|(_, row)| row.pairs).sum(),
+                part: Some(part),
+            });
         }
     }
     found
@@ -122,7 +132,7 @@ pub(super) fn merge(reach: &Reach<'_>, shares: Vec<Share<Blocks>>) -> Vec<Found>
 
 /// The difference with who decided it between two of its ends.
 pub(super) fn named(reach: &Reach<'_>, delta: &Delta, (from, to): (EndId, EndId)) -> Delta {
-    let families = Direction::BOTH.map(|direction| halves::families(reach, from, to, direction));
+    let families = [Direction::Egress, Direction::Ingress].map(|direction| halves::families(reach, from, to, direction));
     let [egress, ingress] = &families;
     let is_it = |named: &Delta| Delta { egress: None, ingress: None, ..named.clone() } == *delta;
     let found = combine(egress, ingress, Detail::Named).into_iter().map(|(named, _)| named).find(is_it);

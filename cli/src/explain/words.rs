@@ -126,7 +126,7 @@ pub(super) fn rule(rule: &Rule, policy: &Policy) -> String {
 }
 
 /// `8080/tcp`, `icmp`.
-pub(super) fn destination_port(port: u16, protocol: Protocol) -> String {
+pub(crate) fn destination_port(port: u16, protocol: Protocol) -> String {
     let name = protocol.to_string().to_lowercase();
     if protocol.has_ports() { format!("{port}/{name}") } else { name }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluice_crds::{Diagnostic, Document, FileError, Limits, Value, files_below, lower_document, read_manifests};
+use sluice_crds::{Diagnostic, Document, FileError, Limits, Value, each_file, files_below, lower_document, read_manifests};
 use sluice_policy::Protocol;
 use sluice_policy::label::Labels;
 use sluice_policy::source::{Key, Node, Object, Pod, Policy};
@@ -60,6 +60,9 @@ pub(super) struct Objects {
     pub(super) damaged: bool,
 }
 
+/// Files that are read before what they hold is looked at.
+const AT_ONCE: usize = 64;
+
 /// Reads files and folders; what is wrong with them is among the findings.
 pub(super) fn read(paths: &[PathBuf], findings: &mut Findings, progress: &Progress) -> Objects {
     let mut files = Vec::new();
@@ -73,22 +76,28 @@ pub(super) fn read(paths: &[PathBuf], findings: &mut Findings, progress: &Progre
     let mut seen = HashSet::new();
     files.retain(|file| seen.insert(file.clone()));
     reader.objects.files = files.len();
-    for (i, path) in files.iter().enumerate() {
-        progress.step("files read:", i, files.len());
-        match read_manifests(path, Limits::default()) {
-            Ok(manifests) => {
-                let source: Arc<str> = path.to_string_lossy().into();
-                for error in manifests.errors {
-                    let (line, field, message) = (error.line, error.field, error.message);
-                    reader.damage(source.clone(), line, field, message);
+    // A few at a time: what was written takes more memory than what is kept of it.
+    for (i, paths) in files.chunks(AT_ONCE).enumerate() {
+        progress.step("files read:", i * AT_ONCE, files.len());
+        let read = each_file(paths, |path| read_manifests(path, Limits::default()));
+        for (path, read) in paths.iter().zip(read) {
+            let manifests = match read {
+                Ok(manifests) => manifests,
+                Err(error) => {
+                    reader.unreadable(&error);
+                    continue;
                 }
-                let all = manifests.documents.len();
-                for (j, document) in manifests.documents.into_iter().enumerate() {
-                    progress.step("objects read:", j, all);
-                    reader.document(document);
-                }
+            };
+            let source: Arc<str> = path.to_string_lossy().into();
+            for error in manifests.errors {
+                let (line, field, message) = (error.line, error.field, error.message);
+                reader.damage(source.clone(), line, field, message);
             }
-            Err(error) => reader.unreadable(&error),
+            let all = manifests.documents.len();
+            for (j, document) in manifests.documents.into_iter().enumerate() {
+                progress.step("objects read:", j, all);
+                reader.document(document);
+            }
         }
     }
     reader.objects
