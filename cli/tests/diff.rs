@@ -273,7 +273,27 @@ fn of_too_many_differences_namespaces_are_told() {
     };
     let new = regular(&folder.path().join("new.yaml"), 20, 15, of_apps);
     let printed = sluice(&["old.yaml", "new.yaml", "--most", "2"], folder.path());
-    expect![[r#""#]].assert_eq(&printed);
+    expect![[r#"
+        opens 0, closes 3
+
+        closes
+          every pod → every pod   any port
+            all 90000 pairs of workloads, such as ns-0/app-0 → ns-0/app-0
+            was allow  egress isolated by nobody; ingress isolated by nobody
+            is  deny   no egress rule of NetworkPolicy ns-0/app-0; no ingress rule of NetworkPolicy ns-0/app-0
+          every pod → the outside world   any port
+            all 300 pairs of workloads, such as ns-0/app-0 → the outside world
+            was allow  egress isolated by nobody
+            is  deny   no egress rule of NetworkPolicy ns-0/app-0
+          and 1 more, between 300 pairs of workloads (--most 0 shows all)
+
+        policies
+          added   NetworkPolicy ns-0/app-0
+          added   NetworkPolicy ns-0/app-1
+          and 298 more
+        exit 1
+    "#]]
+    .assert_eq(&printed);
     let (old, new) = Cluster::versions(sluice_crds::load(&[old]), sluice_crds::load(&[new]));
     let diff = Diff::of(&old, &new, usize::MAX, |_, _| {});
     let pods: usize = diff
@@ -295,7 +315,19 @@ fn a_change_of_all_pairs_is_one_difference() {
                     spec: { podSelector: {}, namespaceSelector: {}, policyTypes: [Egress] }\n";
         if n == 0 { deny.to_owned() } else { String::new() }
     });
-    expect![[r#""#]].assert_eq(&sluice(&["old.yaml", "new.yaml"], folder.path()));
+    expect![[r#"
+        opens 0, closes 1
+
+        closes
+          every pod → every pod, the outside world   any port
+            was allow  egress isolated by nobody
+            is  deny   no egress rule of SluiceClusterNetworkPolicy closed
+
+        policies
+          added   SluiceClusterNetworkPolicy closed
+        exit 1
+    "#]]
+    .assert_eq(&sluice(&["old.yaml", "new.yaml"], folder.path()));
 }
 
 /// A policy that changes nothing says why.
@@ -319,7 +351,23 @@ fn a_policy_without_effect_says_why() {
     let cluster = folder.path().join("new/cluster.yaml");
     let text = fs::read_to_string(&cluster).unwrap().replace("name: cron,", "name: import,");
     fs::write(&cluster, text.replace("tier: batch", "tier: import")).unwrap();
-    expect![[r#""#]].assert_eq(&sluice(&["old", "new"], folder.path()));
+    expect![[r#"
+        opens 0, closes 0; 1 workloads appear; 1 workloads vanish
+
+        workloads (flows from and to them are not compared)
+          + app/import: isolated in ingress by SluiceNetworkPolicy app/new-pods, open in egress
+          - app/cron
+
+        policies
+          added   SluiceNetworkPolicy app/audit   Audit: changes nothing that is enforced
+          added   SluiceNetworkPolicy app/expired   expired: changes nothing
+          added   SluiceNetworkPolicy app/new-pods   selects only workloads that one version has: not compared
+          added   SluiceNetworkPolicy app/nobody   no pod that it selects is in the inventory
+          added   SluiceNetworkPolicy app/nothing-new   changes nothing
+        warning: SluiceNetworkPolicy app/expired: Expired at 2020-01-31T00:00:00Z: as if it were absent
+        exit 1
+    "#]]
+    .assert_eq(&sluice(&["old", "new"], folder.path()));
 }
 
 /// A cluster at random: few labels, so that rules meet; a label of its own for each pod, so that each is a workload.

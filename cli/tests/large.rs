@@ -128,6 +128,7 @@ fn ask(size: Size) {
     let diff = Diff::of(&before, &after, usize::MAX, |_, _| {});
     println!("diff of ten policies       {:?}", begun.elapsed());
     assert_eq!(diff.policies.len(), 10);
+    ask_everything(size, &cluster, &old);
     let closes: usize = diff.differences.iter().filter(|d| d.change == "closes").map(|d| d.from.len() * d.to.len()).sum();
     let opens: usize = diff.differences.iter().filter(|d| d.change == "opens").map(|d| d.from.len() * d.to.len()).sum();
     // Where there are many policies, another still lets the application in on the old port.
@@ -139,6 +140,21 @@ fn ask(size: Size) {
     println!("explain, once all is read  {:?}", begun.elapsed());
     assert_eq!(explained.verdict, "deny");
     assert!(explained.ingress.nearest.is_some());
+}
+
+/// All policies are new: most pairs of workloads are judged otherwise.
+fn ask_everything(size: Size, cluster: &Path, policies: &Path) {
+    let [before, after] = [&[cluster.to_owned()][..], &[cluster.to_owned(), policies.to_owned()]].map(sluice_crds::load);
+    let (before, after) = Cluster::versions(before, after);
+    let begun = Instant::now();
+    let diff = Diff::of(&before, &after, 100, |_, _| {});
+    println!("diff of all pairs          {:?}", begun.elapsed());
+    assert_eq!((diff.opens, diff.policies.len()), (0, 100));
+    assert_eq!(diff.more.unwrap().policies, size.policies - 100);
+    // A default deny in each namespace, and few rules that let other namespaces in.
+    let pairs: usize = diff.differences.iter().map(|difference| difference.pairs).sum();
+    let workloads = size.namespaces * APPS;
+    assert!(pairs > workloads * workloads / 2, "{pairs} of {workloads} x {workloads}");
 }
 
 #[test]

@@ -50,8 +50,60 @@ fn eval_has_the_published_shape() {
 #[test]
 fn eval_in_other_formats() {
     let flows = format!("{FLOW}}}\n{FLOW},\"http\":{{\"method\":\"DELETE\",\"path\":\"/api/x\"}}}}\nnothing\n");
-    check(&["eval", "-f", "http-rules", "--flows", "-", "-o", "text"], &flows, expect![[r#""#]]);
-    check(&["eval", "-f", "http-rules", "--flows", "-", "-o", "yaml"], &flows, expect![[r#""#]]);
+    check(
+        &["eval", "-f", "http-rules", "--flows", "-", "-o", "text"],
+        &flows,
+        expect![[r#"
+        l7     production/frontend → production/backend 8080/tcp
+               egress: isolated by nobody
+               ingress: requests judged by SluiceNetworkPolicy production/backend ingress[0]
+        deny   production/frontend → production/backend 8080/tcp  DELETE /api/x
+               egress: isolated by nobody
+               ingress: no rule of SluiceNetworkPolicy production/backend
+        error  -:3: not a flow: expected ident at line 1 column 2
+        error: -:3: not a flow: expected ident at line 1 column 2
+        exit 2
+    "#]],
+    );
+    check(
+        &["eval", "-f", "http-rules", "--flows", "-", "-o", "yaml"],
+        &flows,
+        expect![[r#"
+        ---
+        verdict: l7
+        reason: NeedsRequest
+        egress:
+          verdict: allow
+          reason: NotIsolated
+          by: null
+        ingress:
+          verdict: l7
+          reason: NeedsRequest
+          by:
+            kind: SluiceNetworkPolicy
+            namespace: production
+            name: backend
+            rule: ingress[0]
+        ---
+        verdict: deny
+        reason: NoRuleMatched
+        egress:
+          verdict: allow
+          reason: NotIsolated
+          by: null
+        ingress:
+          verdict: deny
+          reason: NoRuleMatched
+          by:
+            kind: SluiceNetworkPolicy
+            namespace: production
+            name: backend
+        ---
+        error: "-:3: not a flow: expected ident at line 1 column 2"
+        error: -:3: not a flow: expected ident at line 1 column 2
+        exit 2
+    "#]],
+    );
     let lines = sluice(&["eval", "-f", "http-rules", "--flows", "-", "-o", "json"], &flows);
     assert_eq!(lines, sluice(&["eval", "-f", "http-rules", "--flows", "-"], &flows));
 }

@@ -24,7 +24,7 @@ pub(super) const NEW: usize = 1;
 const MOST_NAMED: usize = 2_000;
 
 /// Rows that are held before rows of workloads that reach each other are put together, and the ends in all of them.
-const MOST_ROWS: usize = 20_000;
+const MOST_ROWS: usize = 5_000;
 const MOST_HELD: usize = 50_000_000;
 
 /// Half a verdict, and who is behind it.

@@ -50,7 +50,16 @@ impl Places {
         let place = |end| reach.class(end).map_or(outside, |class| numbers[&*class.namespace]);
         let of_end: Vec<Place> = (0..reach.end_count()).map(place).collect();
         let mut places = Self { ends: vec![Vec::new(); numbers.len() + 1], alone: vec![0; numbers.len() + 1], of_end, outside };
-        let stays = |end: &EndId| reach.class(*end).is_none_or(|class| class.sides.iter().all(Option::is_some));
+        let spoken = [0, 1].map(|family| {
+            let mut sides = reach.classes.all.iter().flat_map(|class| class.sides.iter().flatten());
+            sides.any(|side| side.kinds[family].is_some())
+        });
+        let stays = |end: &EndId| match (reach.class(*end), reach.part(*end)) {
+            (Some(class), _) => class.sides.iter().all(Option::is_some),
+            // Nobody has flows to addresses of a family that no pod has.
+            (_, Some(part)) => spoken[usize::from(part.representative.is_ipv6())],
+            (None, None) => false,
+        };
         for end in (0..reach.end_count()).filter(stays) {
             let place = places.of_end[end] as usize;
             places.ends[place].push(end);
