@@ -27,6 +27,9 @@ struct Row {
     part: Part,
 }
 
+/// Namespaces with their rows, by whether these are of all pairs, and where they lead.
+type Alike = BTreeMap<(bool, Vec<Place>), Vec<(Place, Row)>>;
+
 /// By entry, and the places of both ends.
 pub(super) type Blocks = FxHashMap<(u32, Place, Place), Block>;
 
@@ -118,7 +121,7 @@ pub(super) fn merge(reach: &Reach<'_>, shares: Vec<Share<Blocks>>) -> Vec<Found>
             row.pairs += pairs;
             row.part.of += of;
         }
-        let mut alike: BTreeMap<(bool, Vec<Place>), Vec<(Place, Row)>> = BTreeMap::new();
+        let mut alike = Alike::new();
         for ((from, whole), mut row) in rows {
             alike.entry((whole, std::mem::take(&mut row.to))).or_default().push((from, row));
         }

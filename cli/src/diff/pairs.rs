@@ -57,7 +57,7 @@ impl<'r, 'c> Pairs<'r, 'c> {
         // Where a source's own egress is as it was, only destinations that changed can make a difference.
         let sources: Vec<EndId> = everyone.iter().copied().filter(|end| !asked.is_empty() || reaches_all(end)).collect();
         let halves = Halves::of(reach);
-        let arrivals = halves.arrivals(if sources.iter().any(|end| reaches_all(end)) { &everyone } else { &asked });
+        let arrivals = halves.arrivals(if sources.iter().any(reaches_all) { &everyone } else { &asked });
         let sources = halves.grouped(&sources, Direction::Egress);
         Self { reach, changed, everyone, asked, halves, arrivals, sources }
     }
@@ -113,7 +113,7 @@ impl<'r, 'c> Pairs<'r, 'c> {
         let source = self.changed[from];
         let is_part = self.reach.part(from).is_some();
         let column = self.halves.column(&self.arrivals, from);
-        let mut last: Option<((u32, u32), Rc<[u32]>, Vec<usize>)> = None;
+        let mut last: Option<((u32, u32), Vec<usize>)> = None;
         for &to in if source.egress || source.peer { &self.everyone } else { &self.asked } {
             if is_part && self.reach.part(to).is_some() {
                 continue;
@@ -134,17 +134,16 @@ impl<'r, 'c> Pairs<'r, 'c> {
             let Some((egress, ingress)) = halves else { continue };
             let pair = entries.key(egress, ingress);
             let places = match &last {
-                Some((known, _, places)) if *known == pair => places,
+                Some((known, places)) if *known == pair => places,
                 _ => {
-                    let found = entries.of(pair, egress, ingress);
                     let place = |entry: &u32| {
                         *place_of.entry(*entry).or_insert_with(|| {
                             row.push((*entry, Vec::new()));
                             row.len() - 1
                         })
                     };
-                    let places = found.iter().map(place).collect();
-                    &last.insert((pair, found, places)).2
+                    let places = entries.of(pair, egress, ingress).iter().map(place).collect();
+                    &last.insert((pair, places)).1
                 }
             };
             for place in places {
