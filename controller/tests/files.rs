@@ -109,6 +109,28 @@ async fn an_object_that_is_bad_harms_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_policy_that_is_no_longer_understood_stays_as_it_was() {
+    let (mut scene, mut node) = scene().await;
+    let cluster = |subject: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: SluiceClusterNetworkPolicy\nmetadata: {{ name: web }}\n\
+             spec: {{ podSelector: {subject}, policyTypes: [Ingress] }}\n"
+        )
+    };
+    scene.write("cluster.yaml", &cluster("{ matchLabels: { app: web } }"));
+    node.until("it is closed", closed).await;
+    scene.write("cluster.yaml", &cluster("nonsense"));
+    let status = scene.status_until("a report", |s| s["problems"][0].is_string()).await;
+    let problem = status["problems"][0].as_str().unwrap_or_default();
+    assert!(problem.contains("SluiceClusterNetworkPolicy web") && problem.contains("spec.podSelector"), "{problem}");
+    // What comes behind it is at the node, and it is still closed.
+    scene.write("other.yaml", &policy("client", "client", "web"));
+    node.until("the next change", |t| judge(t, STRANGER, "10.0.1.2") == Decision::Deny).await;
+    assert!(closed(&node.table));
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_come_and_go_in_every_way() {
     let (mut scene, mut node) = scene().await;
     let folder = scene.folder();
