@@ -17,6 +17,7 @@ mod audit;
 
 pub use crate::program::{Line, LineAction, Lines};
 pub(crate) use audit::Audited;
+pub use audit::{AuditReads, ReadPorts};
 
 /// Everything a node decides by. Cheap to clone: parts that don't change are shared.
 #[derive(Clone, Debug)]
@@ -88,8 +89,8 @@ pub struct Touched {
     pub sets: BTreeSet<SetId>,
     /// Programs whose lines changed, appeared or vanished.
     pub programs: BTreeSet<ProgramId>,
-    /// Addresses of pods that an Audit policy selects now and didn't before, or the other way round. Nothing that is enforced
-    /// hangs on these.
+    /// Addresses of pods that an Audit policy selects now and didn't before, or the other way round, or of which it reads other
+    /// ports. Nothing that is enforced hangs on these.
     pub audited: BTreeSet<IpAddr>,
 }
 

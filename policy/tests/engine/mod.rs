@@ -131,6 +131,20 @@ pub(crate) fn audit(table: &Table, question: &Question<'_>) -> Option<(Answer, D
     })
 }
 
+/// Whether a flow is allowed unread and what Audit policies make of it hangs on its contents.
+pub(crate) fn hangs(table: &Table, question: &Question<'_>) -> bool {
+    with_flow(question, |flow| table.hangs_on_contents(flow, &table.verdict(flow)))
+}
+
+/// Whether the ports that Audit policies read are this flow's, at either end.
+pub(crate) fn is_read(table: &Table, question: &Question<'_>) -> bool {
+    let is_read = |ip, direction| {
+        let reads = table.audit_reads(ip);
+        question.protocol == "TCP" && reads.is_some_and(|reads| reads.get(direction).contains(question.port))
+    };
+    is_read(question.from, Direction::Egress) || is_read(question.to, Direction::Ingress)
+}
+
 pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>) -> T) -> T {
     let protocol: Protocol = question.protocol.parse().expect("the questions name protocols the engine knows");
     let flow =

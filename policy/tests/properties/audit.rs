@@ -131,6 +131,38 @@ fn check(engine: &Engine, cluster: &Cluster, question: &Question<'_>) -> Result<
     Ok(())
 }
 
+/// What a node is told to read covers what its second verdict hangs on, and the naive judge agrees about what that is. Nothing but
+/// what is allowed unread is ever among it.
+#[test]
+fn what_audits_hang_on_is_read_and_nothing_that_is_enforced() {
+    let seen = std::cell::Cell::new(0_u32);
+    for_all(12, 16, history(), |(mut cluster, turns)| {
+        let mut engine = Engine::of_cluster(&cluster, &NODES);
+        for (batch, now) in &turns {
+            cluster.edit(batch);
+            engine.edit(batch.iter().map(engine::lower));
+            cluster.now = Some((*now).to_owned());
+            engine.set_time(moment(now));
+            let second = Cluster { audits: true, ..cluster.clone() };
+            let everything = &engine.everything.table;
+            for question in &questions(&cluster) {
+                for table in engine.nodes.iter().map(|node| &node.table).chain([everything]) {
+                    if engine::hangs(table, question) {
+                        seen.set(seen.get() + 1);
+                        prop_assert_eq!(engine::answer(engine::ask(table, question).decision()), Answer::Allow);
+                        prop_assert!(engine::is_read(table, question), "{:?}: nobody reads it", question);
+                    }
+                }
+                let naive =
+                    judge(&cluster, question).answer() == Answer::Allow && judge(&second, question).answer() == Answer::L7;
+                prop_assert!(engine::hangs(everything, question) == naive, "{:?}: the reference says {}", question, naive);
+            }
+        }
+        Ok(())
+    });
+    assert!(seen.get() > 100, "the worlds hold such flows: {}", seen.get());
+}
+
 #[test]
 fn deltas_of_the_second_table_lead_where_a_fresh_compilation_does() {
     for_all(10, 16, history(), |(mut cluster, turns)| {
@@ -145,6 +177,9 @@ fn deltas_of_the_second_table_lead_where_a_fresh_compilation_does() {
             {
                 let audited = |table: &sluice_policy::Table| table.audited().collect::<std::collections::BTreeSet<_>>();
                 prop_assert!(audited(&kept.table) == audited(&new.table), "whom Audit policies select");
+                for ip in audited(&kept.table) {
+                    prop_assert_eq!(kept.table.audit_reads(ip), new.table.audit_reads(ip), "where they read of {}", ip);
+                }
                 for question in questions(&cluster) {
                     let (one, two) = (engine::audit(&kept.table, &question), engine::audit(&new.table, &question));
                     prop_assert!(one == two, "{:?}: by deltas {:?}, fresh {:?}", question, one, two);
