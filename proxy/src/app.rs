@@ -155,7 +155,8 @@ fn start_workers(config: &Config, dataplane: &Arc<Dataplane>) -> Result<Vec<Work
         workers => workers,
     };
     // All listeners before the first connection: a listener that joins a group later takes over connections of others.
-    let listeners: Vec<Listeners> = (0..count).map(|_| Listeners::bind(config.port)).collect::<Result<_, _>>()?;
+    let listeners: Vec<Listeners> =
+        (0..count).map(|_| Listeners::bind(config.port, config.audit_port())).collect::<Result<_, _>>()?;
     let mut workers = Vec::with_capacity(count);
     for (core, listeners) in listeners.into_iter().enumerate() {
         let dataplane = Arc::clone(dataplane);

@@ -30,7 +30,8 @@ impl EncodeLabelValue for WouldBe {
 #[derive(Clone, Debug, Default)]
 pub struct AuditMetrics {
     flows: Family<Labels, Counter>,
-    /// Flows of audited pods, decided by the kernel, that nobody looked at: beyond the limit, or lost.
+    /// Flows of audited pods that nobody looked at: decided by the kernel and beyond the limit, or lost; or allowed unread where an
+    /// audit hangs on contents, and not offered to the proxy, not taken by it, or not understood to their end.
     pub left_out: Counter,
 }
 
@@ -40,7 +41,7 @@ impl AuditMetrics {
         let metrics = Self::default();
         let m = metrics.clone();
         registry.register("audit_flows", "Connections and requests that an Audit policy would have decided otherwise", m.flows);
-        registry.register("audit_left_out", "Flows that the kernel decided and no Audit policy was asked about", m.left_out);
+        registry.register("audit_left_out", "Flows that Audit policies were not asked about, or not to their end", m.left_out);
         metrics
     }
 

@@ -36,7 +36,8 @@ pub enum ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
-    /// Port on the loopback addresses to which the kernel diverts connections.
+    /// Port on the loopback addresses to which the kernel diverts connections. To the next one go those that only Audit policies want
+    /// read.
     pub port: u16,
     /// Threads that carry connections. 0: one per core.
     pub workers: usize,
@@ -214,6 +215,11 @@ impl Limits {
 }
 
 impl Config {
+    /// Where flows arrive that only Audit policies want read.
+    pub fn audit_port(&self) -> u16 {
+        self.port.saturating_add(1)
+    }
+
     /// Reads `file` if one is given, puts `settings` (`key=value`, with dots between the parts of a key) over it, and checks.
     pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
         let mut config = match file {
@@ -284,7 +290,8 @@ impl Config {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Value { key, message: "must be more than 0".into() });
         }
-        let at_most: [(&'static str, u64, u64); 5] = [
+        let at_most: [(&'static str, u64, u64); 6] = [
+            ("port", u64::from(self.port), u64::from(u16::MAX - 1)),
             ("records.kernelPerSecond", u64::from(self.records.kernel_per_second), 10_000),
             ("workers", self.workers as u64, 1024),
             ("records.queueLines", self.records.queue_lines as u64, 1 << 20),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! admit -> judge --deny-----------------------------------> RST
-//!            |---allow-----------------> opaque relay ----> record
+//!            |---allow-----------------> opaque relay ----> record     (observed, where Audit policies look into contents)
 //!            `---inspect--> detect --other, judged again--> opaque relay or RST
 //!                             |--TLS, judged by its server name--> opaque relay or alert
 //!                             `--HTTP/1, HTTP/2--> a verdict per request
@@ -31,8 +31,9 @@ use crate::ident::{Ids, RecordId};
 use crate::judge::{self, ClientAddr, Ends, Forwarded, JudgedRequest, OriginalDst, Ruling};
 use crate::limits::Admission;
 use crate::metrics::Metrics;
+use crate::observe::Observer;
 use crate::records::{Record, RecordSink, RecordType, RecordVerdict, TlsFacts};
-use crate::relay::{Side, relay};
+use crate::relay::{Seen, Side, relay_seen};
 use crate::socket::{Leg, Socket};
 use crate::upstream::{DialError, Dialer, SourcePort};
 
@@ -86,6 +87,10 @@ impl Dataplane {
     }
 }
 
+mod ends;
+
+use ends::watch_over;
+
 /// By what a live connection is judged again.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
@@ -95,6 +100,8 @@ pub(crate) enum Stage {
     Http,
     /// Nothing in it can be judged.
     Opaque,
+    /// The same, and it came for the sake of Audit policies alone: no limit but its ends' own.
+    Offered,
     /// Nothing in it can be judged beyond this server name.
     Tls(Option<String>),
     /// A tunnel that this request opened.
@@ -126,8 +133,27 @@ pub(crate) struct Conn {
     tls: OnceLock<TlsFacts>,
 }
 
+/// Why the kernel diverted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Rules that are enforced want it read.
+    Enforced,
+    /// Audit policies alone do.
+    Audited,
+}
+
 /// Carries one connection to its end. `original` is where the client wanted to go.
 pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst) {
+    handle(dataplane, stream, client, original, Why::Enforced).await;
+}
+
+/// [`handle_connection`] of one that came for the sake of Audit policies alone. As long as the newest table allows it unread, no limit
+/// refuses it and nothing ends it but its ends, the end of the process, or another table.
+pub async fn handle_audited(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst) {
+    handle(dataplane, stream, client, original, Why::Audited).await;
+}
+
+async fn handle(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst, why: Why) {
     let ends = Ends { client: ClientAddr(client), original };
     let conn = Arc::new(Conn {
         id: dataplane.ids.next(),
@@ -146,9 +172,12 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
     let socket = Socket::new(stream, Arc::clone(&conn.client));
 
     let refused = |reason| Ended::Denied(Ruling::by_proxy(reason));
+    let admission = &conn.dataplane.admission;
+    let is_passing = why == Why::Audited && judge::decision(&first, &ends, None) == Decision::Allow;
+    let place = || if is_passing { Some(admission.hold()) } else { admission.enter(client.ip()) };
     let (ruling, ended) = if original.0.ip().is_loopback() && conn.dataplane.dialer == Dialer::Transparent {
         (None, refused(Reason::NotDiverted))
-    } else if let Some(_place) = conn.dataplane.admission.enter(client.ip()) {
+    } else if let Some(_place) = place() {
         let open = &conn.dataplane.metrics.open_connections;
         open.inc();
         let ruling = judge::rule(&first, &ends, None);
@@ -160,7 +189,7 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
         let ended = tokio::select! {
             biased;
             ended = watch_over(&conn, table.clone()) => ended,
-            ended = serve(&conn, socket, table, &ruling) => ended,
+            ended = serve(&conn, socket, table, &ruling, is_passing) => ended,
         };
         open.dec();
         (Some(ruling), ended)
@@ -178,13 +207,25 @@ pub async fn handle_connection(dataplane: Arc<Dataplane>, stream: TcpStream, cli
     conn.write_record(record, &ended);
 }
 
-async fn serve(conn: &Arc<Conn>, socket: Socket, mut table: watch::Receiver<Arc<Table>>, ruling: &Ruling) -> Ended {
+async fn serve(
+    conn: &Arc<Conn>,
+    socket: Socket,
+    mut table: watch::Receiver<Arc<Table>>,
+    ruling: &Ruling,
+    is_passing: bool,
+) -> Ended {
     let beginning = match ruling.decision {
         Decision::Deny => {
             conn.reset();
             return Ended::Denied(ruling.clone());
         }
-        Decision::Allow => return unread(conn, socket, BytesMut::new(), Stage::Opaque).await,
+        Decision::Allow => {
+            let stage = if is_passing { Stage::Offered } else { Stage::Opaque };
+            if judge::hangs_on_contents(&conn.table(), &conn.ends) {
+                return observed(conn, socket, stage).await;
+            }
+            return unread(conn, socket, BytesMut::new(), stage).await;
+        }
         Decision::Inspect => {
             let deadline = conn.first_head_by();
             read_beginning(conn, &socket, &mut table, deadline).await
@@ -238,8 +279,26 @@ async fn tls(conn: &Arc<Conn>, socket: Socket, read: BytesMut, server_name: Opti
     Ended::Denied(ruling)
 }
 
+/// Carries what is allowed unread, and lets Audit policies look on.
+async fn observed(conn: &Arc<Conn>, socket: Socket, stage: Stage) -> Ended {
+    let observer = Observer::new(conn);
+    let seen = |bytes: &[u8]| observer.see(bytes);
+    let ended = tokio::select! {
+        biased;
+        ended = unread_but(conn, socket, BytesMut::new(), stage, &seen) => ended,
+        never = observer.watch() => match never {},
+    };
+    observer.end();
+    ended
+}
+
 /// Carries what needs no further judgement; `stage` says by what it is judged again.
 async fn unread(conn: &Arc<Conn>, socket: Socket, read: BytesMut, stage: Stage) -> Ended {
+    unread_but(conn, socket, read, stage, &|_| {}).await
+}
+
+/// [`unread`] but by `seen`.
+async fn unread_but(conn: &Arc<Conn>, socket: Socket, read: BytesMut, stage: Stage, seen: &Seen<'_>) -> Ended {
     if let Some(cut) = conn.enter(stage) {
         return cut;
     }
@@ -252,62 +311,9 @@ async fn unread(conn: &Arc<Conn>, socket: Socket, read: BytesMut, stage: Stage) 
         }
     };
     let client = Side { socket, read: read.freeze() };
-    match relay(client, Side::new(server)).await {
+    match relay_seen(client, Side::new(server), seen).await {
         Ok(()) => Ended::Done,
         Err(_) => Ended::Failed(Reason::Aborted),
-    }
-}
-
-/// A request is judged by the table of its moment. What still goes on so long after a new one is judged by that too.
-const REQUEST_GRACE: Duration = Duration::from_secs(1);
-
-/// Ends when the connection must end, whatever it does.
-async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ended {
-    let idle = Duration::from_secs(conn.limits().idle_seconds.into());
-    let mut moved = conn.moved();
-    let mut still_since = tokio::time::Instant::now();
-    let mut look = still_since + idle;
-    let mut requests_due = None;
-    loop {
-        tokio::select! {
-            changed = table.changed() => {
-                if changed.is_err() {
-                    // Whoever gave out tables is gone, so this process is ending.
-                    conn.dataplane.drain.over.cancelled().await;
-                    continue;
-                }
-                let now = Arc::clone(&table.borrow_and_update());
-                if let Some(cut) = conn.judge_again(&now) {
-                    return cut;
-                }
-                requests_due.get_or_insert_with(|| tokio::time::Instant::now() + REQUEST_GRACE);
-            }
-            () = tokio::time::sleep_until(requests_due.unwrap_or(look)), if requests_due.is_some() => {
-                requests_due = None;
-                let now = Arc::clone(&table.borrow());
-                conn.underway.judge_again(&now, &conn.ends);
-            }
-            () = conn.dataplane.drain.over.cancelled() => {
-                conn.reset();
-                return Ended::Denied(Ruling::by_proxy(Reason::Draining));
-            }
-            () = tokio::time::sleep_until(look) => {
-                let now = tokio::time::Instant::now();
-                if conn.moved() != moved {
-                    moved = conn.moved();
-                    still_since = now;
-                }
-                if now >= still_since + idle {
-                    // A stream that is cut must not look complete. HTTP says by itself where a message ends.
-                    if !conn.is_http() {
-                        conn.reset();
-                    }
-                    return Ended::Failed(Reason::IdleTimeout);
-                }
-                // Four looks in the limit: a connection lives at most a quarter longer than it may.
-                look = now + idle / 4;
-            }
-        }
     }
 }
 
@@ -347,8 +353,14 @@ impl Conn {
         self.dataplane.records.write(record);
     }
 
+    /// [`Self::audit`] of the connection by its server name.
+    pub(crate) fn audit_tls(&self, server_name: Option<String>) {
+        let _ = self.tls.set(TlsFacts { server_name: server_name.clone() });
+        self.audit_whole(&self.table(), Some(Request::Tls { server_name: server_name.as_deref() }));
+    }
+
     /// [`Self::audit`] of the connection as a whole.
-    fn audit_whole(&self, table: &Table, request: Option<Request<'_>>) {
+    pub(crate) fn audit_whole(&self, table: &Table, request: Option<Request<'_>>) {
         self.audit(table, request, || {
             let mut record = Record::new(RecordType::Connection, self.id, &self.dataplane.node, table, &self.ends);
             record.tls = self.tls.get().cloned();
@@ -397,7 +409,7 @@ impl Conn {
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (request, fits): (_, fn(Decision) -> bool) = match &stage {
             Stage::Detecting | Stage::Http => (None, |d| d != Decision::Deny),
-            Stage::Opaque => (Some(Request::Opaque), |d| d == Decision::Allow),
+            Stage::Opaque | Stage::Offered => (Some(Request::Opaque), |d| d == Decision::Allow),
             Stage::Tls(name) => (Some(Request::Tls { server_name: name.as_deref() }), |d| d == Decision::Allow),
             Stage::Tunnel(_) => (None, |d| d == Decision::Allow),
         };
@@ -422,6 +434,15 @@ impl Conn {
 
     fn is_http(&self) -> bool {
         matches!(*self.stage.lock().unwrap_or_else(PoisonError::into_inner), Stage::Http)
+    }
+
+    fn is_offered(&self) -> bool {
+        matches!(*self.stage.lock().unwrap_or_else(PoisonError::into_inner), Stage::Offered)
+    }
+
+    /// Whether any byte has come from either end.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved() > 0
     }
 
     /// Changes whenever a byte moves.

@@ -45,7 +45,7 @@ pub fn classify(bytes: &[u8], limit_bytes: usize) -> Detected {
 }
 
 /// [`classify`], with what is known of the same bytes already.
-fn classify_on(hello: &mut HelloScanner, bytes: &[u8], limit_bytes: usize) -> Detected {
+pub(crate) fn classify_on(hello: &mut HelloScanner, bytes: &[u8], limit_bytes: usize) -> Detected {
     // The type of TLS's first record is no byte of a method.
     if bytes.first() == Some(&HANDSHAKE) {
         return match hello.scan(bytes, limit_bytes) {

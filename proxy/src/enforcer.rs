@@ -114,6 +114,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
         hook_priority: config.hook_priority,
         proxy_port_v4: config.port,
         proxy_port_v6: config.port,
+        audit_port: config.audit_port(),
         uplinks: config.uplinks.clone(),
         deny: match config.deny {
             Deny::Drop => kernel::Deny::Drop,

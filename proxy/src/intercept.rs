@@ -3,6 +3,8 @@
 //! TPROXY gives a packet to a socket that listens on loopback, and leaves its addresses alone. So an accepted socket's local
 //! address is where the client wanted to go. Each core has its own listeners (SO_REUSEPORT), and a connection stays on the
 //! core that accepted it.
+//!
+//! What only Audit policies want read comes to a port of its own, at which is listened while there is room ([`audited`]).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
@@ -15,6 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{Dataplane, handle_connection};
 use crate::judge::OriginalDst;
+
+mod audited;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -33,31 +37,41 @@ pub struct ListenError {
 
 /// The listeners of one core: 127.0.0.1 and, where this namespace has IPv6, ::1.
 #[derive(Debug)]
-pub struct Listeners(Vec<StdListener>);
+pub struct Listeners {
+    /// Where Audit policies' connections arrive.
+    audit_port: u16,
+    held: Vec<StdListener>,
+}
 
 impl Listeners {
-    /// Binds `port` beside the listeners of the other cores.
-    pub fn bind(port: u16) -> Result<Self, ListenError> {
-        let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
-        let mut listeners = vec![listen(v4).map_err(|source| ListenError { address: v4, source })?];
-        match listen(v6) {
-            Ok(listener) => listeners.push(listener),
-            // Without a listener TPROXY drops, so IPv6 flows that need the proxy are closed.
-            Err(error) if is_absent(&error) => {
-                tracing::warn!(%error, "no IPv6 on loopback: IPv6 flows that need the proxy are closed");
-            }
-            Err(source) => return Err(ListenError { address: v6, source }),
+    /// Binds `port` beside the listeners of the other cores. At `audit_port` nobody listens yet.
+    pub fn bind(port: u16, audit_port: u16) -> Result<Self, ListenError> {
+        let held = on_loopback(port, BACKLOG)?;
+        if held.len() < 2 {
+            tracing::warn!("no IPv6 on loopback: IPv6 flows that need the proxy are closed");
         }
-        Ok(Self(listeners))
+        Ok(Self { audit_port, held })
     }
+}
+
+/// A listener of each family that this namespace has.
+fn on_loopback(port: u16, backlog: i32) -> Result<Vec<StdListener>, ListenError> {
+    let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+    let mut listeners = vec![listen(v4, backlog).map_err(|source| ListenError { address: v4, source })?];
+    match listen(v6, backlog) {
+        Ok(listener) => listeners.push(listener),
+        Err(error) if is_absent(&error) => {}
+        Err(source) => return Err(ListenError { address: v6, source }),
+    }
+    Ok(listeners)
 }
 
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
+fn listen(address: SocketAddr, backlog: i32) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     match address {
         SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
@@ -70,7 +84,7 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     // A predecessor's connections in TIME_WAIT hold the port.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -79,17 +93,18 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
 pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<()> {
     let connections = TaskTracker::new();
     let mut loops = tokio::task::JoinSet::new();
-    for listener in listeners.0 {
+    for listener in listeners.held {
         let listener = TcpListener::from_std(listener)?;
         loops.spawn(accept_loop(listener, Arc::clone(&dataplane), connections.clone()));
     }
+    loops.spawn(audited::accept_loop(listeners.audit_port, Arc::clone(&dataplane), connections.clone()));
     loops.join_all().await;
     connections.close();
     connections.wait().await;
     Ok(())
 }
 
-/// The only accept loop: for both families and every core.
+/// The only accept loop but [`audited`]'s: for both families and every core.
 async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connections: TaskTracker) {
     let mut backoff = SHORTEST_BACKOFF;
     loop {

@@ -78,6 +78,12 @@ pub fn decision(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Dec
     table.verdict(&flow(ends, request)).decision()
 }
 
+/// Whether what Audit policies make of a connection that is allowed unread hangs on its contents.
+pub(crate) fn hangs_on_contents(table: &Table, ends: &Ends) -> bool {
+    let flow = flow(ends, None);
+    table.has_audit() && table.hangs_on_contents(&flow, &table.verdict(&flow))
+}
+
 /// The decision with its reason and its rules.
 pub fn rule(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Ruling {
     let flow = flow(ends, request);

@@ -27,6 +27,7 @@ pub mod judge;
 pub mod kernel;
 pub mod limits;
 pub mod metrics;
+mod observe;
 pub mod records;
 pub mod relay;
 pub mod socket;

@@ -19,7 +19,8 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Place {
     admission: Arc<Admission>,
-    pod: IpAddr,
+    /// Whose number it counts for.
+    pod: Option<IpAddr>,
 }
 
 impl Admission {
@@ -43,7 +44,18 @@ impl Admission {
         }
         *held += 1;
         drop(per_pod);
-        Some(Place { admission: Arc::clone(self), pod })
+        Some(Place { admission: Arc::clone(self), pod: Some(pod) })
+    }
+
+    /// A place for a connection that is not to be refused. Whoever asks has looked whether [there is room](Self::has_room).
+    pub fn hold(self: &Arc<Self>) -> Place {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Place { admission: Arc::clone(self), pod: None }
+    }
+
+    /// Whether half of the places are free: the others are for connections that have to be read.
+    pub fn has_room(&self) -> bool {
+        self.open() < self.most.div_ceil(2)
     }
 
     /// Connections that are open now.
@@ -55,11 +67,12 @@ impl Admission {
 impl Drop for Place {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(pod) = self.pod else { return };
         let mut per_pod = self.admission.per_pod.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = per_pod.get_mut(&self.pod) {
+        if let Some(held) = per_pod.get_mut(&pod) {
             *held -= 1;
             if *held == 0 {
-                per_pod.remove(&self.pod);
+                per_pod.remove(&pod);
             }
         }
     }
@@ -88,9 +101,24 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_refused_leaves_room() {
+        let admission = Admission::new(4, 4);
+        let one = admission.hold();
+        assert!(admission.has_room());
+        let two = admission.hold();
+        assert!(!admission.has_room());
+        let others: Vec<_> = [A, B].map(|pod| admission.enter(pod)).into();
+        assert!(others.iter().all(Option::is_some));
+        let beyond = admission.hold();
+        assert!(admission.enter(A).is_none(), "they count");
+        drop((one, two, beyond, others));
+        assert!(admission.has_room());
+    }
+
+    #[test]
     fn nothing_is_left_behind() {
         let admission = Admission::new(10, 10);
-        drop((admission.enter(A), admission.enter(B)));
+        drop((admission.enter(A), admission.enter(B), admission.hold()));
         assert_eq!(admission.open(), 0);
         assert!(admission.per_pod.lock().unwrap().is_empty());
     }

@@ -29,12 +29,17 @@ impl Side {
 
 /// Carries bytes both ways until both sides have ended theirs. A side that breaks off is an error, and both legs end with RST:
 /// the other side must not take a broken stream for a complete one.
-pub async fn relay(mut client: Side, mut server: Side) -> io::Result<()> {
+pub async fn relay(client: Side, server: Side) -> io::Result<()> {
+    relay_seen(client, server, &|_| {}).await
+}
+
+/// [`relay`], where `seen` is shown what the client sends, once it is on its way.
+pub(crate) async fn relay_seen(mut client: Side, mut server: Side, seen: &Seen<'_>) -> io::Result<()> {
     let (client_leg, server_leg) = (client.socket.leg().clone(), server.socket.leg().clone());
     let (from_client, to_client) = client.socket.split();
     let (from_server, to_server) = server.socket.split();
-    let up = carry(from_client, &client_leg, to_server, &server_leg, client.read);
-    let down = carry(from_server, &server_leg, to_client, &client_leg, server.read);
+    let up = carry(from_client, &client_leg, to_server, &server_leg, client.read, seen);
+    let down = carry(from_server, &server_leg, to_client, &client_leg, server.read, &|_| {});
     let result = tokio::try_join!(up, down);
     if result.is_err() {
         client_leg.reset_on_close();
@@ -43,9 +48,20 @@ pub async fn relay(mut client: Side, mut server: Side) -> io::Result<()> {
     result.map(|_| ())
 }
 
+/// Who looks on.
+pub(crate) type Seen<'a> = dyn Fn(&[u8]) + Sync + 'a;
+
 /// One direction, and its end.
-async fn carry(from: ReadHalf<'_>, from_leg: &Leg, mut to: WriteHalf<'_>, to_leg: &Leg, first: Bytes) -> io::Result<()> {
+async fn carry(
+    from: ReadHalf<'_>,
+    from_leg: &Leg,
+    mut to: WriteHalf<'_>,
+    to_leg: &Leg,
+    first: Bytes,
+    seen: &Seen<'_>,
+) -> io::Result<()> {
     write_all(&mut to, to_leg, &first).await?;
+    seen(&first);
     drop(first);
     let mut size = SMALLEST_BUFFER;
     loop {
@@ -61,6 +77,7 @@ async fn carry(from: ReadHalf<'_>, from_leg: &Leg, mut to: WriteHalf<'_>, to_leg
             };
             from_leg.add_received(read);
             write_all(&mut to, to_leg, &buf).await?;
+            seen(&buf);
             let next = next_size(size, read);
             if next != size {
                 size = next;

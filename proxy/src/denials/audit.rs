@@ -11,6 +11,12 @@ use crate::judge::{ClientAddr, Ends, OriginalDst};
 use crate::kernel::Site;
 use crate::records::{Record, RecordType};
 
+/// Whether a flow passed unread of which Audit policies could say no more: it was offered to the proxy, and not taken.
+pub(super) fn is_left_out(entry: &Entry, table: &Table) -> bool {
+    let flow = flow(entry.site, &entry.headers);
+    matches!(entry.site, Site::Audited(_)) && table.hangs_on_contents(&flow, &table.verdict(&flow))
+}
+
 /// The record of what the Audit policies would make of a packet's flow; `None`: the same, or nobody can say.
 ///
 /// Only of flows that policies decide: what is forged, or unknown, is dropped whatever they say.

@@ -251,7 +251,7 @@ impl Witness {
         let id = self.ids.next();
         let audit = audit::record(entry, id, &self.node, &table);
         if matches!(entry.site, Site::Audited(_)) {
-            self.metrics.audit.left_out.inc_by(entry.left_out);
+            self.metrics.audit.left_out.inc_by(entry.left_out + u64::from(audit::is_left_out(entry, &table)));
         } else {
             self.metrics.left_out.inc_by(entry.left_out);
             self.sink.write(record::record(entry, id, &self.node, &table));

@@ -7,8 +7,8 @@ use ::http::request::Parts;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use sluice_policy::Reason;
 use sluice_policy::flow::Request as FlowRequest;
+use sluice_policy::{Reason, Table};
 
 use super::answer::{After, Code, denied, denied_by, drain_body, of_head_error, refused};
 use super::body::{BodyFacts, Gate, RequestBody, ResponseBody, Track};
@@ -74,8 +74,35 @@ pub(crate) async fn exchange(http: Arc<HttpConn>, request: Request<Incoming>) ->
     Ok(response)
 }
 
+/// The record of a request that was read.
+pub(crate) fn record_of(conn: &Conn, table: &Table, id: RecordId, parts: &Parts, request: &JudgedRequest) -> Record {
+    let mut record = bare_record(conn, table, id, parts);
+    if record.grpc.is_some() {
+        record.grpc = Some(grpc::facts(&request.path));
+    }
+    if let Some(facts) = &mut record.http {
+        facts.method = Some(shortened(&request.method).into_owned());
+        facts.path = Some(shortened(&request.path).into_owned());
+        facts.host = Some(shortened(&request.host).into_owned());
+    }
+    record
+}
+
+fn bare_record(conn: &Conn, table: &Table, id: RecordId, parts: &Parts) -> Record {
+    let mut record = Record::new(RecordType::Request, id, &conn.dataplane.node, table, conn.ends());
+    record.connection = Some(conn.id.to_string());
+    let version = match parts.version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    };
+    record.http = Some(HttpFacts { version, ..HttpFacts::default() });
+    record.grpc = grpc::is_call(parts.version, &parts.headers).then(GrpcFacts::default);
+    record
+}
+
 struct Denial {
-    table: Arc<sluice_policy::Table>,
+    table: Arc<Table>,
     request: JudgedRequest,
     ruling: Ruling,
     id: RecordId,
@@ -107,15 +134,7 @@ impl HttpConn {
         let fields = Forwarded(&parts.headers);
         let http = request.as_http(&fields);
         let ruling = judge::rule(&table, self.conn.ends(), Some(FlowRequest::Http(&http)));
-        let mut record = self.record(&table, id, parts);
-        if record.grpc.is_some() {
-            record.grpc = Some(grpc::facts(&request.path));
-        }
-        if let Some(facts) = &mut record.http {
-            facts.method = Some(shortened(&request.method).into_owned());
-            facts.path = Some(shortened(&request.path).into_owned());
-            facts.host = Some(shortened(&request.host).into_owned());
-        }
+        let record = record_of(&self.conn, &table, id, parts, &request);
         self.conn.audit(&table, Some(FlowRequest::Http(&http)), || record.clone());
         let mut track = self.judged(record, id, &ruling);
         if !ruling.is_allowed() {
@@ -129,22 +148,9 @@ impl HttpConn {
     }
 
     fn refuse(&self, parts: &Parts, id: RecordId, status: StatusCode, reason: Reason, why: &str) -> Response<ResponseBody> {
-        let record = self.record(&self.conn.table(), id, parts);
+        let record = bare_record(&self.conn, &self.conn.table(), id, parts);
         let track = self.judged(record, id, &Ruling::by_proxy(reason));
         refused(&self.conn, status.into(), why, reason, &id.to_string(), track)
-    }
-
-    fn record(&self, table: &sluice_policy::Table, id: RecordId, parts: &Parts) -> Record {
-        let mut record = Record::new(RecordType::Request, id, &self.conn.dataplane.node, table, self.conn.ends());
-        record.connection = Some(self.conn.id.to_string());
-        let version = match parts.version {
-            Version::HTTP_10 => "1.0",
-            Version::HTTP_2 => "2",
-            _ => "1.1",
-        };
-        record.http = Some(HttpFacts { version, ..HttpFacts::default() });
-        record.grpc = grpc::is_call(parts.version, &parts.headers).then(GrpcFacts::default);
-        record
     }
 
     fn judged(&self, mut record: Record, id: RecordId, ruling: &Ruling) -> Track {

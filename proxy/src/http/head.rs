@@ -87,6 +87,19 @@ pub(crate) fn check(head: &[u8], trailer_limit_bytes: usize) -> Result<Head, Hea
     Ok(Head { framing, may_tunnel: request_line.is_connect() || fields.upgrade })
 }
 
+/// A complete head as hyper would hand it out; `None`: it is not one that passes [`check`].
+pub(crate) fn parts(head: &[u8]) -> Option<http::request::Parts> {
+    let mut lines = head.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let line = RequestLine::parse(lines.next()?).ok()?;
+    let version = if line.minor == 0 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
+    let mut request = http::Request::builder().method(line.method).uri(line.target).version(version);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let (name, value) = field(line).ok()?;
+        request = request.header(name, value);
+    }
+    Some(request.body(()).ok()?.into_parts().0)
+}
+
 struct RequestLine<'a> {
     method: &'a str,
     target: &'a str,

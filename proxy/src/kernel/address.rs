@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sluice_policy::snapshot::{Endpoint, SetId};
+use sluice_policy::table::ReadPorts;
 use sluice_policy::{Direction, Protocol, Table};
 
 use super::base;
@@ -30,6 +31,9 @@ pub(super) enum Place {
     Itself(Family),
     /// The addresses of this node's pods that an Audit policy selects. Nothing is decided by them.
     Audited(Family),
+    /// Those of them of which Audit policies read what they send, or are sent, at every port; and at which ports of the others.
+    Read(Direction, Family),
+    ReadPort(Direction, Family),
     Pods(SetId, Family),
     NamedPort(Protocol, String, Family),
     Bundle(BundleId, Family),
@@ -43,6 +47,8 @@ impl Place {
             Self::Elsewhere(family) => edition.sets_of(base::ELSEWHERE, *family),
             Self::Itself(family) => edition.sets_of(base::ITSELF, *family),
             Self::Audited(family) => edition.sets_of(base::AUDITED, *family),
+            Self::Read(direction, family) => edition.sets_of(&base::read(*direction), *family),
+            Self::ReadPort(direction, family) => edition.sets_of(&base::read_port(*direction), *family),
             Self::Pods(set, family) => edition.pods(*set, *family),
             Self::NamedPort(protocol, port, family) => edition.named_port(*protocol, port, *family),
             Self::Bundle(id, family) => edition.bundle(*id, *family),
@@ -114,8 +120,17 @@ pub(super) fn elements<'b, I>(
         if !endpoint.conflict {
             visit(Place::Itself(family), concatenation([key.as_slice(), &key]), Says::Present);
         }
-        if table.is_audited(ip) {
+        if let Some(reads) = table.audit_reads(ip) {
             visit(Place::Audited(family), key.clone(), Says::Present);
+            for direction in Direction::BOTH {
+                match reads.get(direction) {
+                    ReadPorts::Every => visit(Place::Read(direction, family), key.clone(), Says::Present),
+                    ReadPorts::These(ports) => ports.iter().for_each(|port| {
+                        let key = concatenation([key.as_slice(), &port.to_be_bytes()]);
+                        visit(Place::ReadPort(direction, family), key, Says::Present);
+                    }),
+                }
+            }
         }
     }
     if !endpoint.local && table.node().pod_cidrs.iter().any(|net| net.contains(&ip)) {

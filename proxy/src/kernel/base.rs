@@ -52,6 +52,8 @@
 //! Where another engine's rules forbid that flows are diverted ([`others`](super::others)), `inspect` denies and `divert` drops:
 //! connections that the proxy holds already go on by their sockets, and no other begins.
 //!
+//! What is allowed unread, and what only Audit policies want read, is offered to a listener of its own: [`audited`].
+//!
 //! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
 //! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
@@ -71,6 +73,7 @@
 //! [`harm`](super::harm) notices, and the proxy writes it anew within a second and ends what began meanwhile. Until then
 //! nothing is enforced; nor, where no proxy runs to notice it, until one is started.
 
+mod audited;
 mod sets;
 
 use std::collections::BTreeMap;
@@ -89,7 +92,9 @@ use super::ration;
 use super::site::Site;
 use super::transaction::BaseHook;
 
-pub(super) use sets::{AUDITED, ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, revoked_set, sets, stand_set};
+pub(super) use sets::{
+    AUDITED, ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, read, read_port, revoked_set, sets, stand_set,
+};
 use sets::{NEIGHBOURS, ON_LINK, OUTSIDE_KINDS};
 
 /// Where our chain of `forward` stands.
@@ -144,6 +149,7 @@ pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Ch
             chain(FIRST_SEEN, first_seen(family, edition)),
             chain(FROM_POD, from_pod(family, edition)),
         ]);
+        chains.extend(audited::chains(config, family, edition));
     }
     chains
 }
@@ -350,6 +356,7 @@ fn judge(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         .because("to a pod that is not known yet"),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Goto(edition.name(DIVERT))),
     ]);
+    rules.extend(audited::of_allowed(config, family, edition));
     rules.extend(denied::reports_of_passed(config, family, &local));
     rules.extend(denied::reports_of_audited(config, family, &edition.sets_of(AUDITED, family)));
     rules
@@ -390,22 +397,19 @@ fn own_socket(config: &Config, edition: Edition) -> Vec<Rule> {
 fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
     let listeners =
         [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
-    let mut rules: Vec<Rule> = listeners
-        .into_iter()
-        .filter(|_| config.diverts)
-        .map(|(address, port)| {
-            Rule::new(
-                [
-                    expr::original_direction(),
-                    expr::family(Family::of(address)),
-                    expr::protocol(expr::TCP),
-                    expr::tproxy(address, port),
-                    expr::set_mark(config.mark.value, config.mark.mask),
-                ],
-                &Verdict::Accept,
-            )
-        })
-        .collect();
+    let mut rules = audited::of_diverted(config);
+    rules.extend(listeners.into_iter().filter(|_| config.diverts).map(|(address, port)| {
+        Rule::new(
+            [
+                expr::original_direction(),
+                expr::family(Family::of(address)),
+                expr::protocol(expr::TCP),
+                expr::tproxy(address, port),
+                expr::set_mark(config.mark.value, config.mark.mask),
+            ],
+            &Verdict::Accept,
+        )
+    }));
     rules.push(Rule::new([expr::original_direction()], &denied::goto(Site::Unheard, edition)).because("nobody listens"));
     rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a leg of the proxy that has ended"));
     rules

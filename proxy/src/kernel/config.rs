@@ -18,18 +18,21 @@ pub struct Config {
     pub proxy_port_v4: u16,
     /// The proxy's TPROXY listener on ::1.
     pub proxy_port_v6: u16,
+    /// The TPROXY listeners on 127.0.0.1 and ::1 of flows that nothing but Audit policies want read. Where none listens, these pass.
+    pub audit_port: u16,
     /// Interfaces that lead away from the node, beside those that are found out: behind any other interface of a virtual kind are
     /// pods.
     pub uplinks: Vec<String>,
     pub deny: Deny,
-    /// The conntrack label of flows that go through the proxy: a bit, 0 to 127.
+    /// The conntrack label of flows that go through the proxy: a bit, 0 to 127. The other bit of its pair (110 of 111) is Sluice's too.
     pub label_bit: u8,
     /// Up to so many rules of policies that do the same are tried one after the other, which reads like the policies and costs
     /// little; more are looked up together.
     pub in_series: usize,
     /// Whether and how packets are reported to the proxy. Without it nothing is; what is denied is counted all the same.
     pub log: Option<Log>,
-    /// Whether what begins allowed flows of pods that an Audit policy selects is reported: as long as there are such pods.
+    /// Whether what begins allowed flows of pods that an Audit policy selects is offered to the proxy, where contents matter to such a
+    /// policy, and else reported: as long as there are such pods.
     pub audits: bool,
 }
 
@@ -90,6 +93,7 @@ impl Default for Config {
             audits: false,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
+            audit_port: 15_002,
             uplinks: Vec::new(),
             deny: Deny::default(),
             label_bit: 111,
@@ -113,6 +117,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The conntrack label of flows that were offered to the proxy for the sake of Audit policies alone, whether it took them or not.
+    pub(super) fn offered_bit(&self) -> u8 {
+        self.label_bit ^ 1
+    }
+
     /// What the types can't say.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Mark { value, mask } = self.mark;

@@ -17,8 +17,8 @@ mod flow;
 pub(super) mod frame;
 
 pub(super) use flow::{
-    ESTABLISHED, INVALID, NEW, ORIGINAL, RELATED, REPLY, has_label, lacks_label, not_state, original_direction, reply_direction,
-    sender_is_not_the_flows, set_label, state,
+    ESTABLISHED, INVALID, NEW, ORIGINAL, RELATED, REPLY, bare_syn, has_label, lacks_label, not_a_bare_syn, not_state,
+    original_direction, reply_direction, sender_is_not_the_flows, set_label, state,
 };
 
 /// One expression of a rule.
@@ -286,10 +286,15 @@ pub(super) fn destination_port_in(protocol_number: u8, set: &str) -> Vec<Expr> {
 
 /// `ip daddr . tcp dport @set`
 pub(super) fn destination_and_port_in(of: Family, protocol_number: u8, set: &str) -> Vec<Expr> {
+    address_and_port_in(of, Address::Destination, protocol_number, set)
+}
+
+/// `ip saddr . tcp dport @set`
+pub(super) fn address_and_port_in(of: Family, address: Address, protocol_number: u8, set: &str) -> Vec<Expr> {
     let second = word_register(of.address_bytes() / 4);
     let mut words = family(of);
     words.extend(protocol(protocol_number));
-    words.extend([address_at(of, Address::Destination, REGISTER), payload(TRANSPORT, 2, 2, second), lookup(set, false)]);
+    words.extend([address_at(of, address, REGISTER), payload(TRANSPORT, 2, 2, second), lookup(set, false)]);
     words
 }
 
@@ -323,15 +328,6 @@ pub(super) fn icmpv6_type_in(set: &str) -> Vec<Expr> {
 /// `ip6 hoplimit != 255`
 pub(super) fn was_routed() -> Vec<Expr> {
     vec![payload(NETWORK, 7, 1, REGISTER), compare(DIFFERENT, &[255])]
-}
-
-/// `tcp flags & (fin | syn | rst | ack) != syn`
-pub(super) fn not_a_bare_syn() -> Vec<Expr> {
-    const FIN_SYN_RST_ACK: u8 = 0x17;
-    const SYN: u8 = 0x02;
-    let mut words = protocol(TCP);
-    words.extend([payload(TRANSPORT, 13, 1, REGISTER), bitwise(&[FIN_SYN_RST_ACK], &[0]), compare(DIFFERENT, &[SYN])]);
-    words
 }
 
 /// `meta mark set meta mark & ~mask | value`: changes the bits of `mask` alone.

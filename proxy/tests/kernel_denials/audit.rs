@@ -43,7 +43,8 @@ fn enforced(stage: &Stage) -> BTreeMap<String, String> {
         let name = block.split_whitespace().next().unwrap_or_default().to_owned();
         // What the kernel itself has put into sets is no rule.
         if !name.contains("audited") && !name.starts_with("reported") && !name.starts_with("inside") && name != "stand" {
-            let lines = block.lines().filter(|line| !line.contains("sluice Audited"));
+            let for_audits = |line: &&str| line.contains("sluice Audited") || line.contains("for Audit policies alone");
+            let lines = block.lines().filter(|line| !for_audits(line));
             blocks.insert(name, lines.collect::<Vec<_>>().join("\n"));
         }
     }

@@ -9,7 +9,17 @@ use socket2::{Domain, Socket, Type};
 
 /// The proxy's listener: transparent, on the loopback address of the family.
 pub fn listen(ns: &Netns, like: IpAddr) -> TcpListener {
-    let address: SocketAddr = if like.is_ipv4() { "127.0.0.1:15001" } else { "[::1]:15001" }.parse().expect("an address");
+    listen_at(ns, like, 15001)
+}
+
+/// The listener for what only Audit policies want read.
+pub fn listen_for_audits(ns: &Netns, like: IpAddr) -> TcpListener {
+    listen_at(ns, like, 15002)
+}
+
+fn listen_at(ns: &Netns, like: IpAddr, port: u16) -> TcpListener {
+    let loopback: IpAddr = if like.is_ipv4() { "127.0.0.1" } else { "::1" }.parse().expect("an address");
+    let address = SocketAddr::new(loopback, port);
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;

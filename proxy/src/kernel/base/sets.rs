@@ -50,6 +50,16 @@ const ON_LINK_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 /// Neighbour solicitation and advertisement.
 const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
 
+/// The pods of which Audit policies read what they send, or are sent, at every port.
+pub(in crate::kernel) fn read(direction: Direction) -> String {
+    format!("audited_{direction}")
+}
+
+/// The pods and ports at which Audit policies read.
+pub(in crate::kernel) fn read_port(direction: Direction) -> String {
+    format!("audited_{direction}_port")
+}
+
 /// The sets of revoked tuples, which no edition replaces.
 pub(in crate::kernel) fn revoked_set(family: Family) -> Set {
     let address = Field::Address(family);
@@ -90,6 +100,14 @@ pub(in crate::kernel) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             (Set::new(edition.sets_of(AUDITED, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
         ]);
+        for direction in Direction::BOTH {
+            let read = edition.sets_of(&read(direction), family);
+            let read_port = edition.sets_of(&read_port(direction), family);
+            sets.extend([
+                (Set::new(read, &[address], SetKind::Plain), Vec::new()),
+                (Set::new(read_port, &[address, Field::Port], SetKind::Plain), Vec::new()),
+            ]);
+        }
         sets.extend(
             [Direction::Egress, Direction::Ingress]
                 .map(|direction| (Set::new(edition.dispatch(direction, family), &[address], SetKind::Verdicts), Vec::new())),

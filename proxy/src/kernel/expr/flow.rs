@@ -2,8 +2,8 @@
 
 use super::super::object::Family;
 use super::{
-    Address, DIFFERENT, EQUAL, Expr, REGISTER, Value, address_at, bitwise, compare, expr, family, load_immediate, lookup, sys,
-    word_register,
+    Address, DIFFERENT, EQUAL, Expr, REGISTER, TCP, TRANSPORT, Value, address_at, bitwise, compare, expr, family, load_immediate,
+    lookup, payload, protocol, sys, word_register,
 };
 
 const CT_STATE: u32 = 0;
@@ -87,4 +87,22 @@ pub(in crate::kernel) fn lacks_label(bit: u8) -> Vec<Expr> {
 pub(in crate::kernel) fn set_label(bit: u8) -> Vec<Expr> {
     let set = expr("ct", [(sys::NFTNL_EXPR_CT_KEY, Value::U32(CT_LABELS)), (sys::NFTNL_EXPR_CT_SREG, Value::U32(REGISTER))]);
     vec![load_immediate(REGISTER, &label_bits(bit)), set]
+}
+
+/// `tcp flags & (fin | syn | rst | ack) != syn`
+pub(in crate::kernel) fn not_a_bare_syn() -> Vec<Expr> {
+    begins_by_syn(DIFFERENT)
+}
+
+/// `tcp flags & (fin | syn | rst | ack) == syn`
+pub(in crate::kernel) fn bare_syn() -> Vec<Expr> {
+    begins_by_syn(EQUAL)
+}
+
+fn begins_by_syn(operation: u32) -> Vec<Expr> {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const SYN: u8 = 0x02;
+    let mut words = protocol(TCP);
+    words.extend([payload(TRANSPORT, 13, 1, REGISTER), bitwise(&[FIN_SYN_RST_ACK], &[0]), compare(operation, &[SYN])]);
+    words
 }
