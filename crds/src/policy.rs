@@ -85,7 +85,7 @@ pub(crate) fn policy(object: &Value, reference: PolicyRef, report: &mut Report) 
         }
     }
     // Not before everything was read: its author hears of all at once.
-    let audit = dialect == Dialect::Sluice && is_audit(spec, &rules, at, report);
+    let audit = dialect == Dialect::Sluice && is_audit(spec, at, report);
     let expires = expires.unwrap_or_default();
     Ok(Policy { reference, tier: Tier::Additive, subject: subject?, ingress, egress, audit, expires, rules })
 }
@@ -209,19 +209,12 @@ fn rules_of(
     }
 }
 
-/// `enforcement: Audit`. What such a policy says of requests is judged where connections are read for another policy's sake; no flow
-/// is read for its own.
-fn is_audit(spec: &Map, rules: &[Rule], at: At<'_>, report: &mut Report) -> bool {
+/// `enforcement: Audit`.
+fn is_audit(spec: &Map, at: At<'_>, report: &mut Report) -> bool {
     let Some(value) = spec.get("enforcement") else { return false };
     let at = at.field("enforcement", value.line);
     match text(value, at, report).map(|t| &**t) {
-        Ok("Audit") => {
-            if let Some(rule) = rules.iter().find(|rule| rule.l7.is_some()) {
-                let message = format!("{} is audited only on connections that an enforced rule has read", rule.path);
-                report.warning(at, message, "nothing is read for the sake of an Audit policy alone");
-            }
-            true
-        }
+        Ok("Audit") => true,
         Ok("Enforce") | Err(Unreadable) => false,
         Ok(other) => {
             report.error(at, format!("{} is no enforcement", quoted(other)), "write Enforce or Audit");

@@ -5,9 +5,8 @@
 //!
 //! | the client sends | |
 //! |---|---|
-//! | HTTP/1 | each request is asked about, to the first that can't be read or may open a tunnel |
+//! | HTTP | each request is asked about, to the first that can't be read or may open a tunnel |
 //! | TLS | the connection is asked about, by its server name |
-//! | HTTP/2 | nothing is asked |
 //! | anything else, or nothing within `limits.headSeconds` | the connection is asked about, as what no rule reads |
 //!
 //! Where nothing, or nothing more, is asked although the audit hangs on it, that is counted: `sluice_audit_left_out_total`.
@@ -21,7 +20,7 @@ use sluice_policy::flow::Request;
 use crate::connection::Conn;
 use crate::detect::{Detected, classify_on};
 use crate::hello::HelloScanner;
-use crate::http::Requests;
+use crate::http::{Requests, Streams, Unreadable};
 
 #[derive(Debug)]
 pub(crate) struct Observer {
@@ -36,6 +35,7 @@ enum State {
         hello: HelloScanner,
     },
     Http1(Requests),
+    Http2(Streams),
     /// There is nothing more to ask.
     Over,
 }
@@ -51,7 +51,8 @@ impl Observer {
         let mut state = self.lock();
         let next = match &mut *state {
             State::Beginning { read, hello } => self.begin(read, hello, bytes),
-            State::Http1(requests) => requests.see(&self.conn, bytes).err().map(|_| self.leave_out()),
+            State::Http1(requests) => requests.see(&self.conn, bytes).err().map(|Unreadable| self.leave_out()),
+            State::Http2(streams) => streams.see(&self.conn, bytes).err().map(|Unreadable| self.leave_out()),
             State::Over => None,
         };
         if let Some(next) = next {
@@ -69,10 +70,16 @@ impl Observer {
                 let mut requests = Requests::new();
                 match requests.see(&self.conn, read).and_then(|()| requests.see(&self.conn, rest)) {
                     Ok(()) => State::Http1(requests),
-                    Err(_) => self.leave_out(),
+                    Err(Unreadable) => self.leave_out(),
                 }
             }
-            Detected::Http2 => self.leave_out(),
+            Detected::Http2 => {
+                let mut streams = Streams::new(self.conn.limits().header_bytes);
+                match streams.see(&self.conn, read).and_then(|()| streams.see(&self.conn, rest)) {
+                    Ok(()) => State::Http2(streams),
+                    Err(Unreadable) => self.leave_out(),
+                }
+            }
             Detected::Tls { server_name } => {
                 self.conn.audit_tls(server_name);
                 State::Over

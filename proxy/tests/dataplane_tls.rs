@@ -239,6 +239,27 @@ spec:
   ingress: [ { action: Deny, tls: { serverNames: [ api.example.com ] } } ]
 ";
 
+/// Nothing is enforced: the hello is only looked at.
+#[tokio::test]
+async fn what_only_an_audit_reads_passes_with_every_name() {
+    for (name, portion, reason) in [
+        (Some("api.example.com"), 1, None),
+        (Some("evil.example.com"), 1000, Some("NoRuleMatched")),
+        (None, 5, Some("NoRuleMatched")),
+    ] {
+        let policy = POLICY.replace("spec:", "spec:\n  enforcement: Audit");
+        let stage = Stage::audited(serve_raw(echo).await, &policy, &["records.connections=proxied"]).await;
+        let hello = hello(name, 50);
+        assert_eq!(answer(&stage, &hello, portion).await, hello, "{name:?} passes");
+        let records = stage.records(1 + usize::from(reason.is_some())).await;
+        let audits: Vec<&Value> = records.iter().filter(|record| record["verdict"] == "audit").collect();
+        assert_eq!(audits.first().and_then(|record| record["reason"].as_str()), reason, "{name:?}: {records:#?}");
+        for record in records {
+            assert_eq!(record["tls"]["serverName"], json!(name), "{record:#}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn audit_policies_are_asked_about_the_name() {
     let stage = Stage::new(serve_raw(echo).await, &format!("{POLICY}{AUDIT}")).await;

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use kernel_stage::proxy::{accept, listen, transparent};
+use kernel_stage::proxy::{accept, listen, listen_for_audits, transparent};
 use kernel_stage::{Stage, edits, ip, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::conntrack::Conntrack;
@@ -194,15 +194,18 @@ fn the_proxys_port_is_nobodys_door() {
     let Scene { stage, frontend, .. } = scene();
     let ns = stage.node.ns();
     ns.sysctl("ipv4/conf/all/route_localnet", "1").unwrap();
-    let listeners = [listen(ns, ip("10.0.1.1")), listen(ns, ip("fd00:1::1"))];
+    let (v4, v6) = (ip("10.0.1.1"), ip("fd00:1::1"));
+    let listeners = [listen(ns, v4), listen(ns, v6), listen_for_audits(ns, v4), listen_for_audits(ns, v6)];
     frontend.ns().sysctl("ipv4/conf/all/route_localnet", "1").unwrap();
     frontend.ns().exec("ip", &["route", "flush", "table", "local", "127.0.0.0/8"]).ok();
     let mut targets: Vec<IpAddr> = stage.node.addresses().to_vec();
     targets.extend([ip("203.0.113.10"), ip("2001:db8:ffff::10"), ip("10.0.1.2"), ip("10.0.1.99")]);
     for target in targets {
         let source = if target.is_ipv4() { "10.0.1.1" } else { "fd00:1::1" };
-        let to = SocketAddr::new(target, 15001);
-        assert!(connect(frontend.ns(), SocketAddr::new(ip(source), 0), to, false).is_err(), "{to}");
+        for port in [15001, 15002] {
+            let to = SocketAddr::new(target, port);
+            assert!(connect(frontend.ns(), SocketAddr::new(ip(source), 0), to, false).is_err(), "{to}");
+        }
     }
     assert!(listeners.iter().all(|l| accept(l, Some(WAIT)).is_none()));
 }

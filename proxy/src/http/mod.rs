@@ -27,5 +27,5 @@ pub use guard::fuzz::fuzz_guard;
 pub(crate) use head::is_token_byte;
 pub(crate) use http1::serve_http1;
 pub(crate) use http2::serve_http2;
-pub(crate) use observed::Requests;
+pub(crate) use observed::{Requests, Streams, Unreadable};
 pub(crate) use underway::Underway;

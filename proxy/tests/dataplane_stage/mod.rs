@@ -13,7 +13,7 @@ use serde_json::Value;
 use sluice_policy::view::Scope;
 use sluice_policy::{Table, View, World};
 use sluice_proxy::config::Config;
-use sluice_proxy::connection::{Dataplane, handle_connection};
+use sluice_proxy::connection::{Dataplane, handle_audited, handle_connection};
 use sluice_proxy::judge::OriginalDst;
 use sluice_proxy::metrics::Metrics;
 use sluice_proxy::records;
@@ -107,6 +107,15 @@ impl Stage {
 
     /// With settings as `--set` takes them.
     pub(crate) async fn with(server: SocketAddr, policies: &str, settings: &[&str]) -> Self {
+        Self::begin(server, policies, settings, false).await
+    }
+
+    /// Connections come to it for the sake of Audit policies alone.
+    pub(crate) async fn audited(server: SocketAddr, policies: &str, settings: &[&str]) -> Self {
+        Self::begin(server, policies, settings, true).await
+    }
+
+    async fn begin(server: SocketAddr, policies: &str, settings: &[&str], audited: bool) -> Self {
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
         let config = Config::load(None, &settings).unwrap();
         let (tables, receiver) = watch::channel(table(policies));
@@ -120,7 +129,12 @@ impl Stage {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let client = FRONTEND.parse().unwrap();
-                tokio::spawn(handle_connection(Arc::clone(&shared), stream, client, OriginalDst(server)));
+                let (shared, original) = (Arc::clone(&shared), OriginalDst(server));
+                if audited {
+                    tokio::spawn(handle_audited(shared, stream, client, original));
+                } else {
+                    tokio::spawn(handle_connection(shared, stream, client, original));
+                }
             }
         });
         Self { address, tables, output, dataplane }

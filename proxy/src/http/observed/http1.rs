@@ -1,23 +1,15 @@
-//! The requests of an HTTP/1 connection as a bystander reads them: they have gone on already, and whatever is said of them only
-//! becomes an audit's record.
+//! The requests of an HTTP/1 connection.
 //!
-//! Heads and framing are read by the same rules as the [`guard`](super::guard)'s. What these refuse, and what may be a tunnel, ends
+//! Heads and framing are read by the same rules as the [`guard`](crate::http::guard)'s. What these refuse, and what may be a tunnel, ends
 //! the reading.
 
 use bytes::{Buf, BytesMut};
-use sluice_policy::flow::Request as FlowRequest;
 
-use super::exchange::record_of;
-use super::fields::clean_request;
-use super::framing::Framing;
-use super::head::{self, HeadScanner};
-use super::target::read_target;
+use super::{Unreadable, judge};
 use crate::connection::Conn;
-use crate::judge::Forwarded;
-
-/// The rest of a connection has no certain reading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unreadable;
+use crate::http::fields::clean_request;
+use crate::http::framing::Framing;
+use crate::http::head::{self, HeadScanner};
 
 /// How far a connection was read.
 #[derive(Debug)]
@@ -73,22 +65,11 @@ impl Requests {
         let beyond = self.head.len() - end;
         let head = std::mem::take(&mut self.head);
         let checked = head::check(&head[..end], limit).map_err(|_| Unreadable)?;
-        judge(conn, &head[..end])?;
+        let mut parts = head::parts(&head[..end]).ok_or(Unreadable)?;
+        let version = parts.version;
+        clean_request(&mut parts.headers, version);
+        judge(conn, &parts)?;
         self.state = State::Body { framing: checked.framing, may_tunnel: checked.may_tunnel };
         bytes.get(taken - beyond.min(taken)..).ok_or(Unreadable)
     }
-}
-
-/// What Audit policies make of the request with this head, in the form in which it would be judged.
-fn judge(conn: &Conn, head: &[u8]) -> Result<(), Unreadable> {
-    let mut parts = head::parts(head).ok_or(Unreadable)?;
-    let version = parts.version;
-    clean_request(&mut parts.headers, version);
-    let (request, _) = read_target(&parts).map_err(|_| Unreadable)?;
-    let table = conn.table();
-    let fields = Forwarded(&parts.headers);
-    let http = request.as_http(&fields);
-    let record = || record_of(conn, &table, conn.dataplane.ids.next(), &parts, &request);
-    conn.audit(&table, Some(FlowRequest::Http(&http)), record);
-    Ok(())
 }
