@@ -35,7 +35,7 @@ enum State {
         hello: HelloScanner,
     },
     Http1(Requests),
-    Http2(Streams),
+    Http2(Box<Streams>),
     /// There is nothing more to ask.
     Over,
 }
@@ -74,7 +74,7 @@ impl Observer {
                 }
             }
             Detected::Http2 => {
-                let mut streams = Streams::new(self.conn.limits().header_bytes);
+                let mut streams = Box::new(Streams::new(self.conn.limits().header_bytes));
                 match streams.see(&self.conn, read).and_then(|()| streams.see(&self.conn, rest)) {
                     Ok(()) => State::Http2(streams),
                     Err(Unreadable) => self.leave_out(),

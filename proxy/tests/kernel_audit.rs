@@ -207,7 +207,7 @@ fn where_nothing_may_be_diverted_nothing_is_offered() {
     stage.engine.edit(edits(TRIED));
     stage.apply_whole();
     for server in backend.addresses() {
-        let listener = listen_for_audits(stage.node.ns(), *server);
+        let listener = listen_for_audits(stage.node.ns(), server);
         let to = server.to_string();
         stage.expect(&[(&frontend, &to, 8080, Tcp, true), (&frontend, &to, 80, Tcp, false)]);
         assert!(accept(&listener, None).is_none());

@@ -53,7 +53,7 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 enum Server {
     Greeting(Handshake<Wire, Bytes>),
-    Open(Box<Connection<Wire, Bytes>>),
+    Open(Connection<Wire, Bytes>),
 }
 
 impl Streams {
@@ -74,7 +74,7 @@ impl Streams {
         let mut cx = Context::from_waker(Waker::noop());
         if let Server::Greeting(handshake) = &mut self.server {
             match Pin::new(handshake).poll(&mut cx) {
-                Poll::Ready(Ok(connection)) => self.server = Server::Open(Box::new(connection)),
+                Poll::Ready(Ok(connection)) => self.server = Server::Open(connection),
                 Poll::Ready(Err(_)) => return Err(Unreadable),
                 Poll::Pending => return Ok(()),
             }
