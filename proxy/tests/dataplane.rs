@@ -2,6 +2,7 @@
 //! it wanted to go is told to the proxy, as TPROXY would.
 
 mod dataplane_contents;
+#[expect(dead_code, reason = "each test program uses a part of it")]
 mod dataplane_stage;
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what the stage can't do fails the test")]
 
+#[expect(dead_code, reason = "each test program uses a part of it")]
 mod dataplane_stage;
 
 use std::convert::Infallible;
