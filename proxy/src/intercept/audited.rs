@@ -19,7 +19,8 @@ use super::{is_one_connections, on_loopback};
 use crate::connection::{Dataplane, handle_audited};
 use crate::judge::OriginalDst;
 
-/// These wait when the door closes, and are let in all the same: few.
+/// So many wait when the door closes, and are let in all the same: few.
+const MOST_WAITING: usize = 256;
 const BACKLOG: i32 = 256;
 /// How often is looked whether there is room.
 const LOOK: Duration = Duration::from_millis(100);
@@ -87,9 +88,10 @@ fn spawn((stream, client): (TcpStream, SocketAddr), dataplane: &Arc<Dataplane>, 
     connections.spawn(handle_audited(Arc::clone(dataplane), stream, client, OriginalDst(original)));
 }
 
-/// Lets in who waits at the door, and closes it: a listener that is closed resets those.
+/// Lets in who waits at the door, and closes it: a listener that is closed resets those. What knocks at that very moment is lost.
 async fn close(open: &mut Vec<TcpListener>, dataplane: &Arc<Dataplane>, connections: &TaskTracker) {
-    while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, accept(open)).await {
+    for _ in 0..open.len() * MOST_WAITING {
+        let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, accept(open)).await else { break };
         spawn(accepted, dataplane, connections);
     }
     open.clear();
