@@ -16,6 +16,8 @@ use crate::http::head::{self, HeadScanner};
 pub(crate) struct Requests {
     /// The beginning of a head: never more than a head may have.
     head: BytesMut,
+    /// An empty line before this head has been left out.
+    has_skipped: bool,
     state: State,
 }
 
@@ -27,7 +29,7 @@ enum State {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        Self { head: BytesMut::new(), state: State::Head(HeadScanner::default()) }
+        Self { head: BytesMut::new(), has_skipped: false, state: State::Head(HeadScanner::default()) }
     }
 
     /// Reads on, and asks the Audit policies about each request whose head is complete.
@@ -56,14 +58,16 @@ impl Requests {
             return Err(Unreadable);
         }
         self.head.extend_from_slice(&bytes[..taken]);
-        // As the guard does: an empty line behind a body.
-        if self.head.starts_with(b"\r\n") {
+        // As the guard does: one empty line behind a body.
+        if self.head.starts_with(b"\r\n") && !self.has_skipped {
+            self.has_skipped = true;
             self.head.advance(2);
             *scanner = HeadScanner::default();
         }
         let Some(end) = scanner.scan(&self.head).map_err(|_| Unreadable)? else { return Ok(&bytes[taken..]) };
         let beyond = self.head.len() - end;
         let head = std::mem::take(&mut self.head);
+        self.has_skipped = false;
         let checked = head::check(&head[..end], limit).map_err(|_| Unreadable)?;
         let mut parts = head::parts(&head[..end]).ok_or(Unreadable)?;
         let version = parts.version;
