@@ -14,7 +14,7 @@ use crate::diagnostic::{At, Report};
 /// Rules of one policy, both directions together. (A `RuleId` numbers them in 16 bits.)
 pub(crate) const MAX_RULES: usize = 2_000;
 
-/// Items of `http`, `grpc` and `tls` in one policy, all rules together, and the conditions in them.
+/// Items of `http`, `grpc`, `tls` and `dns` in one policy, all rules together, and the conditions in them.
 pub(crate) const MAX_L7_ITEMS: usize = 2_000;
 
 /// Conditions of one list: `headers`, `query` or `metadata`.
@@ -32,7 +32,10 @@ pub(crate) const MAX_DIRECTION_RULES: usize = 500;
 /// Peers of one rule of ours.
 pub(crate) const MAX_PEERS: usize = 2_000;
 
-/// Ports of one rule of ours.
+/// Names of one peer of ours.
+pub(crate) const MAX_NAMES: usize = 200;
+
+/// Ports of one rule of ours, and its messages of ICMP.
 pub(crate) const MAX_PORTS: usize = 500;
 
 /// Items of one rule's L7 part; their number is in every verdict, in 16 bits.

@@ -16,6 +16,7 @@ mod audit;
 mod classes;
 mod effects;
 mod identities;
+mod places;
 mod selectors;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use std::time::SystemTime;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::flow::Direction;
-use crate::label::{Labels, Selector};
+use crate::label::Labels;
 use crate::snapshot::{self, Endpoint, IdentityId, NodeFacts, Peer, PolicyId, Program, ProgramId, Programs, SetId};
 use crate::source::{self, Key, NamedPort, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef};
 
@@ -67,7 +68,7 @@ pub struct World {
     /// The second world, while there are Audit policies.
     audit: Option<Box<World>>,
     names: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    /// Changes of nodes and names so far.
+    /// Changes of nodes and names so far, and of pods at an address that a name has.
     places: u64,
     programs: FxHashMap<ProgramId, (Program, usize)>,
     program_ids: FxHashMap<Program, ProgramId>,
@@ -225,31 +226,6 @@ impl World {
         self.namespaces.get(name).cloned().unwrap_or_else(implied)
     }
 
-    fn put_node(&mut self, node: Node, effects: &mut Effects) {
-        if self.nodes.get(&node.name) != Some(&node) {
-            effects.nodes.insert(node.name.clone());
-            self.places += 1;
-            self.nodes.insert(node.name.clone(), node);
-        }
-    }
-
-    fn remove_node(&mut self, name: &Arc<str>, effects: &mut Effects) {
-        if self.nodes.remove(name).is_some() {
-            effects.nodes.insert(name.clone());
-            self.places += 1;
-        }
-    }
-
-    fn put_name(&mut self, name: Arc<str>, ips: Option<Vec<IpAddr>>) {
-        if self.names.get(&name) != ips.as_ref() {
-            self.places += 1;
-            match ips {
-                Some(ips) => self.names.insert(name, ips),
-                None => self.names.remove(&name),
-            };
-        }
-    }
-
     pub(crate) fn node_facts(&self, name: &Arc<str>) -> NodeFacts {
         let node = self.nodes.get(name);
         NodeFacts {
@@ -286,6 +262,7 @@ impl World {
                 let place = claimants.partition_point(|other| *other < pod.reference);
                 claimants.insert(place, pod.reference.clone());
             }
+            self.claimed(&pod.ips);
             effects.addresses.extend(pod.ips.iter().copied());
             let namespace = &pod.reference.namespace;
             let labels = self.namespace_labels(namespace);
@@ -311,6 +288,7 @@ impl World {
                 }
             }
         }
+        self.claimed(&placed.pod.ips);
         effects.addresses.extend(placed.pod.ips.iter().copied());
         self.classes.leave(class, reference);
     }
@@ -343,7 +321,8 @@ impl World {
         if let Some(policy) = &policy {
             self.audits += usize::from(policy.audit);
             self.expiries.extend(policy.expires.map(|expires| (expires, reference.clone())));
-            let is_place = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_));
+            let is_place =
+                |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_) | source::Peer::Fqdns(_));
             if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
                 self.by_places.insert(reference.clone());
             }
@@ -408,7 +387,10 @@ impl World {
     }
 
     fn resolve(&mut self, rule: &source::Rule, sets: &mut Vec<SetId>) -> snapshot::Rule {
-        let peers = rule.peers.as_ref().map(|peers| {
+        // Nobody knows all addresses that a name has: what takes something away by one takes all away.
+        let is_everyone = |peer: &source::Peer| matches!(peer, source::Peer::Fqdns(_)) && rule.action != source::Action::Allow;
+        let named = rule.peers.as_ref().filter(|peers| !peers.iter().any(is_everyone));
+        let peers = named.map(|peers| {
             let mut resolved = Vec::with_capacity(peers.len());
             for peer in peers {
                 match peer {
@@ -421,7 +403,11 @@ impl World {
                         resolved.push(Peer::Block { cidr: cidr.trunc(), except: except.clone() });
                     }
                     source::Peer::Nodes(selector) => resolved.extend(self.nodes_of(selector)),
-                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns)),
+                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns, |_| true)),
+                    source::Peer::Fqdns(fqdns) => {
+                        let may_have = |ip| fqdns.allow_private || (fqdns.may_have(ip) && !self.is_of_cluster(ip));
+                        resolved.extend(self.names_of(&fqdns.patterns, may_have));
+                    }
                 }
             }
             resolved
@@ -434,17 +420,6 @@ impl World {
             ports: rule.ports.clone(),
             l7: rule.l7.clone(),
         }
-    }
-
-    /// The addresses of the nodes that have these labels.
-    fn nodes_of(&self, selector: &Selector) -> Vec<Peer> {
-        let nodes = self.nodes.values().filter(|node| selector.matches(&node.labels));
-        each_address(nodes.flat_map(|node| node.ips.iter().copied()))
-    }
-
-    fn names_of(&self, patterns: &[source::NamePattern]) -> Vec<Peer> {
-        let names = self.names.iter().filter(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name)));
-        each_address(names.flat_map(|(_, ips)| ips.iter().copied()))
     }
 
     /// The set of a selector, with one more reference to it.
@@ -573,10 +548,4 @@ impl World {
 /// Whether every selector takes both or neither.
 fn is_alike(one: &Pod, other: &Pod) -> bool {
     one.labels == other.labels && one.service_account == other.service_account
-}
-
-/// Addresses as peers, each once.
-fn each_address(ips: impl Iterator<Item = IpAddr>) -> Vec<Peer> {
-    let ips: BTreeSet<IpAddr> = ips.collect();
-    ips.into_iter().map(|ip| Peer::Block { cidr: ip.into(), except: Vec::new() }).collect()
 }

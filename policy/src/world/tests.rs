@@ -61,6 +61,7 @@ fn decide(table: &Table, from: &str, to: &str) -> Decision {
         destination: to.parse().unwrap(),
         protocol: Protocol::Tcp,
         destination_port: 80,
+        icmp: None,
         request: None,
     };
     table.verdict(&flow).decision()
