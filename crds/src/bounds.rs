@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
-use sluice_policy::Direction;
 use sluice_policy::source::{Action, Peer, PortMatch, Rule};
+use sluice_policy::{Direction, Protocol};
 
 use crate::diagnostic::{At, Report};
 
@@ -41,7 +41,7 @@ pub(crate) const MAX_PORTS: usize = 500;
 /// Items of one rule's L7 part; their number is in every verdict, in 16 bits.
 pub(crate) const MAX_RULE_ITEMS: usize = 1_000;
 
-/// Selector peers times named ports of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
+/// Selector peers times named ports and messages of ICMP of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
 /// set for all.
 const MAX_PAIRS: usize = 1_000;
 
@@ -55,17 +55,20 @@ pub(crate) fn distinct(ports: Vec<PortMatch>) -> Vec<PortMatch> {
 pub(crate) fn within_pairs(mut rule: Rule, at: At<'_>, report: &mut Report) -> Rule {
     // Everyone is one alternative in the kernel, and so are all the blocks together.
     let selectors = rule.peers.iter().flatten().filter(|peer| matches!(peer, Peer::Pods(_))).count().max(1);
-    let names = rule.ports.iter().flatten().filter(|port| matches!(port, PortMatch::Named { .. })).count();
+    let alone = |port: &&PortMatch| matches!(port, PortMatch::Named { .. } | PortMatch::Icmp(_));
+    let names = rule.ports.iter().flatten().filter(alone).count();
     if selectors.saturating_mul(names) <= MAX_PAIRS {
         return rule;
     }
-    let message = format!("more than {MAX_PAIRS} pairs of a peer and a named port: {selectors} times {names}");
-    report.error(at, message, "split the rule, or give ports by number");
+    let message =
+        format!("more than {MAX_PAIRS} pairs of a peer and a named port, or a message of ICMP: {selectors} times {names}");
+    report.error(at, message, "split the rule, or give ports by number and messages by family");
     if rule.action == Action::Allow {
         return Rule::unreadable(rule.direction, rule.path, Action::Allow);
     }
     let unnamed = |port| match port {
         PortMatch::Named { protocol, .. } => PortMatch::All { protocol },
+        PortMatch::Icmp(_) => PortMatch::All { protocol: Protocol::Icmp },
         port => port,
     };
     rule.ports = rule.ports.map(|ports| distinct(ports.into_iter().map(unnamed).collect()));

@@ -207,6 +207,7 @@ fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
         destination: probe.to.ip,
         protocol: probe.protocol,
         destination_port: probe.port,
+        icmp: probe.icmp,
         request: None,
     };
     enforced.table.verdict(&flow).decision()
