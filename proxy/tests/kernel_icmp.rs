@@ -46,7 +46,7 @@ fn what_arrives_is_what_the_engine_lets_through() {
     stage.apply_whole();
     let listing = stage.listing();
     assert!(listing.contains("icmp type echo-request") && listing.contains("icmpv6 type echo-request"), "{listing}");
-    judge(&stage, &pods);
+    judge(&stage, &pods, 1);
     let [client, server, tracer, other] = &pods;
     stage.expect(&[
         (client, "10.0.1.2", 0, Icmp, true),
@@ -63,7 +63,7 @@ fn what_arrives_is_what_the_engine_lets_through() {
     ]);
     // A small change.
     stage.change(&OBJECTS.replace("type: 8, code: 0", "type: 8, code: 1").replace("type: 128", "type: 139, code: 1"));
-    judge(&stage, &pods);
+    judge(&stage, &pods, 2);
     stage.expect(&[
         (client, "10.0.1.2", 0, Icmp, false),
         (client, "fd00:1::2", 0, Icmp, false),
@@ -74,11 +74,12 @@ fn what_arrives_is_what_the_engine_lets_through() {
         .map(|n| format!("  - icmp: [ {{family: IPv4, type: 40, code: {n}}}, {{family: IPv6, type: {}}} ]\n", 160 + n))
         .collect();
     stage.change(&format!("{OBJECTS}{many}"));
-    judge(&stage, &pods);
+    judge(&stage, &pods, 3);
 }
 
-/// Every message from every pod to the server: delivered where the engine allows it, and nowhere else.
-fn judge(stage: &Stage, pods: &[Pod; 4]) {
+/// Every message from every pod to the server: delivered where the engine allows it, and nowhere else. Each `round` begins exchanges of
+/// its own: to end those that go on is the enforcer's.
+fn judge(stage: &Stage, pods: &[Pod; 4], round: u8) {
     let server = &pods[1];
     for (family, (to, messages)) in MESSAGES.into_iter().enumerate() {
         let to = ip(to);
@@ -94,7 +95,7 @@ fn judge(stage: &Stage, pods: &[Pod; 4]) {
                 if stage.engine.table.verdict(&flow).is_allowed() {
                     expected.push((place, kind, code));
                 }
-                sender.send_to(&message(to, kind, code, place), &SocketAddr::new(to, 0).into()).unwrap();
+                sender.send_to(&message(to, (kind, code), place, round), &SocketAddr::new(to, 0).into()).unwrap();
             }
         }
         assert!(!expected.is_empty(), "{to}: nothing is allowed");
@@ -115,10 +116,10 @@ fn raw(of: IpAddr) -> Socket {
 
 const MARK: &[u8; 6] = b"sluice";
 
-/// Who sent it is in its identifier and behind.
-fn message(to: IpAddr, kind: u8, code: u8, sender: usize) -> Vec<u8> {
+/// Who sent it, and in which round, is in its identifier; who, behind its mark too.
+fn message(to: IpAddr, (kind, code): (u8, u8), sender: usize, round: u8) -> Vec<u8> {
     let sender = u8::try_from(sender).unwrap();
-    let mut bytes = vec![kind, code, 0, 0, code, sender, 0, 1];
+    let mut bytes = vec![kind, code, 0, 0, round, sender, 0, 1];
     bytes.extend(MARK);
     bytes.extend([sender, 0]);
     if to.is_ipv4() {
