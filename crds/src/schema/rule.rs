@@ -172,8 +172,6 @@ fn peer(home: Home, direction: Direction) -> Schema {
     peer.rule(&format!("!has(self.fqdns) || !({selects})"), "fqdns beside a selector")
         .rule("!has(self.fqdns) || !has(self.nodeSelector)", "nodeSelector beside another")
         .rule("!has(self.fqdns) || !has(self.ipBlock)", "ipBlock beside another")
-        .rule_of(".allowPrivate", "!has(self.allowPrivate) || has(self.fqdns)", "allowPrivate without fqdns")
-        .rule_of(".nameCheck", "!has(self.nameCheck) || has(self.fqdns)", "nameCheck without fqdns")
 }
 
 fn port() -> Schema {
