@@ -147,7 +147,7 @@ pub struct ExplainArgs {
     /// To whom: NAMESPACE/POD, an address, or a name that --names knows.
     #[arg(long, value_name = "END")]
     pub to: String,
-    /// The destination's port, after any Service translation: 8080/tcp, 53/udp, 9898/sctp, or icmp.
+    /// The destination's port, after any Service translation: 8080/tcp, 53/udp, 9898/sctp; icmp (an echo request) or icmp/TYPE/CODE.
     #[arg(long, value_name = "PORT/PROTOCOL")]
     pub port: String,
     /// The request: 'METHOD PATH', or 'METHOD http://HOST/PATH'.

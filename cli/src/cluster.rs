@@ -395,7 +395,8 @@ impl Cluster {
         then: impl FnOnce(&Flow<'_>, Verdict) -> T,
     ) -> Result<T, Unjudgeable> {
         let (source, destination) = self.addresses(question, names)?;
-        let flow = Flow { source, destination, protocol: question.protocol, destination_port: question.port, request: None };
+        let Question { protocol, port, icmp, .. } = question;
+        let flow = Flow { source, destination, protocol: *protocol, destination_port: *port, icmp: *icmp, request: None };
         let Some(contents) = &question.contents else {
             let verdict = self.table.verdict(&flow);
             return Ok(then(&flow, verdict));

@@ -96,9 +96,10 @@ fn write_text(out: &mut dyn Write, question: &Question, answer: &Answer, paint: 
         "deny" => paint.paint(Tone::Bad, "deny "),
         _ => paint.paint(Tone::Depends, "l7   "),
     };
-    let Question { from, to, port, protocol, contents } = question;
+    let Question { from, to, port, protocol, icmp, contents } = question;
     let contents = contents.as_ref().map(|contents| format!("  {contents}")).unwrap_or_default();
-    writeln!(out, "{}  {from} → {to} {}{contents}", verdict(answer.verdict), destination_port(*port, *protocol))?;
+    let port = destination_port(*port, *protocol, *icmp);
+    writeln!(out, "{}  {from} → {to} {port}{contents}", verdict(answer.verdict))?;
     for (direction, half) in [(Direction::Egress, &answer.egress), (Direction::Ingress, &answer.ingress)] {
         writeln!(out, "       {direction}: {}", in_words(half))?;
     }

@@ -147,7 +147,8 @@ impl Row {
         if matches!(from, End::Name(_)) {
             return Err(FlowError::NamedSource);
         }
-        Ok(Question { from, to: self.to.parse()?, port: self.port, protocol: self.protocol, contents: self.contents()? })
+        let (to, contents) = (self.to.parse()?, self.contents()?);
+        Ok(Question { from, to, port: self.port, protocol: self.protocol, icmp: None, contents })
     }
 
     fn contents(&self) -> Result<Option<Contents>, FlowError> {

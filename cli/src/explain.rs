@@ -121,7 +121,7 @@ impl Explained {
                 reason: verdict.reason(),
                 from: party(flow.source),
                 to: party(flow.destination),
-                port: words::destination_port(question.port, question.protocol),
+                port: words::destination_port(flow.destination_port, flow.protocol, flow.icmp),
                 request: question.contents.as_ref().map(ToString::to_string),
                 egress: walk(Direction::Egress),
                 ingress: walk(Direction::Ingress),
@@ -201,7 +201,7 @@ fn missed(flow: &Flow<'_>, miss: Miss, policy: &Policy, rule: &Rule) -> String {
     match miss {
         Miss::Peer => format!("the other end is not among {}", words::peers(rule, policy)),
         Miss::Port => {
-            let port = words::destination_port(flow.destination_port, flow.protocol);
+            let port = words::destination_port(flow.destination_port, flow.protocol, flow.icmp);
             let named = rule.ports.iter().flatten().any(|p| matches!(p, sluice_policy::source::PortMatch::Named { .. }));
             let hint = if named { " there" } else { "" };
             format!("{port} is not {}{hint}", words::ports(rule))

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use sluice_policy::Protocol;
 use sluice_policy::source::PodRef;
+use sluice_policy::{IcmpMessage, Protocol};
 
 use crate::contents::{Contents, LineGrpc, LineHttp, LineTls};
 
@@ -17,6 +17,8 @@ pub struct Question {
     /// After any Service translation; 0 for protocols without ports.
     pub port: u16,
     pub protocol: Protocol,
+    /// Of ICMP: the message. `None`: an echo request.
+    pub icmp: Option<IcmpMessage>,
     pub contents: Option<Contents>,
 }
 
@@ -41,7 +43,7 @@ pub enum FlowError {
     NamedSource,
     #[error("`port` is missing: {0} has ports")]
     NoPort(Protocol),
-    #[error("port {0:?}: write NUMBER/tcp, NUMBER/udp, NUMBER/sctp or icmp")]
+    #[error("port {0:?}: write NUMBER/tcp, NUMBER/udp, NUMBER/sctp, icmp (an echo request) or icmp/TYPE/CODE")]
     PortText(String),
     #[error("end {0:?}: write NAMESPACE/POD, an address, or a name")]
     EndText(String),
@@ -53,6 +55,8 @@ pub enum FlowError {
     CallText(String),
     #[error("a flow has one of `http`, `grpc` and `tls`, not several")]
     SeveralContents,
+    #[error("`icmp` is a message of ICMP, not of {0}")]
+    NoMessage(Protocol),
     #[error("protocol {0:?}: TCP, UDP, SCTP or ICMP")]
     Protocol(String),
 }
@@ -63,15 +67,11 @@ struct Line {
     from: LineEnd,
     to: LineEnd,
     port: Option<u16>,
-    #[serde(default = "tcp")]
-    protocol: String,
+    protocol: Option<String>,
+    icmp: Option<IcmpMessage>,
     http: Option<LineHttp>,
     grpc: Option<LineGrpc>,
     tls: Option<LineTls>,
-}
-
-fn tcp() -> String {
-    "TCP".to_owned()
 }
 
 #[derive(Deserialize)]
@@ -100,7 +100,14 @@ impl Question {
     /// Reads a line of `eval --flows`.
     pub fn from_json(line: &str) -> Result<Self, FlowError> {
         let line: Line = serde_json::from_str(line).map_err(|e| FlowError::NotJson(e.to_string()))?;
-        let protocol = Protocol::from_str(&line.protocol).map_err(|_| FlowError::Protocol(line.protocol))?;
+        let protocol = match line.protocol {
+            Some(word) => Protocol::from_str(&word).map_err(|_| FlowError::Protocol(word))?,
+            None if line.icmp.is_some() => Protocol::Icmp,
+            None => Protocol::Tcp,
+        };
+        if line.icmp.is_some() && protocol != Protocol::Icmp {
+            return Err(FlowError::NoMessage(protocol));
+        }
         let port = match line.port {
             Some(port) => port,
             None if protocol.has_ports() => return Err(FlowError::NoPort(protocol)),
@@ -117,7 +124,7 @@ impl Question {
             (None, None, Some(tls)) => Some(Contents::tls(tls)),
             _ => return Err(FlowError::SeveralContents),
         };
-        Ok(Self { from, to: line.to.read("to")?, port, protocol, contents })
+        Ok(Self { from, to: line.to.read("to")?, port, protocol, icmp: line.icmp, contents })
     }
 
     /// Reads the options of `explain` and the fields of an expectation.
@@ -126,9 +133,10 @@ impl Question {
         if matches!(from, End::Name(_)) {
             return Err(FlowError::NamedSource);
         }
-        let (port, protocol) = port_from_text(port)?;
+        let icmp = message_from_text(port)?;
+        let (port, protocol) = if icmp.is_some() { (0, Protocol::Icmp) } else { port_from_text(port)? };
         let contents = http.map(Contents::from_request_line).transpose()?;
-        Ok(Self { from, to: End::from_str(to)?, port, protocol, contents })
+        Ok(Self { from, to: End::from_str(to)?, port, protocol, icmp, contents })
     }
 }
 
@@ -144,6 +152,16 @@ pub fn port_from_text(text: &str) -> Result<(u16, Protocol), FlowError> {
         return Err(wrong());
     }
     Ok((port.parse().map_err(|_| wrong())?, protocol))
+}
+
+/// `icmp/8`, `icmp/3/4`: type and code, which is 0 unless given. `None`: something else.
+fn message_from_text(text: &str) -> Result<Option<IcmpMessage>, FlowError> {
+    let Some((word, message)) = text.split_once('/').filter(|(word, _)| word.eq_ignore_ascii_case("icmp")) else {
+        return Ok(None);
+    };
+    let wrong = |_| FlowError::PortText(format!("{word}/{message}"));
+    let (kind, code) = message.split_once('/').unwrap_or((message, "0"));
+    Ok(Some(IcmpMessage { kind: kind.parse().map_err(wrong)?, code: code.parse().map_err(wrong)? }))
 }
 
 impl FromStr for End {
@@ -206,6 +224,11 @@ mod tests {
             ),
             (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":1,"tls":{}}"#, "::1 -> ::2:1/TCP TLS without a server name"),
             (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"protocol":"ICMP"}"#, "::1 -> ::2:0/ICMP"),
+            (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"icmp":{"type":1,"code":4}}"#, "::1 -> ::2:0/ICMP"),
+            (
+                r#"{"from":{"ip":"::1"},"to":{"ip":"::2"},"port":80,"icmp":{"type":1},"protocol":"UDP"}"#,
+                "`icmp` is a message of ICMP, not of UDP",
+            ),
             (r#"{"from":{"ip":"::1"},"to":{"ip":"::2"}}"#, "`port` is missing: TCP has ports"),
             (
                 r#"{"from":{"name":"a.b"},"to":{"ip":"::2"},"port":1}"#,
@@ -237,6 +260,14 @@ mod tests {
         assert_eq!(port_from_text("53/UDP"), Ok((53, Protocol::Udp)));
         assert_eq!(port_from_text("80"), Ok((80, Protocol::Tcp)));
         assert_eq!(port_from_text("icmp"), Ok((0, Protocol::Icmp)));
+        let message = |text| message_from_text(text).map(|icmp| icmp.map(|icmp| (icmp.kind, icmp.code)));
+        assert_eq!(
+            [message("icmp/8"), message("ICMP/3/4"), message("80/tcp"), message("icmp")],
+            [Ok(Some((8, 0))), Ok(Some((3, 4))), Ok(None), Ok(None)]
+        );
+        for wrong in ["icmp/", "icmp/256", "icmp/8/", "icmp/8/0/0", "icmp/echo"] {
+            assert_eq!(message(wrong), Err(FlowError::PortText(wrong.to_owned())));
+        }
         for wrong in ["", "x/tcp", "80/icmp", "80/", "65536/tcp"] {
             assert_eq!(port_from_text(wrong), Err(FlowError::PortText(wrong.to_owned())), "{wrong}");
         }

@@ -84,8 +84,14 @@ impl Matrix {
             if from == to {
                 return Cell::Itself;
             }
-            let question =
-                Question { from: End::Pod(from.clone(), None), to: End::Pod(to.clone(), None), port, protocol, contents: None };
+            let question = Question {
+                from: End::Pod(from.clone(), None),
+                to: End::Pod(to.clone(), None),
+                port,
+                protocol,
+                icmp: None,
+                contents: None,
+            };
             match cluster.verdict(&question, &names).map(|v| v.decision()) {
                 Ok(Decision::Allow) => Cell::Allow,
                 Ok(Decision::Deny) => Cell::Deny,

@@ -432,7 +432,7 @@ fn finds_every_difference_and_no_other() {
                 continue;
             }
             for (protocol, port) in PORTS {
-                let question = Question { from: from.clone(), to: to.clone(), port, protocol, contents: None };
+                let question = Question { from: from.clone(), to: to.clone(), port, protocol, icmp: None, contents: None };
                 let verdict = |cluster: &Cluster| cluster.verdict(&question, &Names::default()).unwrap().decision();
                 let (was, is) = (verdict(&old), verdict(&new));
                 let covering = diff.differences.iter().filter(|difference| {

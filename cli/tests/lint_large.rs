@@ -44,6 +44,7 @@ fn port(port: &PortMatch) -> Value {
     match port {
         PortMatch::All { protocol } => json!({ "protocol": protocol }),
         PortMatch::Range { protocol, first, last } => json!({ "protocol": protocol, "port": first, "endPort": last }),
+        other @ PortMatch::Icmp(_) => panic!("the generator makes no {other:?}"),
         PortMatch::Named { protocol, name } => json!({ "protocol": protocol, "port": &**name }),
     }
 }

@@ -42,6 +42,7 @@ fn audit(table: &Table, from: &str) -> Option<Decision> {
         destination: WEB.parse().expect("an address"),
         protocol: Protocol::Tcp,
         destination_port: 80,
+        icmp: None,
         request: None,
     };
     table.audit(&flow, &table.verdict(&flow)).map(|audit| audit.decision())

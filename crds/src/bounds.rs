@@ -6,15 +6,15 @@
 
 use std::collections::HashSet;
 
-use sluice_policy::Direction;
 use sluice_policy::source::{Action, Peer, PortMatch, Rule};
+use sluice_policy::{Direction, Protocol};
 
 use crate::diagnostic::{At, Report};
 
 /// Rules of one policy, both directions together. (A `RuleId` numbers them in 16 bits.)
 pub(crate) const MAX_RULES: usize = 2_000;
 
-/// Items of `http`, `grpc` and `tls` in one policy, all rules together, and the conditions in them.
+/// Items of `http`, `grpc`, `tls` and `dns` in one policy, all rules together, and the conditions in them.
 pub(crate) const MAX_L7_ITEMS: usize = 2_000;
 
 /// Conditions of one list: `headers`, `query` or `metadata`.
@@ -32,13 +32,16 @@ pub(crate) const MAX_DIRECTION_RULES: usize = 500;
 /// Peers of one rule of ours.
 pub(crate) const MAX_PEERS: usize = 2_000;
 
-/// Ports of one rule of ours.
+/// Names of one peer of ours.
+pub(crate) const MAX_NAMES: usize = 200;
+
+/// Ports of one rule of ours, and its messages of ICMP.
 pub(crate) const MAX_PORTS: usize = 500;
 
 /// Items of one rule's L7 part; their number is in every verdict, in 16 bits.
 pub(crate) const MAX_RULE_ITEMS: usize = 1_000;
 
-/// Selector peers times named ports of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
+/// Selector peers times named ports and messages of ICMP of one rule: each pair is a rule of the kernel, while blocks and numbered ports share one
 /// set for all.
 const MAX_PAIRS: usize = 1_000;
 
@@ -52,17 +55,20 @@ pub(crate) fn distinct(ports: Vec<PortMatch>) -> Vec<PortMatch> {
 pub(crate) fn within_pairs(mut rule: Rule, at: At<'_>, report: &mut Report) -> Rule {
     // Everyone is one alternative in the kernel, and so are all the blocks together.
     let selectors = rule.peers.iter().flatten().filter(|peer| matches!(peer, Peer::Pods(_))).count().max(1);
-    let names = rule.ports.iter().flatten().filter(|port| matches!(port, PortMatch::Named { .. })).count();
+    let alone = |port: &&PortMatch| matches!(port, PortMatch::Named { .. } | PortMatch::Icmp(_));
+    let names = rule.ports.iter().flatten().filter(alone).count();
     if selectors.saturating_mul(names) <= MAX_PAIRS {
         return rule;
     }
-    let message = format!("more than {MAX_PAIRS} pairs of a peer and a named port: {selectors} times {names}");
-    report.error(at, message, "split the rule, or give ports by number");
+    let message =
+        format!("more than {MAX_PAIRS} pairs of a peer and a named port, or a message of ICMP: {selectors} times {names}");
+    report.error(at, message, "split the rule, or give ports by number and messages by family");
     if rule.action == Action::Allow {
         return Rule::unreadable(rule.direction, rule.path, Action::Allow);
     }
     let unnamed = |port| match port {
         PortMatch::Named { protocol, .. } => PortMatch::All { protocol },
+        PortMatch::Icmp(_) => PortMatch::All { protocol: Protocol::Icmp },
         port => port,
     };
     rule.ports = rule.ports.map(|ports| distinct(ports.into_iter().map(unnamed).collect()));

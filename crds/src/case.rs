@@ -2,7 +2,7 @@
 //!
 //! One JSON object a line. A [`Case`] is a list of [`State`]s: the top level, and one more for each step. Each state has the
 //! edits that lead to it from the state before, and the flat list of its probes (tables are unrolled). Beyond the shared format,
-//! this project's own cases may give a probe contents (`http`, `tls`, `opaque`), and may expect `"l7"`: the answer hangs on them
+//! this project's own cases may give a probe contents (`http`, `tls`, `opaque`) or a message (`icmp`), and may expect `"l7"`: the answer hangs on them
 //! and none are given. A case or a step may say what time it is, `"now"`, and a probe what Audit policies would make of it, `"audit"`.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use sluice_policy::http::{FieldLines, HttpRequest};
 use sluice_policy::source::PodRef;
 use sluice_policy::verdict::Decision;
 use sluice_policy::world::Edit;
-use sluice_policy::{Protocol, Request};
+use sluice_policy::{IcmpMessage, Protocol, Request};
 
 use crate::diagnostic::Diagnostic;
 
@@ -62,6 +62,8 @@ pub struct Probe {
     /// The destination's port, after any Service translation.
     pub port: u16,
     pub protocol: Protocol,
+    /// Of ICMP: the message. `None`: an echo request.
+    pub icmp: Option<IcmpMessage>,
     pub contents: Option<Contents>,
     pub expect: Decision,
     /// What it would be with the Audit policies in force; `None`: the same, or nobody can say.
@@ -144,6 +146,9 @@ impl std::fmt::Display for Probe {
     /// `x/a (10.0.0.1) -> y/b (10.0.0.2):80/TCP GET /api: deny`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} -> {}:{}/{}", self.from, self.to, self.port, self.protocol)?;
+        if let Some(IcmpMessage { kind, code }) = self.icmp {
+            write!(f, " type {kind} code {code}")?;
+        }
         match &self.contents {
             None => {}
             Some(Contents::Http(http)) => write!(f, " {} {} {:?}", http.method, http.path, http.headers)?,

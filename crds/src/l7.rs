@@ -1,4 +1,4 @@
-//! What a rule says about contents: one of `http`, `grpc` and `tls`.
+//! What a rule says about contents: one of `http`, `grpc`, `tls` and `dns`.
 //!
 //! | what can't be read | in an allow | in a deny |
 //! |---|---|---|
@@ -8,17 +8,18 @@
 //! | which of two kinds is meant | the rule matches nothing | the same |
 
 use sluice_policy::http::{GrpcMatch, HttpMatch};
-use sluice_policy::source::{Action, L7, TlsMatch};
+use sluice_policy::source::{Action, DnsMatch, L7, TlsMatch};
+use sluice_policy::{Direction, Protocol};
 
 use crate::bounds::{MAX_L7_ITEMS, MAX_RULE_ITEMS};
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list};
 use crate::rule::Partly;
 use crate::value::{Map, Value};
-use crate::{grpc, http, tls};
+use crate::{dns, grpc, http, tls};
 
-/// The fields of a rule that are about contents, whether this version knows them or not.
-const KINDS: [&str; 4] = ["http", "grpc", "tls", "dns"];
+/// The fields of a rule that are about contents.
+pub(crate) const KINDS: [&str; 4] = ["http", "grpc", "tls", "dns"];
 
 /// An item of a list of which nothing can be read but that it is there.
 pub(crate) trait Item {
@@ -43,14 +44,37 @@ impl Item for TlsMatch {
     }
 }
 
-/// The field that says what a rule's contents must be, if there is one that this version knows.
+impl Item for DnsMatch {
+    fn everything(index: u16) -> Self {
+        Self { index, name: None, types: Vec::new() }
+    }
+}
+
+/// The field that says what a rule's contents must be, if there is one.
 pub(crate) fn kind(rule: &Map) -> Option<&'static str> {
-    KINDS.into_iter().find(|kind| rule.get(kind).is_some()).filter(|kind| *kind != "dns")
+    KINDS.into_iter().find(|kind| rule.get(kind).is_some())
+}
+
+/// Whether contents of this kind are spoken over `protocol`.
+pub(crate) fn is_spoken_over(kind: &str, protocol: Protocol) -> bool {
+    protocol == Protocol::Tcp || kind == "dns" && protocol == Protocol::Udp
+}
+
+/// `TCP`, or what else contents of this kind are spoken over.
+pub(crate) fn carriers(kind: &str) -> &'static str {
+    if kind == "dns" { "UDP and TCP" } else { "TCP" }
 }
 
 /// The L7 part of a rule. `Err`: nobody can say what it is about. `left` is how many items and conditions the policy may still
 /// have.
-pub(crate) fn l7(rule: &Map, action: Action, left: &mut usize, at: At<'_>, report: &mut Report) -> Reading<Option<L7>> {
+pub(crate) fn l7(
+    rule: &Map,
+    direction: Direction,
+    action: Action,
+    left: &mut usize,
+    at: At<'_>,
+    report: &mut Report,
+) -> Reading<Option<L7>> {
     let mut given = KINDS.into_iter().filter_map(|kind| Some((kind, rule.get(kind)?)));
     let Some((kind, value)) = given.next() else { return Ok(None) };
     if let Some((other, value)) = given.next() {
@@ -63,12 +87,29 @@ pub(crate) fn l7(rule: &Map, action: Action, left: &mut usize, at: At<'_>, repor
         "http" => items(value, action, left, at, report, http::item).map(L7::Http),
         "grpc" => items(value, action, left, at, report, grpc::item).map(L7::Grpc),
         "tls" => tls::server_names(value, action, left, at, report).map(L7::Tls),
-        // Reported as a field that a later version will know.
-        _ => return Ok(None),
+        _ if direction == Direction::Ingress => {
+            report.error(
+                at,
+                "dns is for egress: a look-up is judged where it is asked",
+                "write it in the policy of the pods that ask",
+            );
+            return Err(Unreadable);
+        }
+        _ => {
+            let (message, remedy) = match action {
+                Action::Deny => {
+                    ("look-ups are not read by this version: all that the rule's ports match is denied", "deny by address")
+                }
+                _ => ("look-ups are not read by this version: nothing matches this rule", "allow the ports of DNS without it"),
+            };
+            report.warning(at, message, remedy);
+            items(value, action, left, at, report, dns::item).map(L7::Dns)
+        }
     };
     let nothing = match kind {
         "grpc" => L7::Grpc(Vec::new()),
         "tls" => L7::Tls(Vec::new()),
+        "dns" => L7::Dns(Vec::new()),
         _ => L7::Http(Vec::new()),
     };
     Ok(read.ok().or_else(|| (action == Action::Allow).then_some(nothing)))
@@ -88,6 +129,7 @@ pub(crate) fn items<T: Item>(
         let (message, remedy) = match at.name() {
             "http" => ("an empty list matches no request", "leave http out, or write [{}] for every request"),
             "serverNames" => ("an empty list matches no server", "leave tls out, or name a server"),
+            "dns" => ("an empty list matches no look-up", "leave dns out, or name a name"),
             _ => ("an empty list matches no request", "leave it out, or name a service"),
         };
         report.error(at, message, remedy);

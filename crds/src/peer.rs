@@ -3,22 +3,33 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use sluice_policy::Direction;
 use sluice_policy::label::{Operator, Requirement, SERVICE_ACCOUNT, Selector};
-use sluice_policy::source::{Namespaces, Peer, PodSelector};
+use sluice_policy::source::{Action, Fqdns, Namespaces, Peer, PodSelector};
 
 use crate::address::block;
+use crate::bounds::{MAX_NAMES, bounded};
 use crate::diagnostic::{At, Report};
-use crate::field::{Unreadable, list, mapping, only, text};
+use crate::field::{Unreadable, list, mapping, only, text, truth};
+use crate::fqdn;
 use crate::rule::{Context, Dialect, Partly};
 use crate::selector::selector;
 use crate::syntax;
 use crate::value::{Map, Value, quoted};
 
 /// Reads a peer of a rule of `policy`.
-pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Report) -> Partly<Peer> {
+pub(crate) fn peer(
+    value: &Value,
+    direction: Direction,
+    policy: &Context,
+    action: Action,
+    at: At<'_>,
+    report: &mut Report,
+) -> Partly<Peer> {
     let Ok(map) = mapping(value, at, report) else { return Partly::nothing() };
-    let fields = policy.dialect.peer_fields();
-    let known = only(map, fields, policy.dialect.later_peer_fields(), at, report);
+    let fields = policy.dialect.peer_fields(direction);
+    let beside_names: &[&str] = if fields.contains(&"fqdns") { &BESIDE_NAMES } else { &[] };
+    let known = only(map, &[fields, beside_names].concat(), &[], at, report);
     let given = |name: &&str| fields.contains(name) && map.get(name).is_some();
     let selects = PODS.iter().any(given);
     let others: Vec<&str> = ADDRESSES.iter().copied().filter(|name| given(name)).collect();
@@ -33,6 +44,7 @@ pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Rep
             let read = selector(value, at.field("nodeSelector", value.line), report);
             Partly { complete: read.is_ok(), open: Some(Peer::Nodes(read.unwrap_or_default())) }
         }
+        (["fqdns"], false) => names(map, action, at, report),
         ([], true) => pods(map, policy, at, report),
         ([], false) => {
             if known.is_ok() {
@@ -46,6 +58,11 @@ pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Rep
             Partly::nothing()
         }
     };
+    for field in beside_names.iter().filter(|_| map.get("fqdns").is_none()) {
+        let Some(value) = map.get(field) else { continue };
+        report.error(at.field(field, value.line), format!("{field} without fqdns"), "it is about names alone: leave it out");
+        peer.complete = false;
+    }
     peer.complete &= known.is_ok();
     peer
 }
@@ -53,7 +70,9 @@ pub(crate) fn peer(value: &Value, policy: &Context, at: At<'_>, report: &mut Rep
 /// What a peer selects pods by: AND.
 const PODS: [&str; 3] = ["podSelector", "namespaceSelector", "serviceAccounts"];
 /// What stands alone in a peer.
-const ADDRESSES: [&str; 2] = ["ipBlock", "nodeSelector"];
+const ADDRESSES: [&str; 3] = ["ipBlock", "nodeSelector", "fqdns"];
+/// What `fqdns` may have beside it.
+const BESIDE_NAMES: [&str; 2] = ["allowPrivate", "nameCheck"];
 
 /// `a, b and c`.
 pub(crate) fn one_of(fields: &[&str]) -> String {
@@ -90,6 +109,56 @@ fn pods(map: &Map, policy: &Context, at: At<'_>, report: &mut Report) -> Partly<
         }
     }
     Partly { open: Some(Peer::Pods(PodSelector { namespaces, pods })), complete }
+}
+
+/// `fqdns`: names outside of the cluster, at least one, and what is asked of their addresses and connections.
+///
+/// A deny takes none of it: nobody knows all addresses that a name has, so it denies every address.
+fn names(map: &Map, action: Action, at: At<'_>, report: &mut Report) -> Partly<Peer> {
+    let value = map.get("fqdns").expect("it is given");
+    let here = at.field("fqdns", value.line);
+    let patterns = list(value, here, report).and_then(|entries| {
+        if entries.is_empty() {
+            report.error(here, "an empty list matches no name", "leave it out, or name a name");
+            return Err(Unreadable);
+        }
+        bounded("names", entries.len(), MAX_NAMES, here, report);
+        let pattern = |(i, entry): (usize, &Value)| {
+            let at = here.index(i, entry.line);
+            let map = mapping(entry, at, report)?;
+            let known = only(map, &fqdn::FIELDS, &[], at, report);
+            let pattern = fqdn::pattern(map, at, report);
+            known.and(pattern)
+        };
+        let all: Vec<_> = entries.iter().enumerate().map(pattern).collect();
+        all.into_iter().collect::<Result<Vec<_>, _>>()
+    });
+    let allow_private = map.get("allowPrivate").map(|value| truth(value, at.field("allowPrivate", value.line), report));
+    let name_check = map.get("nameCheck").map(|value| {
+        let at = at.field("nameCheck", value.line);
+        match &**text(value, at, report)? {
+            "Enforce" => Ok(true),
+            "AddressOnly" => Ok(false),
+            other => {
+                report.error(at, format!("{} is no nameCheck", quoted(other)), "write Enforce or AddressOnly");
+                Err(Unreadable)
+            }
+        }
+    });
+    let (message, remedy) = match action {
+        Action::Allow => {
+            ("names are not learned by this version: nothing in a cluster matches this peer", "name addresses in ipBlock")
+        }
+        _ => ("names are not learned by this version: every address is denied", "deny addresses, by ipBlock"),
+    };
+    report.warning(here, message, remedy);
+    match (patterns, allow_private.transpose(), name_check.transpose()) {
+        (Ok(patterns), Ok(allow_private), Ok(name_check)) if action == Action::Allow => {
+            let (allow_private, name_check) = (allow_private.unwrap_or(false), name_check.unwrap_or(true));
+            Partly { open: Some(Peer::Fqdns(Fqdns { patterns, allow_private, name_check })), complete: true }
+        }
+        _ => Partly::nothing(),
+    }
 }
 
 /// Names of service accounts, at least one.

@@ -9,6 +9,7 @@ use sluice_policy::source::{Action, Namespaces, Peer, PolicyKind, PortMatch, Rul
 use crate::bounds::{MAX_PEERS, MAX_PORTS, bounded, distinct, within_pairs};
 use crate::diagnostic::{At, Report};
 use crate::field::{Unreadable, is_near, list, mapping, only, text};
+use crate::icmp;
 use crate::l7::{self, l7};
 use crate::peer::peer;
 use crate::port::port;
@@ -33,29 +34,28 @@ impl Dialect {
         match (self, direction) {
             (Self::Kubernetes, Direction::Ingress) => &["from", "ports"],
             (Self::Kubernetes, Direction::Egress) => &["to", "ports"],
-            (Self::Sluice, Direction::Ingress) => &["action", "from", "ports", "http", "grpc", "tls"],
-            (Self::Sluice, Direction::Egress) => &["action", "to", "ports", "http", "grpc", "tls"],
+            (Self::Sluice, Direction::Ingress) => &["action", "from", "ports", "icmp", "http", "grpc", "tls", "dns"],
+            (Self::Sluice, Direction::Egress) => &["action", "to", "ports", "icmp", "http", "grpc", "tls", "dns"],
         }
     }
 
     const fn later_rule_fields(self) -> &'static [&'static str] {
         match self {
             Self::Kubernetes => &[],
-            Self::Sluice => &["dns", "kafka", "icmp"],
+            Self::Sluice => &["kafka"],
         }
     }
 
-    pub(crate) const fn peer_fields(self) -> &'static [&'static str] {
-        match self {
-            Self::Kubernetes => &["podSelector", "namespaceSelector", "ipBlock"],
-            Self::Sluice => &["podSelector", "namespaceSelector", "serviceAccounts", "nodeSelector", "ipBlock"],
-        }
-    }
-
-    pub(crate) const fn later_peer_fields(self) -> &'static [&'static str] {
-        match self {
-            Self::Kubernetes => &[],
-            Self::Sluice => &["fqdns", "allowPrivate", "nameCheck"],
+    /// What makes a peer.
+    pub(crate) const fn peer_fields(self, direction: Direction) -> &'static [&'static str] {
+        match (self, direction) {
+            (Self::Kubernetes, _) => &["podSelector", "namespaceSelector", "ipBlock"],
+            (Self::Sluice, Direction::Ingress) => {
+                &["podSelector", "namespaceSelector", "serviceAccounts", "nodeSelector", "ipBlock"]
+            }
+            (Self::Sluice, Direction::Egress) => {
+                &["podSelector", "namespaceSelector", "serviceAccounts", "nodeSelector", "ipBlock", "fqdns"]
+            }
         }
     }
 }
@@ -108,13 +108,33 @@ pub(crate) fn rule(
     let peers = peers(map, direction, policy, action, at, report);
     let kind = l7::kind(map).filter(|_| dialect == Dialect::Sluice);
     let ports = ports(map, dialect, kind, action, at, report);
+    let messages = map.get("icmp").filter(|_| dialect == Dialect::Sluice).map(|value| {
+        let at = at.field("icmp", value.line);
+        if let Some(kind) = kind {
+            report.error(
+                at,
+                format!("icmp beside {kind}"),
+                "a rule about contents has no messages of ICMP: write a rule for each",
+            );
+            complete = false;
+        }
+        messages(value, action, at, report)
+    });
+    let either = messages.is_some() && kind.is_some();
+    let ports = match (ports, messages) {
+        // Nobody can say which of the two was meant.
+        (None, _) if either => None,
+        (None, None) => default_ports(kind, action),
+        (None, messages) => messages,
+        (Some(ports), messages) => ports.map(|ports| distinct(ports.into_iter().chain(messages.into_iter().flatten()).collect())),
+    };
     let mut contents = None;
-    if kind.is_some() {
-        let read = l7(map, action, items_left, at, report);
+    if let Some(kind) = kind {
+        let read = l7(map, direction, action, items_left, at, report);
         complete &= read.is_ok();
-        // A deny of which a port speaks no TCP can't have meant what it says about contents.
-        let tcp = ports.iter().flatten().all(|port| protocol(port) == Protocol::Tcp);
-        contents = read.ok().flatten().filter(|_| tcp || action == Action::Allow);
+        // A deny of which a port can't carry such contents can't have meant what it says about them.
+        let carried = ports.iter().flatten().all(|port| l7::is_spoken_over(kind, port.protocol()));
+        contents = read.ok().flatten().filter(|_| (carried && !either) || action == Action::Allow);
     }
     if !complete && action == Action::Allow {
         return Rule::unreadable(direction, path, Action::Allow);
@@ -174,11 +194,37 @@ fn peers(
     if policy.dialect == Dialect::Sluice {
         bounded("peers", entries.map_or(0, <[_]>::len), MAX_PEERS, at, report);
     }
-    collect(entries, action, |i, entry| peer(entry, policy, at.index(i, entry.line), report))
+    collect(entries, action, |i, entry| peer(entry, direction, policy, action, at.index(i, entry.line), report))
 }
 
-/// `ports`. An absent or empty list is every port of every protocol, but for a rule about contents, of the kind `l7`: they are all
-/// spoken over TCP.
+/// The ports of a rule that gives none: every port of every protocol, but for one about contents. Look-ups go to port 53, and all else
+/// is spoken over TCP.
+fn default_ports(l7: Option<&str>, action: Action) -> Option<Vec<PortMatch>> {
+    match l7 {
+        Some("dns") => {
+            Some([Protocol::Udp, Protocol::Tcp].map(|protocol| PortMatch::Range { protocol, first: 53, last: 53 }).into())
+        }
+        Some(_) if action == Action::Allow => Some(vec![PortMatch::All { protocol: Protocol::Tcp }]),
+        _ => None,
+    }
+}
+
+/// `icmp`: messages beside the ports, or instead of them.
+fn messages(value: &Value, action: Action, at: At<'_>, report: &mut Report) -> Vec<PortMatch> {
+    let entries = list(value, at, report);
+    match entries {
+        Ok([]) => report.error(at, "an empty list matches no message", "leave icmp out, or name a family"),
+        Ok(entries) => {
+            bounded("messages", entries.len(), MAX_PORTS, at, report);
+            let read = collect(Ok(entries), action, |i, entry| icmp::message(entry, at.index(i, entry.line), report));
+            return distinct(read.unwrap_or_else(|| vec![icmp::EVERY_MESSAGE]));
+        }
+        Err(Unreadable) => {}
+    }
+    if action == Action::Allow { Vec::new() } else { vec![icmp::EVERY_MESSAGE] }
+}
+
+/// `ports`. `None`: the rule gives none, as the list is absent or empty. `Some(None)`: all ports.
 fn ports(
     map: &Map,
     dialect: Dialect,
@@ -186,30 +232,28 @@ fn ports(
     action: Action,
     at: At<'_>,
     report: &mut Report,
-) -> Option<Vec<PortMatch>> {
-    let every = (l7.is_some() && action == Action::Allow).then(|| vec![PortMatch::All { protocol: Protocol::Tcp }]);
-    let Some(value) = map.get("ports") else { return every };
+) -> Option<Option<Vec<PortMatch>>> {
+    let value = map.get("ports")?;
     let at = at.field("ports", value.line);
     let entries = list(value, at, report);
+    if entries.is_ok_and(<[_]>::is_empty) {
+        return None;
+    }
     if dialect == Dialect::Sluice {
         bounded("ports", entries.map_or(0, <[_]>::len), MAX_PORTS, at, report);
     }
     let ports = collect(entries, action, |i, entry| {
         let at = at.index(i, entry.line);
         let read = port(entry, at, report);
-        if let Some(l7) = l7.filter(|_| read.complete && read.open.as_ref().is_some_and(|p| protocol(p) != Protocol::Tcp)) {
-            report.error(at, format!("{l7} is spoken over TCP, so this port matches nothing"), "leave it out");
+        let carries = |l7: &str| read.open.as_ref().is_none_or(|port| l7::is_spoken_over(l7, port.protocol()));
+        if let Some(l7) = l7.filter(|l7| read.complete && !carries(l7)) {
+            let message = format!("{l7} is spoken over {}, so this port matches nothing", l7::carriers(l7));
+            report.error(at, message, "leave it out");
             return Partly { complete: false, ..read };
         }
         read
     });
-    ports.map(distinct).or(every)
-}
-
-const fn protocol(port: &PortMatch) -> Protocol {
-    match port {
-        PortMatch::All { protocol } | PortMatch::Range { protocol, .. } | PortMatch::Named { protocol, .. } => *protocol,
-    }
+    Some(ports.map(distinct))
 }
 
 /// The entries of a list that is an OR, in which an empty list is everything. One that can't be read matches nothing in an allow,

@@ -25,7 +25,7 @@ pub fn peers_of_rule(rule: &Value, policy: &PolicyRef, direction: Direction) -> 
         if policy.kind == PolicyKind::ClusterNetworkPolicy {
             return cluster_policy::peer(entry, direction, Action::Allow, at, &mut report).unwrap_or_default();
         }
-        let partly = peer(entry, &context, at, &mut report);
+        let partly = peer(entry, direction, &context, Action::Allow, at, &mut report);
         partly.open.filter(|_| partly.complete).into_iter().collect()
     };
     entries.iter().map(read).collect()

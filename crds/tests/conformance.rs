@@ -107,6 +107,7 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
                     destination: probe.to.ip,
                     protocol: probe.protocol,
                     destination_port: probe.port,
+                    icmp: probe.icmp,
                     request: None,
                 };
                 let both = |flow: &Flow<'_>| {

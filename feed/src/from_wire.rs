@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sluice_policy::flow::{Direction, Protocol};
+use sluice_policy::flow::{Direction, IcmpFamily, Protocol};
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{Action, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, IcmpMatch, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
 
 use crate::l7_from_wire::l7;
 use crate::wire;
@@ -153,7 +153,25 @@ fn port_match(item: wire::PortMatch) -> Result<PortMatch, FieldError> {
             }
             Ok(PortMatch::Range { protocol, first, last })
         }
+        wire::port_match::Ports::Icmp(messages) if protocol == Protocol::Icmp => icmp(messages),
+        wire::port_match::Ports::Icmp(_) => {
+            Err(FieldError::OutOfRange { field: "port_match.protocol", value: protocol.number().into(), limit: 1 })
+        }
     }
+}
+
+fn icmp(messages: wire::IcmpMessages) -> Result<PortMatch, FieldError> {
+    let family = match known("icmp.family", messages.family)? {
+        wire::IcmpFamily::Unspecified => return Err(FieldError::Missing("icmp.family")),
+        wire::IcmpFamily::Ipv4 => IcmpFamily::V4,
+        wire::IcmpFamily::Ipv6 => IcmpFamily::V6,
+    };
+    let byte = |field, value: Option<u32>| value.map(|value| octet(field, value)).transpose();
+    let (kind, code) = (byte("icmp.type", messages.r#type)?, byte("icmp.code", messages.code)?);
+    if kind.is_none() && code.is_some() {
+        return Err(FieldError::Missing("icmp.type"));
+    }
+    Ok(PortMatch::Icmp(IcmpMatch { family, kind, code }))
 }
 
 fn endpoint(put: wire::PutEndpoint) -> Result<Endpoint, FieldError> {
@@ -188,9 +206,11 @@ pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, value: i32) -> Result<
 }
 
 fn protocol(field: &'static str, number: Option<u32>) -> Result<Protocol, FieldError> {
-    let value = number.ok_or(FieldError::Missing(field))?;
-    let number = u8::try_from(value).map_err(|_| FieldError::OutOfRange { field, value, limit: u8::MAX.into() })?;
-    Ok(Protocol::from_number(number))
+    Ok(Protocol::from_number(octet(field, number.ok_or(FieldError::Missing(field))?)?))
+}
+
+fn octet(field: &'static str, value: u32) -> Result<u8, FieldError> {
+    u8::try_from(value).map_err(|_| FieldError::OutOfRange { field, value, limit: u8::MAX.into() })
 }
 
 pub(crate) fn short(field: &'static str, value: u32) -> Result<u16, FieldError> {

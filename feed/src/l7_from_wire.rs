@@ -1,7 +1,7 @@
 //! Messages as the engine's L7 parts, each field checked.
 
 use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
-use sluice_policy::source::{L7, NamePattern, TlsMatch};
+use sluice_policy::source::{DnsMatch, L7, NamePattern, TlsMatch};
 
 use crate::FieldError;
 use crate::from_wire::{known, short};
@@ -12,6 +12,7 @@ pub(crate) fn l7(l7: wire::L7) -> Result<L7, FieldError> {
         wire::l7::Body::Http(rules) => L7::Http(rules.items.into_iter().map(http_match).collect::<Result<_, _>>()?),
         wire::l7::Body::Grpc(rules) => L7::Grpc(rules.items.into_iter().map(grpc_match).collect::<Result<_, _>>()?),
         wire::l7::Body::Tls(rules) => L7::Tls(rules.items.into_iter().map(tls_match).collect::<Result<_, _>>()?),
+        wire::l7::Body::Dns(rules) => L7::Dns(rules.items.into_iter().map(dns_match).collect::<Result<_, _>>()?),
     })
 }
 
@@ -57,9 +58,23 @@ fn grpc_match(item: wire::GrpcMatch) -> Result<GrpcMatch, FieldError> {
 }
 
 fn tls_match(item: wire::TlsMatch) -> Result<TlsMatch, FieldError> {
-    let pattern = |name: wire::NamePattern| match name.body.ok_or(FieldError::Missing("tls_match.name"))? {
-        wire::name_pattern::Body::Name(name) => Ok(NamePattern::Name(name.into())),
-        wire::name_pattern::Body::Below(name) => Ok(NamePattern::Below(name.into())),
-    };
+    let pattern = |name| name_pattern("tls_match.name", name);
     Ok(TlsMatch { index: short("tls_match.index", item.index)?, name: item.name.map(pattern).transpose()? })
+}
+
+fn dns_match(item: wire::DnsMatch) -> Result<DnsMatch, FieldError> {
+    let pattern = |name| name_pattern("dns_match.name", name);
+    Ok(DnsMatch {
+        index: short("dns_match.index", item.index)?,
+        name: item.name.map(pattern).transpose()?,
+        types: item.types.into_iter().map(|number| short("dns_match.types", number)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn name_pattern(field: &'static str, name: wire::NamePattern) -> Result<NamePattern, FieldError> {
+    Ok(match name.body.ok_or(FieldError::Missing(field))? {
+        wire::name_pattern::Body::Name(name) => NamePattern::Name(name.into()),
+        wire::name_pattern::Body::Below(name) => NamePattern::Below(name.into()),
+        wire::name_pattern::Body::Glob(pattern) => NamePattern::Glob(pattern.into()),
+    })
 }

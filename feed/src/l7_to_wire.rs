@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
-use sluice_policy::source::{L7, NamePattern, TlsMatch};
+use sluice_policy::source::{DnsMatch, L7, NamePattern, TlsMatch};
 
 use crate::wire;
 
@@ -12,6 +12,7 @@ pub(crate) fn l7(l7: &L7) -> wire::L7 {
         L7::Http(items) => wire::l7::Body::Http(wire::HttpRules { items: items.iter().map(http_match).collect() }),
         L7::Grpc(items) => wire::l7::Body::Grpc(wire::GrpcRules { items: items.iter().map(grpc_match).collect() }),
         L7::Tls(items) => wire::l7::Body::Tls(wire::TlsRules { items: items.iter().map(tls_match).collect() }),
+        L7::Dns(items) => wire::l7::Body::Dns(wire::DnsRules { items: items.iter().map(dns_match).collect() }),
     };
     wire::L7 { body: Some(body) }
 }
@@ -56,14 +57,24 @@ fn grpc_match(item: &GrpcMatch) -> wire::GrpcMatch {
 }
 
 fn tls_match(item: &TlsMatch) -> wire::TlsMatch {
-    let name = item.name.as_ref().map(|pattern| {
-        let body = match pattern {
-            NamePattern::Name(name) => wire::name_pattern::Body::Name(name.to_string()),
-            NamePattern::Below(name) => wire::name_pattern::Body::Below(name.to_string()),
-        };
-        wire::NamePattern { body: Some(body) }
-    });
-    wire::TlsMatch { index: item.index.into(), name }
+    wire::TlsMatch { index: item.index.into(), name: item.name.as_ref().map(name_pattern) }
+}
+
+fn dns_match(item: &DnsMatch) -> wire::DnsMatch {
+    wire::DnsMatch {
+        index: item.index.into(),
+        name: item.name.as_ref().map(name_pattern),
+        types: item.types.iter().map(|number| (*number).into()).collect(),
+    }
+}
+
+fn name_pattern(pattern: &NamePattern) -> wire::NamePattern {
+    let body = match pattern {
+        NamePattern::Name(name) => wire::name_pattern::Body::Name(name.to_string()),
+        NamePattern::Below(name) => wire::name_pattern::Body::Below(name.to_string()),
+        NamePattern::Glob(pattern) => wire::name_pattern::Body::Glob(pattern.to_string()),
+    };
+    wire::NamePattern { body: Some(body) }
 }
 
 fn owned(text: &Option<Arc<str>>) -> Option<String> {

@@ -16,7 +16,7 @@ const MAGIC: &[u8; 7] = b"SLUICE\0";
 
 /// The format of the file. Another version's file is not read: what it says might mean less here. It changes with the
 /// format of the file and with the [`VERSION`](crate::VERSION) of the changes in it.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]

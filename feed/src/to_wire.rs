@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sluice_policy::flow::{Direction, Protocol};
+use sluice_policy::flow::{Direction, IcmpFamily, Protocol};
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, Rule};
 use sluice_policy::source::{Action, NamedPort, PolicyKind, PortMatch, Tier};
 
@@ -98,15 +98,26 @@ fn peer(peer: &Peer) -> wire::Peer {
 }
 
 fn port_match(ports: &PortMatch) -> wire::PortMatch {
-    let (protocol, ports) = match ports {
-        PortMatch::All { protocol } => (protocol, wire::port_match::Ports::All(wire::AllPorts {})),
-        PortMatch::Range { protocol, first, last } => {
-            let range = wire::PortRange { first: (*first).into(), last: (*last).into() };
-            (protocol, wire::port_match::Ports::Range(range))
+    let protocol = ports.protocol();
+    let ports = match ports {
+        PortMatch::All { .. } => wire::port_match::Ports::All(wire::AllPorts {}),
+        PortMatch::Range { first, last, .. } => {
+            wire::port_match::Ports::Range(wire::PortRange { first: (*first).into(), last: (*last).into() })
         }
-        PortMatch::Named { protocol, name } => (protocol, wire::port_match::Ports::Name(name.to_string())),
+        PortMatch::Named { name, .. } => wire::port_match::Ports::Name(name.to_string()),
+        PortMatch::Icmp(messages) => {
+            let family = match messages.family {
+                IcmpFamily::V4 => wire::IcmpFamily::Ipv4,
+                IcmpFamily::V6 => wire::IcmpFamily::Ipv6,
+            };
+            wire::port_match::Ports::Icmp(wire::IcmpMessages {
+                family: family.into(),
+                r#type: messages.kind.map(Into::into),
+                code: messages.code.map(Into::into),
+            })
+        }
     };
-    wire::PortMatch { protocol: Some(number(*protocol)), ports: Some(ports) }
+    wire::PortMatch { protocol: Some(number(protocol)), ports: Some(ports) }
 }
 
 fn program(id: u32, program: &Program) -> wire::PutProgram {

@@ -54,7 +54,7 @@ fn compile(edits: Vec<Edit>, scope: Scope) -> Compiled {
 }
 
 fn flow(from: IpAddr, to: IpAddr, destination_port: u16) -> Flow<'static> {
-    Flow { source: from, destination: to, protocol: Protocol::Tcp, destination_port, request: None }
+    Flow { source: from, destination: to, protocol: Protocol::Tcp, destination_port, icmp: None, request: None }
 }
 
 /// Flows of every kind: inside a namespace, across, to the outside; allowed and denied. Without those that the walk ends early
@@ -273,7 +273,7 @@ fn main() {
     http(&mut criterion);
     let mut slow = Criterion::default().configure_from_args().sample_size(10);
     for kinds in [Kinds::Common, Kinds::Every] {
-        slow.bench_function(format!("compile, table of everything{}", kinds.describe()), |b| {
+        slow.bench_function(&format!("compile, table of everything{}", kinds.describe()), |b| {
             b.iter_batched(|| kinds.edits(size), |edits| compile(edits, Scope::Everything), BatchSize::PerIteration);
         });
     }

@@ -102,6 +102,42 @@ impl std::str::FromStr for Protocol {
     }
 }
 
+/// Which ICMP: each family of addresses has its own, with its own types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum IcmpFamily {
+    #[serde(rename = "IPv4")]
+    V4,
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl IcmpFamily {
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The type of an echo request.
+    pub const fn echo_request(self) -> u8 {
+        match self {
+            Self::V4 => 8,
+            Self::V6 => 128,
+        }
+    }
+}
+
+/// What a message of ICMP is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IcmpMessage {
+    #[serde(rename = "type")]
+    pub kind: u8,
+    #[serde(default)]
+    pub code: u8,
+}
+
 /// The first packet of an exchange, after any Service translation, and what is known of the request in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
@@ -110,8 +146,19 @@ pub struct Flow<'a> {
     pub protocol: Protocol,
     /// 0 for protocols without ports.
     pub destination_port: u16,
+    /// Of [`Protocol::Icmp`]: the message. `None`: an echo request.
+    pub icmp: Option<IcmpMessage>,
     /// `None`: nothing has been read yet. Then a flow whose answer hangs on a request is [`Decision::Inspect`](crate::Decision).
     pub request: Option<Request<'a>>,
+}
+
+impl Flow<'_> {
+    /// The message of ICMP that this is, and of which family; `None`: it is of another protocol.
+    pub fn icmp(&self) -> Option<(IcmpFamily, IcmpMessage)> {
+        let family = IcmpFamily::of(self.destination);
+        let message = self.icmp.unwrap_or(IcmpMessage { kind: family.echo_request(), code: 0 });
+        (self.protocol == Protocol::Icmp).then_some((family, message))
+    }
 }
 
 /// What was read of a connection's contents.

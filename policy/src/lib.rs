@@ -16,6 +16,7 @@ pub mod flow;
 pub mod http;
 pub mod label;
 mod memo;
+pub mod name;
 pub mod program;
 pub mod reason;
 mod sharded;
@@ -28,7 +29,7 @@ pub mod walk;
 pub mod world;
 
 pub use audit::Audit;
-pub use flow::{Direction, Flow, Protocol, Request};
+pub use flow::{Direction, Flow, IcmpFamily, IcmpMessage, Protocol, Request};
 pub use reason::Reason;
 
 pub use verdict::{Decision, Verdict};

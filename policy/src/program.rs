@@ -7,10 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
 
-use crate::flow::{Direction, Protocol};
+use crate::flow::{Direction, Flow, Protocol};
 use crate::http::HttpIndex;
 use crate::snapshot::{Endpoint, Peer, Policy, PolicyId, Rule, SetId};
-use crate::source::{Action, PortMatch, Tier};
+use crate::source::{Action, L7, PortMatch, Tier};
 use crate::verdict::{Decision, RuleId};
 
 /// One step of a program: the first line that matches decides.
@@ -88,7 +88,7 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
             continue;
         }
         for (number, rule) in policy.rules.iter().enumerate().filter(|(_, rule)| rule.direction == direction) {
-            let rank = match (policy.tier, rule.action, rule.l7.is_some()) {
+            let rank = match (policy.tier, rule.action, rule.l7.as_ref().is_some_and(L7::is_read)) {
                 (Tier::Admin { .. }, ..) => 0,
                 (Tier::Additive, Action::Deny, false) => 1,
                 (Tier::Additive, Action::Deny, true) => 2,
@@ -119,16 +119,19 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
 
 fn line(policy: PolicyId, tier: Tier, number: u16, rule: &Rule) -> Option<Line> {
     let action = match (rule.action, &rule.l7) {
-        // An L7 part none of whose items could be read allows nothing, and its flow need not be read.
-        (Action::Allow, Some(l7)) if l7.is_empty() => return None,
-        (Action::Deny, Some(l7)) if l7.is_empty() => LineAction::Deny,
+        // An L7 part none of whose items could be read allows nothing, and its flow need not be read. Nor does one that nobody reads.
+        (Action::Allow, Some(l7)) if l7.is_empty() || !l7.is_read() => return None,
+        (Action::Deny, Some(l7)) if l7.is_empty() || !l7.is_read() => LineAction::Deny,
         (_, Some(_)) => LineAction::Inspect,
         (Action::Allow, None) => LineAction::Allow,
         (Action::Deny, None) => LineAction::Deny,
         (Action::Pass, None) => LineAction::Pass,
     };
-    // All of these are spoken over TCP alone: a rule with an L7 part says nothing about other protocols.
-    let ports = if rule.l7.is_some() { Some(tcp_only(rule.ports.as_deref())) } else { rule.ports.clone() };
+    // All that is read is spoken over TCP alone: such a rule says nothing about other protocols.
+    let ports = match &rule.l7 {
+        Some(l7) if l7.is_read() => Some(tcp_only(rule.ports.as_deref())),
+        _ => rule.ports.clone(),
+    };
     Some(Line { rule: RuleId { policy, rule: number, item: None }, tier, peers: rule.peers.clone(), ports, action })
 }
 
@@ -143,30 +146,32 @@ impl PortMatch {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::All { protocol } | Self::Range { protocol, .. } | Self::Named { protocol, .. } => *protocol,
+            Self::Icmp(_) => Protocol::Icmp,
         }
     }
 
-    /// Whether the entry matches `port` of `protocol` at `destination` (the endpoint there, if a pod is).
-    pub fn matches(&self, protocol: Protocol, port: u16, destination: Option<&Endpoint>) -> bool {
-        if self.protocol() != protocol {
+    /// Whether the entry matches `flow`. `destination` is the endpoint there, if a pod is.
+    pub fn matches(&self, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
+        if self.protocol() != flow.protocol {
             return false;
         }
         match self {
             Self::All { .. } => true,
-            Self::Range { first, last, .. } => (*first..=*last).contains(&port),
-            Self::Named { name, .. } => destination.is_some_and(|endpoint| {
-                endpoint.ports.iter().any(|p| p.name == *name && p.protocol == protocol && p.port == port)
+            Self::Range { first, last, .. } => (*first..=*last).contains(&flow.destination_port),
+            Self::Named { name, protocol } => destination.is_some_and(|endpoint| {
+                endpoint.ports.iter().any(|p| p.name == *name && p.protocol == *protocol && p.port == flow.destination_port)
             }),
+            Self::Icmp(wanted) => flow.icmp().is_some_and(|(family, message)| wanted.matches(family, message)),
         }
     }
 }
 
 impl Line {
-    /// Whether the line's ports match. Protocols without ports match only lines that restrict none.
-    pub fn ports_match(&self, protocol: Protocol, port: u16, destination: Option<&Endpoint>) -> bool {
+    /// Whether the line's ports match. Protocols without ports match only lines that restrict none, and ICMP those that name its message.
+    pub fn ports_match(&self, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
         match &self.ports {
             None => true,
-            Some(ports) => ports.iter().any(|p| p.matches(protocol, port, destination)),
+            Some(ports) => ports.iter().any(|p| p.matches(flow, destination)),
         }
     }
 }

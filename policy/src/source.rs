@@ -10,9 +10,11 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Direction, Protocol};
+use crate::flow::{Direction, IcmpFamily, IcmpMessage, Protocol};
 use crate::http::{GrpcMatch, HttpMatch};
 use crate::label::{Labels, Selector};
+
+pub use crate::name::{NamePattern, plain_name};
 
 /// One object of the cluster. Objects of the same key replace each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,50 +121,6 @@ pub struct KnownName {
     /// In lower case, without a final dot.
     pub name: Arc<str>,
     pub ips: Vec<IpAddr>,
-}
-
-/// A name, or all names below one: `api.example.org`, `*.example.org`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum NamePattern {
-    /// Exactly this one.
-    Name(Arc<str>),
-    /// This many labels or more before `.example.org`: one.
-    Below(Arc<str>),
-}
-
-impl NamePattern {
-    /// From the way that ClusterNetworkPolicy writes it. Letter case and a final dot say nothing.
-    pub fn new(written: &str) -> Self {
-        let name = plain_name(written);
-        match name.strip_prefix("*.") {
-            Some(rest) => Self::Below(rest.into()),
-            None => Self::Name(name.into()),
-        }
-    }
-
-    /// `name` is in lower case, without a final dot.
-    pub fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Name(wanted) => **wanted == *name,
-            Self::Below(wanted) => {
-                name.strip_suffix(&**wanted).and_then(|rest| rest.strip_suffix('.')).is_some_and(|labels| !labels.is_empty())
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for NamePattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Below(name) => write!(f, "*.{name}"),
-        }
-    }
-}
-
-/// A DNS name as it is compared: in lower case, without a final dot.
-pub fn plain_name(written: &str) -> String {
-    written.strip_suffix('.').unwrap_or(written).to_ascii_lowercase()
 }
 
 /// Which object a policy is.
@@ -280,8 +238,28 @@ pub enum Peer {
     },
     /// Nodes by their labels: their addresses, and so the pods on them that have the node's network.
     Nodes(Selector),
-    /// The addresses that these names are known to have.
+    /// The addresses that these names are known to have: `domainNames`.
     Names(Vec<NamePattern>),
+    /// `fqdns`: those of them that names outside may have.
+    Fqdns(Fqdns),
+}
+
+/// Names outside of the cluster, as `fqdns` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fqdns {
+    pub patterns: Vec<NamePattern>,
+    /// Whether a name may have an address of the cluster, or one that is nobody's on the Internet. Without it, whoever answers for the
+    /// name could open the way to any of these.
+    pub allow_private: bool,
+    /// Whether the server name or Host of a connection must be one of the names, too. Nothing asks for it yet.
+    pub name_check: bool,
+}
+
+impl Fqdns {
+    /// Whether an address that a name has may be believed, as far as the address itself says.
+    pub fn may_have(&self, ip: IpAddr) -> bool {
+        self.allow_private || crate::name::is_outside(ip)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -292,6 +270,43 @@ pub enum PortMatch {
     Range { protocol: Protocol, first: u16, last: u16 },
     /// By the name it has on the destination's pod. A pod without that name and protocol is not matched.
     Named { protocol: Protocol, name: Arc<str> },
+    /// Messages of ICMP: they stand where ports stand, and a rule that has both matches either.
+    Icmp(IcmpMatch),
+}
+
+/// Which messages of ICMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct IcmpMatch {
+    pub family: IcmpFamily,
+    /// `None`: every type.
+    pub kind: Option<u8>,
+    /// `None`: every code. Never without `kind`.
+    pub code: Option<u8>,
+}
+
+impl IcmpMatch {
+    pub fn matches(&self, family: IcmpFamily, message: IcmpMessage) -> bool {
+        self.family == family
+            && self.kind.is_none_or(|kind| kind == message.kind)
+            && self.code.is_none_or(|code| code == message.code)
+    }
+}
+
+impl std::fmt::Display for IcmpMatch {
+    /// `ICMPv6`, `ICMP for IPv4 type 8`, `ICMPv6 type 1 code 4`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.family {
+            IcmpFamily::V4 => "ICMP for IPv4",
+            IcmpFamily::V6 => "ICMPv6",
+        })?;
+        if let Some(kind) = self.kind {
+            write!(f, " type {kind}")?;
+        }
+        if let Some(code) = self.code {
+            write!(f, " code {code}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What a rule says about contents. A rule has at most one kind.
@@ -303,6 +318,20 @@ pub enum L7 {
     Grpc(Vec<GrpcMatch>),
     /// TLS, by the name that the client asks for. OR over the items.
     Tls(Vec<TlsMatch>),
+    /// Look-ups of names. OR over the items. Nothing reads them yet: an allow matches nothing, a deny whatever its peers and ports
+    /// match.
+    Dns(Vec<DnsMatch>),
+}
+
+/// One item of `dns`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DnsMatch {
+    /// The item's index in the manifest's list.
+    pub index: u16,
+    /// `None`, in a Deny alone: it could not be read, so it is every name.
+    pub name: Option<NamePattern>,
+    /// Types of records by their IANA numbers, ascending. Empty: every type.
+    pub types: Vec<u16>,
 }
 
 /// One entry of `tls.serverNames`.
@@ -328,6 +357,7 @@ impl L7 {
             Self::Http(items) => items.is_empty(),
             Self::Grpc(items) => items.is_empty(),
             Self::Tls(items) => items.is_empty(),
+            Self::Dns(items) => items.is_empty(),
         }
     }
 
@@ -337,7 +367,13 @@ impl L7 {
             Self::Http(_) => format!("http[{index}]"),
             Self::Grpc(_) => format!("grpc[{index}]"),
             Self::Tls(_) => format!("tls.serverNames[{index}]"),
+            Self::Dns(_) => format!("dns[{index}]"),
         }
+    }
+
+    /// Whether connections can be read for it.
+    pub fn is_read(&self) -> bool {
+        !matches!(self, Self::Dns(_))
     }
 }
 

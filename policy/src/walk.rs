@@ -396,7 +396,7 @@ impl<'a> Judged<'a> {
 
     /// Whether a line whose peers match also matches by port and request.
     fn rest_matches(&self, number: usize, line: &Line) -> Result<Option<u16>, Miss> {
-        if !line.ports_match(self.flow.protocol, self.flow.destination_port, self.destination.map(|e| &**e)) {
+        if !line.ports_match(self.flow, self.destination.map(|e| &**e)) {
             return Err(Miss::Port);
         }
         if line.action != LineAction::Inspect {

@@ -17,6 +17,7 @@ mod classes;
 mod effects;
 mod identities;
 mod inventory;
+mod places;
 mod selectors;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use std::time::SystemTime;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::flow::Direction;
-use crate::label::{Labels, Selector};
+use crate::label::Labels;
 use crate::snapshot::{self, Endpoint, IdentityId, Peer, PolicyId, Program, ProgramId, Programs, SetId};
 use crate::source::{self, Key, NamedPort, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef};
 
@@ -68,7 +69,7 @@ pub struct World {
     /// The second world, while there are Audit policies.
     audit: Option<Box<World>>,
     names: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    /// Changes of nodes and names so far.
+    /// Changes of nodes and names so far, and of pods at an address that a name has.
     places: u64,
     programs: FxHashMap<ProgramId, (Program, usize)>,
     program_ids: FxHashMap<Program, ProgramId>,
@@ -224,7 +225,8 @@ impl World {
         if let Some(policy) = &policy {
             self.audits += usize::from(policy.audit);
             self.expiries.extend(policy.expires.map(|expires| (expires, reference.clone())));
-            let is_place = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_));
+            let is_place =
+                |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_) | source::Peer::Fqdns(_));
             if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
                 self.by_places.insert(reference.clone());
             }
@@ -289,7 +291,10 @@ impl World {
     }
 
     fn resolve(&mut self, rule: &source::Rule, sets: &mut Vec<SetId>) -> snapshot::Rule {
-        let peers = rule.peers.as_ref().map(|peers| {
+        // Nobody knows all addresses that a name has: what takes something away by one takes all away.
+        let is_everyone = |peer: &source::Peer| matches!(peer, source::Peer::Fqdns(_)) && rule.action != source::Action::Allow;
+        let named = rule.peers.as_ref().filter(|peers| !peers.iter().any(is_everyone));
+        let peers = named.map(|peers| {
             let mut resolved = Vec::with_capacity(peers.len());
             for peer in peers {
                 match peer {
@@ -302,7 +307,11 @@ impl World {
                         resolved.push(Peer::Block { cidr: cidr.trunc(), except: except.clone() });
                     }
                     source::Peer::Nodes(selector) => resolved.extend(self.nodes_of(selector)),
-                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns)),
+                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns, |_| true)),
+                    source::Peer::Fqdns(fqdns) => {
+                        let may_have = |ip| fqdns.allow_private || (fqdns.may_have(ip) && !self.is_of_cluster(ip));
+                        resolved.extend(self.names_of(&fqdns.patterns, may_have));
+                    }
                 }
             }
             resolved
@@ -315,17 +324,6 @@ impl World {
             ports: rule.ports.clone(),
             l7: rule.l7.clone(),
         }
-    }
-
-    /// The addresses of the nodes that have these labels.
-    fn nodes_of(&self, selector: &Selector) -> Vec<Peer> {
-        let nodes = self.nodes.values().filter(|node| selector.matches(&node.labels));
-        each_address(nodes.flat_map(|node| node.ips.iter().copied()))
-    }
-
-    fn names_of(&self, patterns: &[source::NamePattern]) -> Vec<Peer> {
-        let names = self.names.iter().filter(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name)));
-        each_address(names.flat_map(|(_, ips)| ips.iter().copied()))
     }
 
     /// The set of a selector, with one more reference to it.
@@ -449,10 +447,4 @@ impl World {
             ports: first.ports.clone(),
         })
     }
-}
-
-/// Addresses as peers, each once.
-fn each_address(ips: impl Iterator<Item = IpAddr>) -> Vec<Peer> {
-    let ips: BTreeSet<IpAddr> = ips.collect();
-    ips.into_iter().map(|ip| Peer::Block { cidr: ip.into(), except: Vec::new() }).collect()
 }

@@ -86,7 +86,8 @@ fn judge_case(case: &case::Case, manifests: &corpus::Case, count: &mut Count) {
 /// All judges on one probe.
 fn judge_probe(probe: &Probe, kept: &Engine, fresh: &Engine, cluster: &Cluster) -> Result<(), String> {
     let contents = probe.contents();
-    let question = Question { from: probe.from, to: probe.to, protocol: &probe.protocol, port: probe.port, contents };
+    let Probe { from, to, port, icmp, .. } = *probe;
+    let question = Question { from, to, protocol: &probe.protocol, port, icmp, contents };
     let got = engine::judgement(&kept.everything.table, &question);
     let compiled = engine::judgement(&fresh.everything.table, &question);
     let reference = judge(cluster, &question);
@@ -195,7 +196,7 @@ fn agree_on(policy: &Value) {
     for (from, to) in addresses.iter().flat_map(|from| addresses.iter().map(move |to| (*from, *to))) {
         for (protocol, port) in [("TCP", 80), ("TCP", 85), ("TCP", 8080), ("TCP", 65535), ("UDP", 80), ("SCTP", 80), ("ICMP", 0)]
         {
-            let question = Question { from, to, protocol, port, contents: Contents::NotRead };
+            let question = Question { from, to, protocol, port, icmp: None, contents: Contents::NotRead };
             let (got, expected) = (engine::judgement(&engine.everything.table, &question), judge(&cluster, &question));
             assert!(engine::agrees(&got, &expected), "{policy}\n{question:?}: engine {got:?}, reference {expected:?}");
             assert_ne!(got.answer(), Answer::L7, "a NetworkPolicy never asks for contents");

@@ -105,6 +105,7 @@ pub(crate) fn flow<'a>(ends: &Ends, request: Option<Request<'a>>) -> Flow<'a> {
         destination: ends.original.0.ip().to_canonical(),
         protocol: Protocol::Tcp,
         destination_port: ends.original.0.port(),
+        icmp: None,
         request,
     }
 }

@@ -44,10 +44,7 @@ pub(super) fn of(version: &Cluster, flow: &Flow<'_>, direction: Direction) -> Re
     };
     let sets = table.endpoint(peer).map(|endpoint| table.sets_of(endpoint.identity)).unwrap_or_default();
     let destination = table.endpoint(flow.destination).map(|endpoint| &**endpoint);
-    let matching = lines
-        .lines
-        .iter()
-        .filter(|line| peer_matches(line, sets, peer) && line.ports_match(flow.protocol, flow.destination_port, destination));
+    let matching = lines.lines.iter().filter(|line| peer_matches(line, sets, peer) && line.ports_match(flow, destination));
     let mut passed = false;
     for line in matching {
         if passed && matches!(line.tier, Tier::Admin { .. }) {
@@ -88,6 +85,7 @@ fn each(rule: &Rule) -> Vec<String> {
         Some(L7::Http(items)) => items.iter().map(|item| L7::Http(vec![item.clone()])).collect(),
         Some(L7::Grpc(items)) => items.iter().map(|item| L7::Grpc(vec![item.clone()])).collect(),
         Some(L7::Tls(items)) => items.iter().map(|item| L7::Tls(vec![item.clone()])).collect(),
+        Some(L7::Dns(items)) => items.iter().map(|item| L7::Dns(vec![item.clone()])).collect(),
     };
     let rules = parts.into_iter().map(|l7| Rule { l7: Some(l7), ..rule.clone() });
     rules.filter_map(|rule| requests_in_words(&rule)).collect()

@@ -63,13 +63,13 @@ fn differences(
     }
     let destination = cluster.table().endpoint(flow.destination).map(|endpoint| &**endpoint);
     let ports = rule.ports.as_deref();
-    let on_port = |ports: &[PortMatch]| ports.iter().any(|p| p.matches(flow.protocol, flow.destination_port, destination));
+    let on_port = |ports: &[PortMatch]| ports.iter().any(|p| p.matches(flow, destination));
     let port_misses = ports.is_some_and(|ports| !on_port(ports));
     if port_misses {
         if ports.is_some_and(<[_]>::is_empty) {
             return None;
         }
-        let asked = words::destination_port(flow.destination_port, flow.protocol);
+        let asked = words::destination_port(flow.destination_port, flow.protocol, flow.icmp);
         but.push(format!("the port: {asked} is asked, {} is allowed", words::ports(rule)));
     }
     // Whether a request would match is only known where all else did.
@@ -103,7 +103,9 @@ fn peer_differences(cluster: &Cluster, other: IpAddr, peer: &Peer, home: &str) -
                 None => (if pod.is_some() { 3 } else { 1 }, vec![format!("the address: {other} is not in {cidr}")]),
             }
         }
-        (Peer::Nodes(_) | Peer::Names(_), _) => (far, vec![format!("the peer: {other} is none of {}", words::peer(peer, home))]),
+        (Peer::Nodes(_) | Peer::Names(_) | Peer::Fqdns(_), _) => {
+            (far, vec![format!("the peer: {other} is none of {}", words::peer(peer, home))])
+        }
     }
 }
 

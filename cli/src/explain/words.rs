@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
-use sluice_policy::source::{L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule, TlsMatch};
-use sluice_policy::{Direction, Protocol};
+use sluice_policy::source::{DnsMatch, Fqdns, L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule, TlsMatch};
+use sluice_policy::{Direction, IcmpMessage, Protocol};
 
 /// `TCP`, `TCP 8080`, `TCP 30000-32767`, `TCP http`.
 pub(super) fn port(port: &PortMatch) -> String {
@@ -13,6 +13,7 @@ pub(super) fn port(port: &PortMatch) -> String {
         PortMatch::Range { protocol, first, last } if first == last => format!("{protocol} {first}"),
         PortMatch::Range { protocol, first, last } => format!("{protocol} {first}-{last}"),
         PortMatch::Named { protocol, name } => format!("{protocol} {name}"),
+        PortMatch::Icmp(messages) => messages.to_string(),
     }
 }
 
@@ -29,7 +30,9 @@ pub(super) fn ports(rule: &Rule) -> String {
 pub(super) fn peer(peer: &Peer, home: &str) -> String {
     match peer {
         Peer::Pods(selector) => pods(selector, home),
-        Peer::Names(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+        Peer::Names(patterns) | Peer::Fqdns(Fqdns { patterns, .. }) => {
+            patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+        }
         Peer::Nodes(selector) if selector.is_everything() => "all nodes".to_owned(),
         Peer::Nodes(selector) => format!("nodes {selector}"),
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
@@ -65,6 +68,7 @@ pub(super) fn requests(rule: &Rule) -> Option<String> {
         L7::Http(items) => items.iter().map(http).collect(),
         L7::Grpc(items) => items.iter().map(grpc).collect(),
         L7::Tls(items) => items.iter().map(tls).collect(),
+        L7::Dns(items) => items.iter().map(dns).collect(),
     };
     Some(if items.is_empty() { "no request that could be read".to_owned() } else { items.join(" or ") })
 }
@@ -125,10 +129,19 @@ pub(super) fn rule(rule: &Rule, policy: &Policy) -> String {
     format!("{side} {}, {}{requests}", peers(rule, policy), ports(rule))
 }
 
-/// `8080/tcp`, `icmp`.
-pub(crate) fn destination_port(port: u16, protocol: Protocol) -> String {
+/// `8080/tcp`, `icmp`, `icmp type 3 code 4`.
+pub(crate) fn destination_port(port: u16, protocol: Protocol, icmp: Option<IcmpMessage>) -> String {
     let name = protocol.to_string().to_lowercase();
-    if protocol.has_ports() { format!("{port}/{name}") } else { name }
+    match icmp {
+        Some(IcmpMessage { kind, code }) => format!("{name} type {kind} code {code}"),
+        None if protocol.has_ports() => format!("{port}/{name}"),
+        None => name,
+    }
+}
+
+/// `the look-up of *.example.org`.
+fn dns(item: &DnsMatch) -> String {
+    format!("the look-up of {}", item.name.as_ref().map_or_else(|| "any name".to_owned(), ToString::to_string))
 }
 
 /// `a`, `a and b`, `a, b and c`.

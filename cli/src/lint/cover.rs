@@ -58,9 +58,13 @@ pub(super) fn peer(outer: &Peer, inner: &Peer, inventory: &Inventory) -> bool {
 }
 
 pub(super) fn port(outer: &PortMatch, inner: &PortMatch) -> bool {
-    use PortMatch::{All, Named, Range};
+    use PortMatch::{All, Icmp, Range};
     match (outer, inner) {
-        (All { protocol }, All { protocol: p } | Range { protocol: p, .. } | Named { protocol: p, .. }) => protocol == p,
+        (All { protocol }, inner) => *protocol == inner.protocol(),
+        (Icmp(outer), Icmp(inner)) => {
+            let covers = |outer: Option<u8>, inner: Option<u8>| outer.is_none() || outer == inner;
+            outer.family == inner.family && covers(outer.kind, inner.kind) && covers(outer.code, inner.code)
+        }
         (Range { protocol, first, last }, Range { protocol: p, first: f, last: l }) => protocol == p && first <= f && l <= last,
         (outer, inner) => outer == inner,
     }
@@ -68,12 +72,13 @@ pub(super) fn port(outer: &PortMatch, inner: &PortMatch) -> bool {
 
 /// Whether two ports have a flow in common, or may have: names are not resolved.
 pub(super) fn ports_meet(one: &PortMatch, other: &PortMatch) -> bool {
-    use PortMatch::{All, Named, Range};
-    let protocol = |port: &PortMatch| match port {
-        All { protocol } | Range { protocol, .. } | Named { protocol, .. } => *protocol,
-    };
-    protocol(one) == protocol(other)
+    use PortMatch::{Icmp, Named, Range};
+    one.protocol() == other.protocol()
         && match (one, other) {
+            (Icmp(one), Icmp(other)) => {
+                let meet = |one: Option<u8>, other: Option<u8>| one.is_none() || other.is_none() || one == other;
+                one.family == other.family && meet(one.kind, other.kind) && meet(one.code, other.code)
+            }
             (Range { first, last, .. }, Range { first: f, last: l, .. }) => first <= l && f <= last,
             (Named { name, .. }, Named { name: n, .. }) => name == n,
             _ => true,

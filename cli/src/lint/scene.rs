@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use sluice_crds::{Value, peers_of_rule};
-use sluice_policy::source::{Action, Namespace, Object, Peer, Rule};
+use sluice_policy::source::{Action, Fqdns, IcmpMatch, Namespace, Object, Peer, Rule};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
-use sluice_policy::{Decision, Direction, Flow, Protocol, Table, View, World};
+use sluice_policy::{Decision, Direction, Flow, IcmpMessage, Protocol, Table, View, World};
 
 use super::inventory::{ClassId, Inventory, Members};
 use super::read::{Objects, Written};
@@ -166,7 +166,15 @@ impl Scene {
         protocol: Protocol,
         port: u16,
     ) -> bool {
-        let flow = Flow { source, destination, protocol, destination_port: port, request: None };
+        let flow = Flow { source, destination, protocol, destination_port: port, icmp: None, request: None };
+        self.judge().table.verdict(&flow).half(direction).decision != Decision::Deny
+    }
+
+    /// The same for one of these messages of ICMP.
+    pub(super) fn passes_message(&self, direction: Direction, source: IpAddr, destination: IpAddr, wanted: &IcmpMatch) -> bool {
+        let kind = wanted.kind.unwrap_or(wanted.family.echo_request());
+        let icmp = Some(IcmpMessage { kind, code: wanted.code.unwrap_or(0) });
+        let flow = Flow { source, destination, protocol: Protocol::Icmp, destination_port: 0, icmp, request: None };
         self.judge().table.verdict(&flow).half(direction).decision != Decision::Deny
     }
 
@@ -237,6 +245,8 @@ pub(super) fn name_of(policy: &Arc<str>, peer: &Peer) -> String {
         }
         Peer::Block { cidr, .. } => cidr.to_string(),
         Peer::Nodes(selector) => format!("nodes {selector}"),
-        Peer::Names(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        Peer::Names(names) | Peer::Fqdns(Fqdns { patterns: names, .. }) => {
+            names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
     }
 }

@@ -60,7 +60,8 @@ impl Matrix {
             let (namespace, name) = name.split_once('/')?;
             Some(End::Pod(PodRef { namespace: namespace.into(), name: name.into() }, None))
         };
-        let question = Question { from: end(from)?, to: end(to)?, port: self.port, protocol: self.protocol, contents: None };
+        let (from, to) = (end(from)?, end(to)?);
+        let question = Question { from, to, port: self.port, protocol: self.protocol, icmp: None, contents: None };
         let answer = cluster.judge(&question, &Names::default()).ok()?.answer;
         let halves = [("egress", &answer.egress), ("ingress", &answer.ingress)];
         // An allow needs both ends; anything else is one end's doing.

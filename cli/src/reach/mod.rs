@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use sluice_policy::snapshot::ProgramId;
-use sluice_policy::{Direction, Flow, Verdict};
+use sluice_policy::{Direction, Flow, IcmpMessage, Protocol, Verdict};
 
 use crate::cluster::Cluster;
 use classes::{Class, Classes, Side};
@@ -137,5 +137,10 @@ impl<'c> Reach<'c> {
 
 /// The flow that stands for a range of ports.
 pub fn flow(ips: (IpAddr, IpAddr), range: &PortRange) -> Flow<'static> {
-    Flow { source: ips.0, destination: ips.1, protocol: range.protocol, destination_port: range.first, request: None }
+    let icmp = (range.protocol == Protocol::Icmp).then(|| {
+        let [kind, code] = range.first.to_be_bytes();
+        IcmpMessage { kind, code }
+    });
+    let destination_port = if icmp.is_some() { 0 } else { range.first };
+    Flow { source: ips.0, destination: ips.1, protocol: range.protocol, destination_port, icmp, request: None }
 }

@@ -13,7 +13,8 @@ pub const OTHERS: Protocol = Protocol::Other(255);
 
 const WITH_PORTS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-/// Ports that no rule in question tells apart; `first` and `last` are 0 for protocols without ports.
+/// Ports that no rule in question tells apart. Of ICMP, type and code stand for a port, the type in the upper byte; of protocols with
+/// neither, `first` and `last` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PortRange {
     pub protocol: Protocol,
@@ -37,6 +38,11 @@ impl Borders {
                 PortMatch::All { .. } => {}
                 PortMatch::Range { protocol, first, last } => borders.cut(*protocol, *first, *last),
                 PortMatch::Named { protocol, name } => drop(borders.named.insert((*protocol, name.clone()))),
+                PortMatch::Icmp(messages) => {
+                    let (kinds, codes) = (messages.kind.map_or((0, u8::MAX), |kind| (kind, kind)), messages.code);
+                    let codes = codes.map_or((0, u8::MAX), |code| (code, code));
+                    borders.cut(Protocol::Icmp, u16::from_be_bytes([kinds.0, codes.0]), u16::from_be_bytes([kinds.1, codes.1]));
+                }
             }
         }
         borders
@@ -59,15 +65,15 @@ impl Borders {
             }
         }
         let mut ranges = Vec::new();
-        for protocol in WITH_PORTS {
+        for protocol in WITH_PORTS.into_iter().chain([Protocol::Icmp]) {
+            let (least, _) = span(protocol);
             let mut firsts: Vec<u16> = merged.firsts.iter().filter(|(p, _)| *p == protocol).map(|(_, first)| *first).collect();
-            // No destination has port 0.
-            firsts.retain(|first| *first > 1);
-            firsts.insert(0, 1);
+            firsts.retain(|first| *first > least);
+            firsts.insert(0, least);
             let lasts = firsts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
             ranges.extend(firsts.iter().zip(lasts).map(|(first, last)| PortRange { protocol, first: *first, last }));
         }
-        ranges.extend([Protocol::Icmp, OTHERS].map(|protocol| PortRange { protocol, first: 0, last: 0 }));
+        ranges.push(PortRange { protocol: OTHERS, first: 0, last: 0 });
         ranges
     }
 }
@@ -107,8 +113,7 @@ impl PortSet {
     }
 
     fn has_all(&self, protocol: Protocol) -> bool {
-        let first = u16::from(protocol.has_ports());
-        let last = if protocol.has_ports() { u16::MAX } else { 0 };
+        let (first, last) = span(protocol);
         self.of(protocol).any(|range| range.first <= first && range.last >= last)
     }
 
@@ -116,21 +121,16 @@ impl PortSet {
     fn missing(&self, protocols: &[Protocol]) -> Self {
         let mut missing = Vec::new();
         for &protocol in protocols {
-            if !protocol.has_ports() {
-                if !self.has_all(protocol) {
-                    missing.push(PortRange { protocol, first: 0, last: 0 });
-                }
-                continue;
-            }
-            let mut next = 1_u32;
+            let (least, most) = span(protocol);
+            let mut next = u32::from(least);
             for range in self.of(protocol) {
                 if u32::from(range.first) > next {
                     missing.push(PortRange { protocol, first: clamp(next), last: range.first - 1 });
                 }
                 next = u32::from(range.last) + 1;
             }
-            if next <= u32::from(u16::MAX) {
-                missing.push(PortRange { protocol, first: clamp(next), last: u16::MAX });
+            if next <= u32::from(most) {
+                missing.push(PortRange { protocol, first: clamp(next), last: most });
             }
         }
         Self { ranges: missing }
@@ -140,18 +140,40 @@ impl PortSet {
         let mut parts: Vec<String> = Vec::new();
         let mut protocol = None;
         for range in &self.ranges {
-            let ports =
-                if range.first == range.last { range.first.to_string() } else { format!("{}-{}", range.first, range.last) };
+            let ports = match range.protocol {
+                Protocol::Icmp => messages(range),
+                _ if range.first == range.last => range.first.to_string(),
+                _ => format!("{}-{}", range.first, range.last),
+            };
             let same = protocol.replace(range.protocol) == Some(range.protocol);
             parts.push(match range.protocol {
                 OTHERS => "other protocols".to_owned(),
-                Protocol::Icmp => "ICMP".to_owned(),
                 protocol if self.has_all(protocol) => protocol.to_string(),
                 _ if same => ports,
                 protocol => format!("{protocol} {ports}"),
             });
         }
         parts.join(", ")
+    }
+}
+
+/// The least and the greatest number that a range of this protocol can have. No destination has port 0.
+fn span(protocol: Protocol) -> (u16, u16) {
+    match protocol {
+        Protocol::Icmp => (0, u16::MAX),
+        protocol if protocol.has_ports() => (1, u16::MAX),
+        _ => (0, 0),
+    }
+}
+
+/// `type 8`, `types 9-255`, `type 3 code 4`, `type 3 code 5 to type 7 code 255`.
+fn messages(range: &PortRange) -> String {
+    let ([first, first_code], [last, last_code]) = (range.first.to_be_bytes(), range.last.to_be_bytes());
+    match (first_code, last_code) {
+        (0, u8::MAX) if first == last => format!("type {first}"),
+        (0, u8::MAX) => format!("types {first}-{last}"),
+        _ if range.first == range.last => format!("type {first} code {first_code}"),
+        _ => format!("type {first} code {first_code} to type {last} code {last_code}"),
     }
 }
 
@@ -177,7 +199,7 @@ impl std::fmt::Display for PortSet {
             return f.write_str(&self.list());
         };
         let missing = self.missing(&[protocol]);
-        if protocol.has_ports() && !missing.ranges.is_empty() && but(&missing) {
+        if protocol != OTHERS && !missing.ranges.is_empty() && but(&missing) {
             let ports = missing.list();
             let ports = ports.strip_prefix(&format!("{protocol} ")).unwrap_or(&ports);
             return write!(f, "{protocol} but {ports}");
@@ -202,7 +224,7 @@ mod tests {
     fn sets_are_said_in_few_words() {
         use Protocol::{Icmp, Sctp, Tcp, Udp};
         let most = u16::MAX;
-        let rest = [(Udp, 1, most), (Sctp, 1, most), (Icmp, 0, 0), (OTHERS, 0, 0)];
+        let rest = [(Udp, 1, most), (Sctp, 1, most), (Icmp, 0, most), (OTHERS, 0, 0)];
         let with = |tcp: &[(Protocol, u16, u16)]| set(&[tcp, &rest].concat());
         assert_eq!(set(&[(Tcp, 80, 80), (Tcp, 443, 443), (Udp, 53, 53)]), "TCP 80, 443, UDP 53");
         assert_eq!(set(&[(Tcp, 80, 80), (Tcp, 81, 90)]), "TCP 80-90");
@@ -211,6 +233,13 @@ mod tests {
         assert_eq!(with(&[(Tcp, 1, most)]), "any port");
         assert_eq!(with(&[(Tcp, 1, 79), (Tcp, 81, most)]), "any port but TCP 80");
         assert_eq!(with(&[]), "any port but TCP");
+        let type_and_code = |kind: u16, code: u16| (kind << 8) + code;
+        let echo = type_and_code(8, 0);
+        assert_eq!(set(&[(Icmp, echo, echo)]), "ICMP type 8 code 0");
+        assert_eq!(set(&[(Icmp, 0, 255), (Icmp, echo, echo + 255)]), "ICMP type 0, type 8");
+        assert_eq!(set(&[(Icmp, 0, echo - 1), (Icmp, echo + 1, most)]), "ICMP but type 8 code 0");
+        assert_eq!(set(&[(Icmp, 0, most)]), "ICMP");
+        assert_eq!(set(&[(Icmp, echo, most)]), "ICMP types 8-255");
     }
 
     #[test]

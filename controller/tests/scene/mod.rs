@@ -228,6 +228,7 @@ pub(crate) fn judge(table: &Table, from: &str, to: &str) -> Decision {
         destination: to.parse().expect("an address"),
         protocol: Protocol::Tcp,
         destination_port: 80,
+        icmp: None,
         request: None,
     };
     table.verdict(&flow).decision()

@@ -132,6 +132,7 @@ impl Cluster {
                 to: self.end(&probe.to)?,
                 port: probe.port,
                 protocol: probe.protocol,
+                icmp: probe.icmp,
                 contents: probe.contents()?,
                 expect: probe.expect.into(),
                 audit: probe.audit.map(Decision::from),
@@ -165,7 +166,8 @@ impl Cluster {
                         other => return Err(format!("table: {other:?} is none of 1, 0 and .")),
                     };
                     let (from, to) = (from.clone(), to.clone());
-                    probes.push(Probe { from, to, port: on.port, protocol: on.protocol, contents: None, expect, audit: None });
+                    let (port, protocol) = (on.port, on.protocol);
+                    probes.push(Probe { from, to, port, protocol, icmp: None, contents: None, expect, audit: None });
                 }
             }
         }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sluice_policy::Protocol;
 use sluice_policy::label::Labels;
 use sluice_policy::source::{NamedPort, Node, Pod, PodRef};
 use sluice_policy::verdict::Decision;
+use sluice_policy::{IcmpMessage, Protocol};
 
 use super::{Contents, HttpProbe};
 
@@ -123,6 +123,7 @@ pub(super) struct Probe {
     pub(super) to: End,
     pub(super) port: u16,
     pub(super) protocol: Protocol,
+    pub(super) icmp: Option<IcmpMessage>,
     http: Option<HttpProbe>,
     tls: Option<Tls>,
     #[serde(default)]

@@ -1,7 +1,9 @@
 //! What rules say about contents.
 
-use super::build::Schema;
+use super::build::{Property, Schema};
 use crate::bounds::{MAX_CONDITIONS, MAX_EXACT_BYTES, MAX_NAME_BYTES, MAX_RULE_ITEMS};
+use crate::dns::TYPES;
+use crate::fqdn::MAX_NAME;
 
 /// The longest regular expression.
 const PATTERN: usize = sluice_policy::http::PATTERN_MAX_BYTES;
@@ -67,6 +69,36 @@ pub(super) fn tls() -> Schema {
     )
     .required(&["serverNames"])
     .keeps_unknown()
+}
+
+pub(super) fn dns() -> Schema {
+    let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+    let types = Schema::list("Types of records. Absent: all.", TYPES.len(), Schema::word("The name of a type: A, AAAA.", &names))
+        .at_least_one()
+        .atomic();
+    let item = name("Look-ups: AND over the fields, of which exactly one is a name or a pattern of names.", [("types", types)]);
+    items(
+        "Look-ups of names, over UDP and TCP: any of these. Without ports they are those to port 53. This version reads none, so an Allow \
+         matches nothing, and a Deny all that its ports match.",
+        item,
+    )
+}
+
+/// Something with a name, and what else it has.
+pub(super) fn name<const N: usize>(description: &str, more: [Property; N]) -> Schema {
+    // With a final dot.
+    let longest = MAX_NAME + 1;
+    let name = [
+        ("matchName", Schema::text("The name, in any letter case, with a final dot or without.").longest(longest)),
+        (
+            "matchPattern",
+            Schema::text(
+                "A name in which * stands for any part of one label; **. in front is one label or more; * alone is every name.",
+            )
+            .longest(longest),
+        ),
+    ];
+    Schema::object(description, name.into_iter().chain(more)).keeps_unknown().exactly_one(&["matchName", "matchPattern"])
 }
 
 fn items(description: &str, item: Schema) -> Schema {

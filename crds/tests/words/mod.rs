@@ -52,6 +52,13 @@ pub(crate) fn describe(policy: &Policy) -> String {
             };
             words.push_str(&format!(" grpc{}", list(items, item)));
         }
+        if let Some(L7::Dns(items)) = &rule.l7 {
+            let item = |i: &sluice_policy::source::DnsMatch| {
+                let types: String = i.types.iter().map(|number| format!("/{number}")).collect();
+                format!("{}:{}{types}", i.index, i.name.as_ref().map_or_else(|| "any name".to_owned(), ToString::to_string))
+            };
+            words.push_str(&format!(" dns{}", list(items, item)));
+        }
         if let Some(L7::Tls(items)) = &rule.l7 {
             let item = |i: &sluice_policy::source::TlsMatch| {
                 format!("{}:{}", i.index, i.name.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string))
@@ -91,6 +98,11 @@ pub(crate) fn peer(peer: &Peer) -> String {
         },
         Peer::Nodes(selector) => format!("nodes<{selector}>"),
         Peer::Names(patterns) => format!("names<{}>", list(patterns, ToString::to_string)),
+        Peer::Fqdns(fqdns) => {
+            let private = if fqdns.allow_private { " private" } else { "" };
+            let check = if fqdns.name_check { "" } else { " unchecked" };
+            format!("fqdns<{}{private}{check}>", list(&fqdns.patterns, ToString::to_string))
+        }
         Peer::Block { cidr, except } => format!("{cidr}{}", except.iter().map(|e| format!("-{e}")).collect::<String>()),
     }
 }
@@ -101,7 +113,15 @@ pub(crate) fn port(port: &PortMatch) -> String {
         PortMatch::Range { protocol, first, last } if first == last => format!("{protocol}:{first}"),
         PortMatch::Range { protocol, first, last } => format!("{protocol}:{first}-{last}"),
         PortMatch::Named { protocol, name } => format!("{protocol}:{name}"),
+        PortMatch::Icmp(icmp) => {
+            let number = |number: Option<u8>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+            format!("{:?}:{}/{}", icmp.family, number(icmp.kind), number(icmp.code))
+        }
     }
+}
+
+pub(crate) fn network_policy(spec: &str) -> String {
+    format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: ns}}, spec: {spec}}}")
 }
 
 pub(crate) fn sluice_policy(spec: &str) -> String {

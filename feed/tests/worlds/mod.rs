@@ -11,8 +11,10 @@ use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{Action, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch};
-use sluice_policy::{Direction, Protocol};
+use sluice_policy::source::{
+    Action, DnsMatch, IcmpMatch, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch,
+};
+use sluice_policy::{Direction, IcmpFamily, Protocol};
 
 pub(crate) fn changes() -> impl Strategy<Value = Vec<Change>> {
     vec(change(), 0..8)
@@ -101,6 +103,11 @@ fn rule() -> impl Strategy<Value = Rule> {
             last: a.max(b)
         }),
         (protocol(), text()).prop_map(|(protocol, name)| PortMatch::Named { protocol, name }),
+        (any::<bool>(), option::of((any::<u8>(), option::of(any::<u8>())))).prop_map(|(v6, kind)| PortMatch::Icmp(IcmpMatch {
+            family: if v6 { IcmpFamily::V6 } else { IcmpFamily::V4 },
+            kind: kind.map(|(kind, _)| kind),
+            code: kind.and_then(|(_, code)| code),
+        })),
     ];
     let action = prop::sample::select(vec![Action::Allow, Action::Deny, Action::Pass]);
     (direction(), text(), action, option::of(vec(peer, 0..3)), option::of(vec(ports, 0..3)), option::of(l7()))
@@ -114,9 +121,21 @@ fn l7() -> impl Strategy<Value = L7> {
         .prop_map(|(index, method, path, host, headers, query)| HttpMatch { index, method, path, host, headers, query });
     let grpc = (any::<u16>(), option::of(text()), option::of(text()), conditions())
         .prop_map(|(index, service, method, metadata)| GrpcMatch { index, service, method, metadata });
-    let name = prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below)];
-    let tls = (any::<u16>(), option::of(name)).prop_map(|(index, name)| TlsMatch { index, name });
-    prop_oneof![vec(http, 0..3).prop_map(L7::Http), vec(grpc, 0..3).prop_map(L7::Grpc), vec(tls, 0..3).prop_map(L7::Tls)]
+    let name = || {
+        prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below), text().prop_map(NamePattern::Glob)]
+    };
+    let tls = (any::<u16>(), option::of(name())).prop_map(|(index, name)| TlsMatch { index, name });
+    let dns = (any::<u16>(), option::of(name()), vec(any::<u16>(), 0..3)).prop_map(|(index, name, types)| DnsMatch {
+        index,
+        name,
+        types,
+    });
+    prop_oneof![
+        vec(http, 0..3).prop_map(L7::Http),
+        vec(grpc, 0..3).prop_map(L7::Grpc),
+        vec(tls, 0..3).prop_map(L7::Tls),
+        vec(dns, 0..3).prop_map(L7::Dns)
+    ]
 }
 
 fn conditions() -> impl Strategy<Value = Vec<Condition>> {

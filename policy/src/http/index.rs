@@ -77,6 +77,8 @@ impl HttpIndex {
                     index.unless_grpc.extend(deny.then_some(line));
                 }
                 L7::Tls(_) => index.every_request.extend(deny.then_some(line)),
+                // Its lines read nothing.
+                L7::Dns(_) => {}
             }
         }
         index.lengths = index.by_prefix.keys().map(|prefix| prefix.len()).collect();

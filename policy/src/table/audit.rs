@@ -177,6 +177,8 @@ impl Table {
         match (port, direction) {
             (PortMatch::All { .. }, _) => *reads = ReadPorts::Every,
             (PortMatch::Range { first, last, .. }, _) => reads.add(*first..=*last),
+            // A message has no contents that anybody reads.
+            (PortMatch::Icmp(_), _) => {}
             (PortMatch::Named { protocol, name }, Direction::Ingress) => {
                 let own = endpoint.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
                 reads.add(own.map(|port| port.port));

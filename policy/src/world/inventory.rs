@@ -88,6 +88,7 @@ impl World {
                 let place = claimants.partition_point(|other| *other < pod.reference);
                 claimants.insert(place, pod.reference.clone());
             }
+            self.claimed(&pod.ips);
             effects.addresses.extend(pod.ips.iter().copied());
             let namespace = &pod.reference.namespace;
             let labels = self.namespace_labels(namespace);
@@ -113,6 +114,7 @@ impl World {
                 }
             }
         }
+        self.claimed(&placed.pod.ips);
         effects.addresses.extend(placed.pod.ips.iter().copied());
         self.classes.leave(class, reference);
     }

@@ -61,6 +61,7 @@ fn decide(table: &Table, from: &str, to: &str) -> Decision {
         destination: to.parse().unwrap(),
         protocol: Protocol::Tcp,
         destination_port: 80,
+        icmp: None,
         request: None,
     };
     table.verdict(&flow).decision()
@@ -158,4 +159,67 @@ fn two_live_pods_with_one_address_are_closed() {
     let effects = world.apply([Edit::Remove(Key::Pod(PodRef { namespace: "n".into(), name: Arc::from("a") }))]);
     let (table, _) = table.apply(&view.delta(&world, &effects)).unwrap();
     assert_eq!(decide(&table, "10.0.0.2", "10.0.0.1"), Decision::Allow);
+}
+
+#[test]
+fn a_name_has_no_address_of_the_cluster_as_long_as_it_is_one() {
+    let known = |ips: &[&str]| {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        Edit::Put(Object::Name(source::KnownName { name: "a.example".into(), ips }))
+    };
+    let node = |ips: &[&str], ranges: &[&str]| {
+        Edit::Put(Object::Node(Node {
+            name: "a".into(),
+            labels: Labels::new(),
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        }))
+    };
+    let peer = |allow_private| {
+        source::Peer::Fqdns(source::Fqdns {
+            patterns: vec![source::NamePattern::glob("a.example")],
+            allow_private,
+            name_check: true,
+        })
+    };
+    let policy = |action, peer| {
+        let rule = Rule {
+            direction: Direction::Egress,
+            action,
+            peers: Some(vec![peer]),
+            path: "egress[0]".into(),
+            ports: None,
+            l7: None,
+        };
+        Edit::Put(Object::Policy(Policy {
+            reference: policy_ref("p"),
+            tier: Tier::Additive,
+            subject: app("web"),
+            ingress: false,
+            egress: true,
+            audit: false,
+            expires: None,
+            rules: vec![rule],
+        }))
+    };
+    let mut world = World::new();
+    let mut view = View::new(Scope::Everything);
+    let (mut table, _) = Table::empty().apply(&view.snapshot(&world)).unwrap();
+    const NAMED: [&str; 3] = ["203.0.113.1", "203.0.113.2", "203.0.113.70"];
+    let mut check = |edits: Vec<Edit>, what: &str, expected: [bool; 3]| {
+        let effects = world.apply(edits);
+        table = table.apply(&view.delta(&world, &effects)).unwrap().0;
+        let allowed = NAMED.map(|ip| decide(&table, "10.0.0.1", ip) == Decision::Allow);
+        assert_eq!(allowed, expected, "{what}");
+    };
+    let web = pod("web", "10.0.0.1", "a", &[("app", "web")]);
+    check(vec![web, policy(Action::Allow, peer(false))], "nobody has looked the name up", [false; 3]);
+    check(vec![known(&NAMED)], "it has three addresses", [true; 3]);
+    check(vec![pod("other", "203.0.113.1", "b", &[])], "a pod comes to one", [false, true, true]);
+    check(vec![node(&["203.0.113.2"], &["203.0.113.64/26"])], "a node has one, and a range around another", [false; 3]);
+    check(vec![policy(Action::Allow, peer(true))], "the rule says so", [true; 3]);
+    check(vec![policy(Action::Allow, peer(false)), node(&[], &[])], "the node has none any more", [false, true, true]);
+    check(vec![Edit::Remove(Key::Pod(reference("other")))], "the pod goes", [true; 3]);
+    check(vec![known(&NAMED[..1])], "the name has one alone", [true, false, false]);
+    check(vec![policy(Action::Deny, peer(false))], "a Deny by name is one of every address", [false; 3]);
 }

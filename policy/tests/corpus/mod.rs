@@ -26,6 +26,7 @@ pub(crate) struct Probe {
     pub(crate) to: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: String,
+    pub(crate) icmp: Option<(u8, u8)>,
     pub(crate) contents: Option<Read>,
     pub(crate) expect: Answer,
     pub(crate) audit: Option<Answer>,
@@ -202,6 +203,12 @@ fn answer(word: &Value) -> Answer {
     }
 }
 
+/// Type and code.
+fn message(icmp: &Value) -> Option<(u8, u8)> {
+    let number = |field: &str| u8::try_from(icmp[field].as_u64().unwrap_or(0)).expect("types and codes have 8 bits");
+    icmp.is_object().then(|| (number("type"), number("code")))
+}
+
 fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
     let number = |port: &Value| u16::try_from(port.as_u64().unwrap_or(0)).expect("a port has 16 bits");
     let word = |value: &Value| value.as_str().unwrap_or("TCP").to_owned();
@@ -213,6 +220,7 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
             to: end(cluster, &probe["to"]),
             port: number(&probe["port"]),
             protocol: word(&probe["protocol"]),
+            icmp: message(&probe["icmp"]),
             contents: match &probe["tls"] {
                 _ if http.is_object() => Some(Read::Http(request(http))),
                 Value::Object(tls) => Some(Read::Tls(tls.get("serverName").and_then(Value::as_str).map(str::to_owned))),
@@ -244,6 +252,7 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
                         to: *to,
                         port: number(&on["port"]),
                         protocol: word(&on["protocol"]),
+                        icmp: None,
                         contents: None,
                         expect,
                         audit: None,

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use sluice_policy::http::{FieldLines, HttpRequest};
-use sluice_policy::source::{Key, PodRef, PolicyKind, PolicyRef};
+use sluice_policy::source::{Key, KnownName, Object, PodRef, PolicyKind, PolicyRef};
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit as WorldEdit, Effects};
-use sluice_policy::{Decision, Direction, Flow, Protocol, Request, Table, Verdict, View, World};
+use sluice_policy::{Decision, Direction, Flow, IcmpMessage, Protocol, Request, Table, Verdict, View, World};
 
 use crate::reference::{Answer, Cluster, Contents, Half, Judgement, Question};
 use crate::worlds::{self, Edit};
@@ -77,6 +77,7 @@ impl Engine {
 /// What `sluice-crds` makes of an edit. An object of which nothing is understood would be no edit at all; the tests draw none.
 pub(crate) fn lower(edit: &Edit) -> WorldEdit {
     match edit {
+        Edit::Put(manifest) if manifest["kind"] == "Name" => WorldEdit::Put(name(manifest)),
         Edit::Put(manifest) => {
             WorldEdit::Put(lowered(manifest).object.unwrap_or_else(|| panic!("nothing understood of {manifest}")))
         }
@@ -86,6 +87,7 @@ pub(crate) fn lower(edit: &Edit) -> WorldEdit {
             let policy = |kind| Key::Policy(PolicyRef { kind, namespace: namespace.clone(), name: name.clone() });
             WorldEdit::Remove(match kind.as_str() {
                 "Namespace" => Key::Namespace(name),
+                "Name" => Key::Name(name),
                 "Node" => Key::Node(name),
                 "Pod" => Key::Pod(PodRef { namespace, name }),
                 "NetworkPolicy" => policy(PolicyKind::NetworkPolicy),
@@ -96,6 +98,13 @@ pub(crate) fn lower(edit: &Edit) -> WorldEdit {
             })
         }
     }
+}
+
+/// What DNS says of a name, which is no object of a cluster.
+fn name(manifest: &Value) -> Object {
+    let ips = manifest["ips"].as_array().into_iter().flatten();
+    let ips = ips.map(|ip| crate::reference::read::address(ip).expect("names have addresses")).collect();
+    Object::Name(KnownName { name: manifest["metadata"]["name"].as_str().expect("names are texts").into(), ips })
 }
 
 /// One manifest, by way of its text.
@@ -147,8 +156,9 @@ pub(crate) fn is_read(table: &Table, question: &Question<'_>) -> bool {
 
 pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>) -> T) -> T {
     let protocol: Protocol = question.protocol.parse().expect("the questions name protocols the engine knows");
-    let flow =
-        |request| Flow { source: question.from, destination: question.to, protocol, destination_port: question.port, request };
+    let icmp = question.icmp.map(|(kind, code)| IcmpMessage { kind, code });
+    let (source, destination, destination_port) = (question.from, question.to, question.port);
+    let flow = |request| Flow { source, destination, protocol, destination_port, icmp, request };
     match question.contents {
         Contents::NotRead => judge(&flow(None)),
         Contents::Other => judge(&flow(Some(Request::Opaque))),

@@ -59,7 +59,8 @@ fn a_node_knows_the_named_ports_that_its_pods_may_reach_anywhere() {
     engine.edit([pod("near", "10.0.0.0", "k0", json!([])), server.clone()].map(Edit::Put).iter().map(engine::lower));
     let asked = |engine: &Engine| {
         let ends = ("10.0.0.0".parse().expect("an address"), "10.0.0.1".parse().expect("an address"));
-        let question = Question { from: ends.0, to: ends.1, protocol: "TCP", port: 8000, contents: Contents::NotRead };
+        let question =
+            Question { from: ends.0, to: ends.1, protocol: "TCP", port: 8000, icmp: None, contents: Contents::NotRead };
         engine::ask(&engine.nodes[0].table, &question).egress.decision
     };
     let moved = pod("far", "10.0.0.1", "k1", json!([{"name": "http", "containerPort": 8001}]));

@@ -82,6 +82,7 @@ fn matches(table: &Table, line: &Line, flow: &Flow<'_>, peer: IpAddr) -> bool {
         PortMatch::Range { protocol, first, last } => {
             *protocol == flow.protocol && (*first..=*last).contains(&flow.destination_port)
         }
+        PortMatch::Icmp(wanted) => flow.icmp().is_some_and(|(family, message)| wanted.matches(family, message)),
         PortMatch::Named { protocol, name } => {
             *protocol == flow.protocol
                 && table.named_ports(*protocol, name).any(|(ip, port)| ip == flow.destination && port == flow.destination_port)

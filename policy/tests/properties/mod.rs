@@ -44,14 +44,20 @@ fn questions(cluster: &Cluster) -> Vec<Question<'static>> {
     for from in &addresses {
         for to in addresses.iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
             for protocol in worlds::PROTOCOLS {
-                let ports = if protocol == "ICMP" { &[0][..] } else { &worlds::PORTS };
-                questions.extend(ports.iter().map(|port| Question {
-                    from: *from,
-                    to: *to,
-                    protocol,
-                    port: *port,
-                    contents: Contents::NotRead,
-                }));
+                let (ports, messages) = match protocol {
+                    "ICMP" => (&[0][..], &worlds::MESSAGES[..]),
+                    _ => (&worlds::PORTS[..], &[None][..]),
+                };
+                questions.extend(
+                    ports.iter().flat_map(|port| messages.iter().map(move |icmp| (*port, *icmp))).map(|(port, icmp)| Question {
+                        from: *from,
+                        to: *to,
+                        protocol,
+                        port,
+                        icmp,
+                        contents: Contents::NotRead,
+                    }),
+                );
             }
         }
     }

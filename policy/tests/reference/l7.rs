@@ -1,4 +1,4 @@
-//! `http`, `grpc` and `tls` in the naive judge.
+//! `http`, `grpc`, `tls` and `dns` in the naive judge.
 //!
 //! Everything is answered with three values: yes, no, and nobody can say, because a part of the rule can't be read or because
 //! servers read the request in different ways. Nobody can say: an allow doesn't match, a deny does.
@@ -22,12 +22,17 @@ type Answers = Vec<(String, Read<bool>)>;
 
 pub(crate) fn says(rule: &Value, action: Action, question: &Question<'_>) -> Says {
     let deny = action == Action::Deny;
-    let kinds: Vec<&str> = ["http", "grpc", "tls"].into_iter().filter(|kind| !rule[*kind].is_null()).collect();
+    let kinds: Vec<&str> = ["http", "grpc", "tls", "dns"].into_iter().filter(|kind| !rule[*kind].is_null()).collect();
     let kind = match (&kinds[..], deny) {
         ([], _) => return Says::Yes(Vec::new()),
         // Nobody can say which of the two is meant.
         ([_, _, ..], true) => return Says::Yes(Vec::new()),
         ([_, _, ..], false) => return Says::No,
+        // Nothing reads look-ups.
+        (["dns"], true) => return Says::Yes(Vec::new()),
+        (["dns"], false) => return Says::No,
+        // Nor is anything read in ICMP.
+        ([_], true) if !rule["icmp"].is_null() => return Says::Yes(Vec::new()),
         ([kind], _) => *kind,
     };
     let (list, place) = match kind {

@@ -16,11 +16,14 @@
 //! | a named port is the destination pod's | [`port_matches`] |
 //! | host-network and finished pods are no pods here | [`Cluster::pods`] |
 //! | `nodeSelector` matches nodes' addresses, `serviceAccounts` pods by the name of theirs | [`peer_matches`] |
-//! | `http`, `grpc`, `tls` | [`l7::says`] |
+//! | `icmp` stands where ports stand | [`names::place_matches`] |
+//! | `fqdns` matches addresses that names have | [`names::name_matches`] |
+//! | `http`, `grpc`, `tls`, `dns` | [`l7::says`] |
 //! | ClusterNetworkPolicy's tiers come before and behind | [`tiers`] |
 //! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
 
 mod l7;
+mod names;
 pub(crate) mod read;
 mod tiers;
 
@@ -56,6 +59,8 @@ pub(crate) struct Question<'a> {
     /// `TCP`, `UDP`, `SCTP`; any other word is a protocol without ports.
     pub(crate) protocol: &'a str,
     pub(crate) port: u16,
+    /// Type and code, of ICMP; without them it is an echo request.
+    pub(crate) icmp: Option<(u8, u8)>,
     pub(crate) contents: Contents<'a>,
 }
 
@@ -330,9 +335,14 @@ fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a 
     let fits = |rule: &Value| -> Read<bool> {
         let whole = and(read::spec(policy), read::expires(policy).map(|_| true));
         let known = and(whole, read::rule(rule, peers_field, read::is_ours(policy)));
-        let peers = any(read::list(&rule[peers_field]), |entry| peer_matches(case, policy, entry));
-        let ports = any(read::list(&rule["ports"]), |entry| port_matches(case, entry));
-        and(known, and(peers, ports))
+        let peers = any(read::list(&rule[peers_field]), |entry| match names::given(case, policy, entry) {
+            // Nobody knows all addresses that a name has.
+            true if action == Action::Deny => Err(Unreadable),
+            true => names::name_matches(case, entry),
+            false => peer_matches(case, policy, entry),
+        });
+        let places = names::place_matches(case, rule, read::is_ours(policy));
+        and(known, and(peers, places))
     };
     let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
     let numbered = rules.into_iter().flatten().enumerate();

@@ -243,8 +243,13 @@ pub(crate) fn expires(policy: &Value) -> Read<Option<&str>> {
 
 /// Whether a rule has only known fields.
 pub(crate) fn rule(value: &Value, peers_field: &str, ours: bool) -> Read<bool> {
-    let more: &[&str] = if ours { &["action", "http", "grpc", "tls"] } else { &[] };
-    known(value.as_object().ok_or(Unreadable)?, &[more, &[peers_field, "ports"]].concat())
+    let more: &[&str] = if ours { &["action", "http", "grpc", "tls", "dns", "icmp"] } else { &[] };
+    let map = value.as_object().ok_or(Unreadable)?;
+    // Contents are never found in ICMP.
+    if ours && !value["icmp"].is_null() && ["http", "grpc", "tls", "dns"].iter().any(|kind| !value[*kind].is_null()) {
+        return Err(Unreadable);
+    }
+    known(map, &[more, &[peers_field, "ports"]].concat())
 }
 
 /// A rule's action. Any other word than Allow may have been meant to deny, and so may a slip for the field's name and what is no

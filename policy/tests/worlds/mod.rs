@@ -4,6 +4,7 @@
 //! filled ones, and a few parts are such that nobody can read them.
 
 pub(crate) mod l7;
+mod names;
 mod tiers;
 
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ const LABELS: [(&str, [&str; 3]); 2] = [("app", ["web", "api", ""]), ("tier", ["
 const PORT_NAMES: [&str; 2] = ["http", "dns"];
 pub(crate) const PORTS: [u16; 4] = [53, 80, 81, 8080];
 pub(crate) const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "ICMP"];
+/// Messages of ICMP that are asked about. The first is an echo request.
+pub(crate) const MESSAGES: [Option<(u8, u8)>; 4] = [None, Some((8, 1)), Some((128, 0)), Some((3, 4))];
 pub(crate) const OUTSIDE: [&str; 3] = ["203.0.113.9", "169.254.169.254", "2001:db8::9"];
 pub(crate) const SERVER_NAMES: [Option<&str>; 4] = [Some("api.example.org"), Some("EXAMPLE.org."), Some(""), None];
 /// When policies expire, and it may be.
@@ -57,7 +60,7 @@ pub(crate) fn key(object: &Value) -> (String, String, String) {
     let kind = object["kind"].as_str().unwrap_or_default();
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = match kind {
-        "Namespace" | "Node" | "ClusterNetworkPolicy" | "SluiceClusterNetworkPolicy" => "",
+        "Namespace" | "Node" | "Name" | "ClusterNetworkPolicy" | "SluiceClusterNetworkPolicy" => "",
         _ => crate::reference::read::namespace(object),
     };
     (kind.to_owned(), namespace.to_owned(), name.to_owned())
@@ -171,7 +174,10 @@ fn block() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-fn peer(ours: bool) -> BoxedStrategy<Value> {
+fn peer(ours: bool, by_name: bool) -> BoxedStrategy<Value> {
+    if ours && by_name {
+        return prop_oneof![6 => peer(ours, false), 1 => names::peer()].boxed();
+    }
     if !ours {
         return common_peer();
     }
@@ -230,8 +236,9 @@ fn port() -> BoxedStrategy<Value> {
 
 fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
     let list = |entry: BoxedStrategy<Value>| optional(json!([]), vec(entry, 1..3).prop_map(Value::from).boxed());
-    let mut fields = vec![(peers_field, list(peer(ours))), ("ports", list(port()))];
+    let mut fields = vec![(peers_field, list(peer(ours, peers_field == "to"))), ("ports", list(port()))];
     if ours {
+        fields.push(("icmp", names::messages()));
         fields.push((
             "action",
             prop_oneof![6 => Just(None), 1 => Just(Some(json!("Allow"))), 2 => Just(Some(json!("Deny")))].boxed(),
@@ -350,10 +357,10 @@ fn pod() -> BoxedStrategy<Value> {
 
 /// A cluster: three nodes, two to four namespaces, pods and policies.
 pub(crate) fn cluster() -> BoxedStrategy<Cluster> {
-    (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9))
-        .prop_map(|(namespaces, pods, policies)| {
+    (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9), vec(names::known(), 0..4))
+        .prop_map(|(namespaces, pods, policies, known)| {
             let mut cluster = Cluster { objects: (0..NODES.len()).map(node).collect(), ..Cluster::default() };
-            let objects = namespaces.into_iter().chain(pods).chain(policies);
+            let objects = known.into_iter().chain(namespaces).chain(pods).chain(policies);
             cluster.edit(&objects.map(Edit::Put).collect::<Vec<_>>());
             cluster
         })
@@ -362,6 +369,7 @@ pub(crate) fn cluster() -> BoxedStrategy<Cluster> {
 
 /// One edit of anything, removals included, of things that exist or not.
 pub(crate) fn edit() -> BoxedStrategy<Edit> {
-    let object = || prop_oneof![1 => namespace(), 4 => pod(), 4 => policy(), 1 => (0..NODES.len()).prop_map(node)];
+    let object =
+        || prop_oneof![1 => namespace(), 4 => pod(), 4 => policy(), 1 => (0..NODES.len()).prop_map(node), 1 => names::known()];
     prop_oneof![3 => object().prop_map(Edit::Put), 1 => object().prop_map(Edit::Remove)].boxed()
 }

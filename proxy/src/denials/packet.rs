@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sluice_policy::Protocol;
+use sluice_policy::{IcmpMessage, Protocol};
 
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
@@ -17,6 +17,8 @@ pub struct Headers {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub protocol: Protocol,
+    /// Of ICMP, where it is in the packet.
+    pub icmp: Option<IcmpMessage>,
 }
 
 impl Headers {
@@ -29,7 +31,12 @@ impl Headers {
         };
         let protocol = Protocol::from_number(number);
         let port = |at| transport.filter(|_| protocol.has_ports()).and_then(|from| u16_at(packet, from + at)).unwrap_or(0);
-        Some(Self { source: SocketAddr::new(source, port(0)), destination: SocketAddr::new(destination, port(2)), protocol })
+        let icmp = transport.filter(|_| protocol == Protocol::Icmp).and_then(|from| u16_at(packet, from)).map(|both| {
+            let [kind, code] = both.to_be_bytes();
+            IcmpMessage { kind, code }
+        });
+        let (source, destination) = (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)));
+        Some(Self { source, destination, protocol, icmp })
     }
 }
 
@@ -130,6 +137,10 @@ mod tests {
         for (what, packet, wanted) in rows {
             assert_eq!(ports(&packet), wanted, "{what}");
         }
+        let message = |packet: &[u8]| Headers::read(packet).expect("addresses are there").icmp.map(|icmp| (icmp.kind, icmp.code));
+        assert_eq!(message(&v4(1, 8, 0, &[3, 4, 0, 0])), Some((3, 4)));
+        assert_eq!(message(&v6(60, &extended(&[&[58, 0, 0, 0, 0, 0, 0, 0]]))), Some((0x10, 0)));
+        assert_eq!([message(&v4(1, 0, 0x2001, &PORTS)), message(&v4(1, 0, 0, &[8])), message(&v4(6, 0, 0, &PORTS))], [None; 3]);
         // A header longer than the packet hides what follows, and is no reason to invent it.
         assert_eq!(ports(&v6(0, &extended(&[&[6, 255, 0, 0, 0, 0, 0, 0]]))).1, 0);
     }

@@ -63,6 +63,7 @@ pub(super) fn flow(site: Site, headers: &Headers) -> Flow<'static> {
         destination: headers.destination.ip(),
         protocol: headers.protocol,
         destination_port: headers.destination.port(),
+        icmp: headers.icmp,
         request: is_unreadable.then_some(Request::Opaque),
     }
 }

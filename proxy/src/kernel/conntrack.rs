@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
-use sluice_policy::Protocol;
+use sluice_policy::{IcmpMessage, Protocol};
 
 use super::netlink::{Attributes, Error, Message, Socket, flags};
 
@@ -120,6 +120,14 @@ impl Entry {
     /// Where it goes after any Service translation: address and port of the real server.
     pub fn destination(&self) -> (IpAddr, u16) {
         (self.reply.source, self.reply.source_port())
+    }
+
+    /// Of ICMP: the message that opened the exchange.
+    pub fn icmp(&self) -> Option<IcmpMessage> {
+        match self.original.upper {
+            Upper::Icmp { kind, code, .. } => Some(IcmpMessage { kind, code }),
+            Upper::Ports { .. } | Upper::Nothing => None,
+        }
     }
 
     pub fn has_label(&self, bit: u8) -> bool {

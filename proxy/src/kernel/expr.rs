@@ -318,6 +318,18 @@ pub(super) fn address_protocol_and_port_in(of: Family, address: Address, set: &s
     words
 }
 
+/// `meta nfproto ipv4 icmp type 8 icmp code 0`, `meta nfproto ipv6 icmpv6 type 128`
+pub(super) fn icmp_message(of: Family, kind: Option<u8>, code: Option<u8>) -> Vec<Expr> {
+    let mut words = family(of);
+    words.extend(protocol(if of == Family::V4 { ICMP } else { ICMPV6 }));
+    for (offset, wanted) in (0..).zip([kind, code]) {
+        if let Some(wanted) = wanted {
+            words.extend([payload(TRANSPORT, offset, 1, REGISTER), compare(EQUAL, &[wanted])]);
+        }
+    }
+    words
+}
+
 /// `icmpv6 type @set`
 pub(super) fn icmpv6_type_in(set: &str) -> Vec<Expr> {
     let mut words = protocol(ICMPV6);

@@ -24,7 +24,7 @@ use sluice_policy::snapshot::{Peer, ProgramId, SetId};
 use sluice_policy::source::{PortMatch, Tier};
 use sluice_policy::table::{Line, LineAction, Lines};
 use sluice_policy::verdict::RuleId;
-use sluice_policy::{Decision, Direction, Protocol, Table};
+use sluice_policy::{Decision, Direction, IcmpFamily, Protocol, Table};
 
 use super::bundle::{self, Bundle, BundleId, BundleKind, Group};
 use super::expr::{self, Address, Expr};
@@ -338,6 +338,14 @@ impl Writer<'_> {
                     }
                 }
                 PortMatch::Named { .. } => {}
+                PortMatch::Icmp(messages) => {
+                    let family = match messages.family {
+                        IcmpFamily::V4 => Family::V4,
+                        IcmpFamily::V6 => Family::V6,
+                    };
+                    let words = expr::icmp_message(family, messages.kind, messages.code);
+                    alternatives.push(Alternative { family: Some(family), words });
+                }
             }
         }
         for (protocol, list) in by_protocol {

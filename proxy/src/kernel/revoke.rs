@@ -145,6 +145,7 @@ pub fn must_end(table: &Table, diverted: u8, entry: &Entry) -> bool {
         destination,
         protocol: entry.protocol,
         destination_port: if entry.protocol.has_ports() { destination_port } else { 0 },
+        icmp: entry.icmp(),
         request: None,
     };
     // Inspect without the label: the flow began under a table that let it pass unread.

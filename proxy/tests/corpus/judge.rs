@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_crds::case::{Case, Probe, State};
 use sluice_policy::verdict::Decision;
-use sluice_policy::{Flow, Protocol};
+use sluice_policy::{Flow, IcmpFamily, Protocol};
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Outcome, Port, probe};
 
@@ -128,7 +128,8 @@ struct Tried<'a> {
 fn judge_state(stage: &mut Stage, state: &State, judged: &mut Judged) -> Result<Vec<String>, Broken> {
     serve(stage, state)?;
     let mut tried = Vec::new();
-    for probe in &state.probes {
+    // Of ICMP, only an echo is answered.
+    for probe in state.probes.iter().filter(|probe| is_echo(probe)) {
         tried.push(prepare(stage, probe)?);
     }
     let packets: Vec<probe::Probe> = tried.iter().map(|t| t.packets.clone()).collect();
@@ -172,6 +173,11 @@ fn prepare<'a>(stage: &mut Stage, probe: &'a Probe) -> Result<Tried<'a>, Broken>
     Ok(Tried { probe, packets, expected: expected(stage, probe, to.identity) })
 }
 
+fn is_echo(probe: &Probe) -> bool {
+    let echo = IcmpFamily::of(probe.to.ip).echo_request();
+    probe.icmp.is_none_or(|message| (message.kind, message.code) == (echo, 0))
+}
+
 fn transport(protocol: Protocol) -> Result<sluice_testnet::Protocol, Broken> {
     Ok(match protocol {
         Protocol::Tcp => sluice_testnet::Protocol::Tcp,
@@ -207,6 +213,7 @@ fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
         destination: probe.to.ip,
         protocol: probe.protocol,
         destination_port: probe.port,
+        icmp: probe.icmp,
         request: None,
     };
     enforced.table.verdict(&flow).decision()

@@ -74,7 +74,7 @@ fn probes(cluster: &Cluster) -> Vec<Probe> {
 }
 
 fn probe(cluster: &Cluster, from: IpAddr, to: IpAddr, protocol: &'static str, port: u16) -> Probe {
-    let answer = judge(cluster, &Question { from, to, protocol, port, contents: Contents::NotRead }).answer();
+    let answer = judge(cluster, &Question { from, to, protocol, port, icmp: None, contents: Contents::NotRead }).answer();
     let expect = match answer {
         Answer::Allow => Decision::Allow,
         Answer::L7 => Decision::Inspect,
@@ -82,7 +82,7 @@ fn probe(cluster: &Cluster, from: IpAddr, to: IpAddr, protocol: &'static str, po
     };
     let end = |ip| End { pod: None, ip };
     let protocol: Protocol = protocol.parse().expect("the engine knows it");
-    Probe { from: end(from), to: end(to), port, protocol, contents: None, expect, audit: None }
+    Probe { from: end(from), to: end(to), port, protocol, icmp: None, contents: None, expect, audit: None }
 }
 
 /// The addresses that pods have on the network.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sluice_policy::source::{Namespaces, Peer, PodSelector, PortMatch};
-use sluice_policy::{Direction, Protocol};
+use sluice_policy::{Direction, IcmpFamily, Protocol};
 
 use crate::lint::catalogue::Code;
 use crate::lint::finding::{Findings, Severity};
@@ -148,6 +148,10 @@ impl Sides<'_> {
             Some(PortMatch::Range { protocol, first, last }) => {
                 self.edges(pair.1, other, *protocol, *first, *last).any(|port| passes(*protocol, port))
             }
+            // Those of the other family have no path here.
+            Some(PortMatch::Icmp(messages)) => {
+                messages.family != IcmpFamily::of(source) || self.scene.passes_message(other, source, destination, messages)
+            }
             Some(PortMatch::Named { protocol, name }) => {
                 let found = named.iter().find(|port| port.name == *name && port.protocol == *protocol);
                 found.is_none_or(|found| passes(*protocol, found.port))
@@ -192,5 +196,6 @@ fn words(port: &PortMatch) -> String {
         PortMatch::Range { protocol, first, last } if first == last => format!("{protocol} {first}"),
         PortMatch::Range { protocol, first, last } => format!("{protocol} {first}-{last}"),
         PortMatch::Named { protocol, name } => format!("{protocol} {name}"),
+        PortMatch::Icmp(messages) => messages.to_string(),
     }
 }

@@ -222,7 +222,7 @@ impl History {
             host: to.ip.to_string(),
             headers: Default::default(),
         });
-        let question = Question { from: End::Ip(from.ip), to: End::Ip(to.ip), port, protocol, contents };
+        let question = Question { from: End::Ip(from.ip), to: End::Ip(to.ip), port, protocol, icmp: None, contents };
         self.in_force.verdict(&question, &Names::default()).unwrap().decision()
     }
 

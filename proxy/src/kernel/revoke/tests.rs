@@ -3,8 +3,9 @@
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
+use sluice_policy::IcmpFamily;
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Policy, PolicyId, Program, Programs, Rule, SetId};
-use sluice_policy::source::{Action, L7, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, IcmpMatch, L7, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
 use sluice_testnet::Netns;
 
 use super::super::conntrack::{Conntrack, Tuple, Upper};
@@ -124,6 +125,17 @@ fn what_the_table_allows_stays_and_the_rest_ends() {
     check(&allowing, "no pod's", &tcp(("192.0.2.1", 4000), ("192.0.2.9", 22)), false);
     check(&allowing, "of a pod that has gone", &tcp(("10.1.0.77", 4000), ("198.51.100.1", 80)), true);
     check(&allowing, "an echo", &Entry { protocol: Protocol::Icmp, ..tcp(("10.1.0.3", 0), ("10.1.0.1", 0)) }, true);
+
+    let messages = PortMatch::Icmp(IcmpMatch { family: IcmpFamily::V4, kind: Some(8), code: Some(0) });
+    let pinging = table(&[&base()[..], &[policy(vec![messages], None)]].concat());
+    let message = |kind, code| {
+        let mut entry = Entry { protocol: Protocol::Icmp, ..tcp(("10.1.0.2", 0), ("10.1.0.1", 0)) };
+        entry.original.upper = Upper::Icmp { id: 7, kind, code };
+        entry
+    };
+    check(&pinging, "a message that a rule names", &message(8, 0), false);
+    check(&pinging, "another code", &message(8, 1), true);
+    check(&pinging, "another type", &message(13, 0), true);
 
     check(&inspecting, "nobody reads it", &allowed, true);
     check(&inspecting, "the proxy reads it", &diverted(allowed.clone()), false);

@@ -1,0 +1,153 @@
+//! `icmp`, `fqdns` and what `dns` says of ports, in the naive judge.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::read::{self, Read, Unreadable};
+use super::{Case, Direction, and, any, has_address, port_matches};
+
+/// Whether a rule's ports match, or its messages of ICMP: it is enough that one of the two does.
+pub(super) fn place_matches(case: &Case<'_>, rule: &Value, ours: bool) -> Read<bool> {
+    let ports = read::list(&rule["ports"]);
+    let given = |field: &str| ours && !rule[field].is_null();
+    let contents: Vec<&str> = ["http", "grpc", "tls", "dns"].into_iter().filter(|kind| given(kind)).collect();
+    if !given("icmp") {
+        return match (ports, contents.as_slice()) {
+            // Look-ups go to one port.
+            (Ok(None), ["dns"]) => Ok(case.question.port == 53 && ["TCP", "UDP"].contains(&case.question.protocol)),
+            (ports, _) => any(ports, |entry| port_matches(case, entry)),
+        };
+    }
+    let messages = match read::list(&rule["icmp"]) {
+        Ok(Some(entries)) => any(Ok(Some(entries)), |entry| message_matches(case, entry)),
+        // Whatever was meant, it was about ICMP.
+        _ if case.question.protocol == "ICMP" => Err(Unreadable),
+        _ => Ok(false),
+    };
+    match ports {
+        // Nobody can say which of the two was meant.
+        Ok(None) if !contents.is_empty() => Ok(true),
+        Ok(None) => messages,
+        ports => or(any(ports, |entry| port_matches(case, entry)), messages),
+    }
+}
+
+fn or(one: Read<bool>, two: Read<bool>) -> Read<bool> {
+    if one == Ok(true) || two == Ok(true) { Ok(true) } else { Ok(one? || two?) }
+}
+
+fn message_matches(case: &Case<'_>, entry: &Value) -> Read<bool> {
+    if case.question.protocol != "ICMP" {
+        return Ok(false);
+    }
+    let fields = entry.as_object().ok_or(Unreadable)?;
+    let (family, echo) = match case.question.to {
+        IpAddr::V4(_) => ("IPv4", 8),
+        IpAddr::V6(_) => ("IPv6", 128),
+    };
+    let (kind, code) = case.question.icmp.unwrap_or((echo, 0));
+    let of_family = match entry["family"].as_str() {
+        Some("IPv4" | "IPv6") => Ok(entry["family"] == family),
+        _ => return Err(Unreadable),
+    };
+    let number = |field: &str, asked: u8| match &entry[field] {
+        Value::Null => Ok(true),
+        value if value.as_u64().is_some_and(|number| number <= 255) => Ok(*value == asked),
+        _ => Err(Unreadable),
+    };
+    let kind_matches = number("type", kind);
+    let code_matches = match (&entry["type"], kind_matches, &entry["code"]) {
+        (_, _, Value::Null) => Ok(true),
+        // A code means something only beside its type.
+        (Value::Null, _, _) | (_, Err(Unreadable), _) => Err(Unreadable),
+        _ => number("code", code),
+    };
+    and(read::known(fields, &["family", "type", "code"]), and(of_family, and(kind_matches, code_matches)))
+}
+
+/// Whether a peer is one by name.
+pub(super) fn given(case: &Case<'_>, policy: &Value, entry: &Value) -> bool {
+    case.direction == Direction::Egress && read::is_ours(policy) && !entry["fqdns"].is_null()
+}
+
+pub(super) fn name_matches(case: &Case<'_>, entry: &Value) -> Read<bool> {
+    read::known(entry.as_object().ok_or(Unreadable)?, &["fqdns", "allowPrivate", "nameCheck"])?;
+    let private = match &entry["allowPrivate"] {
+        Value::Null => false,
+        value => value.as_bool().ok_or(Unreadable)?,
+    };
+    if ![Value::Null, "Enforce".into(), "AddressOnly".into()].contains(&entry["nameCheck"]) {
+        return Err(Unreadable);
+    }
+    let entries = read::list(&entry["fqdns"])?.ok_or(Unreadable)?;
+    let patterns = entries.iter().map(pattern).collect::<Read<Vec<_>>>()?;
+    let named = case.cluster.of_kind("Name").any(|name| {
+        let ips = name["ips"].as_array().into_iter().flatten();
+        ips.filter_map(read::address).any(|ip| ip == case.peer_ip)
+            && patterns.iter().any(|pattern| pattern_matches(pattern, name["metadata"]["name"].as_str().unwrap_or_default()))
+    });
+    Ok(named && (private || !is_inside(case)))
+}
+
+/// Whether the other end is of the cluster, or its address is nobody's on the Internet.
+fn is_inside(case: &Case<'_>) -> bool {
+    const PRIVATE: [&str; 10] = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "224.0.0.0/3",
+    ];
+    let ip = case.peer_ip;
+    let within = |network: &str| read::network(&Value::from(network)).is_ok_and(|network| network.contains(ip));
+    let of_node = |node: &Value| {
+        let ranges = node["spec"]["podCIDRs"].as_array().into_iter().flatten();
+        has_address(node, ip) || ranges.filter_map(|range| read::network(range).ok()).any(|range| range.contains(ip))
+    };
+    PRIVATE.into_iter().any(within)
+        || (ip.is_ipv6() && !within("2000::/3"))
+        || case.cluster.of_kind("Node").any(of_node)
+        || case.cluster.pods().any(|pod| pod.has_address(ip))
+}
+
+/// The labels of a name or a pattern. The tests write letters of ASCII alone.
+fn pattern(entry: &Value) -> Read<Vec<String>> {
+    let fields = entry.as_object().ok_or(Unreadable)?;
+    read::known(fields, &["matchName", "matchPattern"])?;
+    let (written, wild) = match (&entry["matchName"], &entry["matchPattern"]) {
+        (name, Value::Null) => (read::text(name)?, false),
+        (Value::Null, pattern) => (read::text(pattern)?, true),
+        _ => return Err(Unreadable),
+    };
+    let written = written.to_lowercase();
+    let labels: Vec<String> = written.strip_suffix('.').unwrap_or(&written).split('.').map(str::to_owned).collect();
+    let sound = |(i, label): (usize, &String)| {
+        let stars = label.matches('*').count();
+        let letters = label.chars().all(|c| c.is_ascii_alphanumeric() || "-_*".contains(c));
+        let deep = i == 0 && label == "**" && labels.len() > 1;
+        letters && !label.is_empty() && (deep || !label.contains("**")) && (wild || stars == 0)
+    };
+    if labels.iter().enumerate().all(sound) && written.parse::<IpAddr>().is_err() { Ok(labels) } else { Err(Unreadable) }
+}
+
+fn pattern_matches(pattern: &[String], name: &str) -> bool {
+    let labels: Vec<&str> = name.split('.').collect();
+    match pattern {
+        [all] if all == "*" => true,
+        [deep, rest @ ..] if deep == "**" => labels.len() > rest.len() && all_match(rest, &labels[labels.len() - rest.len()..]),
+        pattern => labels.len() == pattern.len() && all_match(pattern, &labels),
+    }
+}
+
+fn all_match(pattern: &[String], labels: &[&str]) -> bool {
+    pattern.iter().zip(labels).all(|(wanted, label)| {
+        let expression = wanted.replace('*', "[^.]*");
+        read::whole_match(&expression).is_ok_and(|expression| expression.is_match(label))
+    })
+}
