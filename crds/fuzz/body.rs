@@ -33,8 +33,14 @@ pub(crate) fn manifests(data: &[u8]) {
     for source in &addresses {
         for destination in addresses.iter().filter(|address| address.is_ipv4() == source.is_ipv4()) {
             for destination_port in PORTS {
-                let mut flow =
-                    Flow { source: *source, destination: *destination, protocol: Protocol::Tcp, destination_port, request: None };
+                let mut flow = Flow {
+                    source: *source,
+                    destination: *destination,
+                    protocol: Protocol::Tcp,
+                    destination_port,
+                    icmp: None,
+                    request: None,
+                };
                 let (one, other) = (forward.verdict(&flow), backward.verdict(&flow));
                 assert_eq!(one.decision(), other.decision(), "{flow:?}");
                 let get = HttpRequest::plain("GET", "/api/orders", "orders.example");

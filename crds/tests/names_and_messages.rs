@@ -1,9 +1,12 @@
 //! `icmp`, `fqdns` and `dns` to what the engine knows, row by row, with what is said about them.
 
+#[path = "words/kubernetes.rs"]
+mod kubernetes;
 mod lowering;
 mod words;
 
-use words::{Row, check, network_policy, sluice_policy};
+use kubernetes::network_policy;
+use words::{Row, check, sluice_policy};
 
 fn ingress(rows: &[Row]) {
     check(|rule| sluice_policy(&format!("{{ingress: [{rule}]}}")), "SluiceNetworkPolicy", rows);

@@ -1,11 +1,14 @@
 //! Policies to what the engine knows, row by row, with what is said about them.
 
+#[path = "words/kubernetes.rs"]
+mod kubernetes;
 mod lowering;
 mod words;
 
+use kubernetes::network_policy;
 use lowering::lowered;
 use sluice_policy::source::{Action, L7};
-use words::{check, list, network_policy, policy_of, port, sluice_policy};
+use words::{check, list, policy_of, port, sluice_policy};
 
 #[test]
 fn network_policies() {

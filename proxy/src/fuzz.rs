@@ -13,7 +13,9 @@ pub use crate::http::fuzz_guard as http_guard;
 const LIMIT: usize = 4096;
 
 /// A target: its name, that of its folder in `fuzz/corpus`, and what it does.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 6] = [
     ("classify", classify_bytes),
     ("client_hello", client_hello),
     ("http_guard", http_guard),

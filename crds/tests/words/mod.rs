@@ -120,10 +120,6 @@ pub(crate) fn port(port: &PortMatch) -> String {
     }
 }
 
-pub(crate) fn network_policy(spec: &str) -> String {
-    format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: ns}}, spec: {spec}}}")
-}
-
 pub(crate) fn sluice_policy(spec: &str) -> String {
     format!("{{apiVersion: sluice.dev/v1alpha1, kind: SluiceNetworkPolicy, metadata: {{name: p, namespace: ns}}, spec: {spec}}}")
 }

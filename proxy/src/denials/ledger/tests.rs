@@ -16,7 +16,7 @@ fn pod(number: u8) -> Subject {
 
 fn flow(port: u16) -> Headers {
     let at = |host, port| SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)), port);
-    Headers { source: at(1, port), destination: at(2, 80), protocol: Protocol::Tcp }
+    Headers { source: at(1, port), destination: at(2, 80), protocol: Protocol::Tcp, icmp: None }
 }
 
 fn counted(packets: u64) -> Vec<Tally> {
