@@ -168,7 +168,14 @@ impl Names {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let listed: HashMap<String, Vec<IpAddr>> =
             serde_json::from_str(&text).with_context(|| format!("{}: not {{\"name\": [\"address\", ..]}}", path.display()))?;
-        Ok(Self { addresses: listed.into_iter().map(|(name, ips)| (plain_name(&name), ips)).collect() })
+        let mut names = Self::default();
+        names.add(listed);
+        Ok(names)
+    }
+
+    /// Adds these names, each in the place of what it was.
+    pub fn add(&mut self, listed: impl IntoIterator<Item = (String, Vec<IpAddr>)>) {
+        self.addresses.extend(listed.into_iter().map(|(name, ips)| (plain_name(&name), ips)));
     }
 }
 

@@ -4,6 +4,7 @@
 //! apiVersion: test.sluice.dev/v1alpha1
 //! kind: Expectations
 //! traffic: true            # also worth seeing with real connections
+//! names: { api.example.org: [203.0.113.7] }   # the addresses that names have, as --names gives them
 //! expectations:
 //! - from: production/frontend
 //!   to: production/backend
@@ -15,6 +16,8 @@
 //!   because: only an administrator removes users
 //! ```
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -35,6 +38,9 @@ pub struct Expectations {
     /// Whether the rows are worth seeing with real connections as well.
     #[serde(default)]
     pub traffic: bool,
+    /// The addresses that names have, for rules that go by name.
+    #[serde(default)]
+    pub names: BTreeMap<String, Vec<IpAddr>>,
     pub expectations: Vec<Row>,
 }
 
@@ -44,7 +50,7 @@ pub struct Expectations {
 pub struct Row {
     /// `NAMESPACE/POD` or an address.
     pub from: String,
-    /// `NAMESPACE/POD` or an address.
+    /// `NAMESPACE/POD`, an address, or one of the names.
     pub to: String,
     #[serde(default)]
     pub port: u16,

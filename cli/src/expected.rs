@@ -59,25 +59,31 @@ pub struct Said {
 /// Judges every row and prints; returns the exit status.
 pub fn run(args: &TestArgs, settings: &Settings) -> anyhow::Result<u8> {
     let files = files(args)?;
-    let names = match &args.names {
+    let mut names = match &args.names {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
-    let cluster = Cluster::load_with(&args.manifests.paths, &names);
-    cluster.report(settings);
-    let mut whole = cluster.is_whole();
-    let mut rows = Vec::new();
+    let mut read = Vec::new();
+    let mut unread = Vec::new();
     for file in &files {
         match Expectations::read_file(file) {
             Ok((expectations, lines)) => {
-                let judge = |(row, line): (&Row, &u32)| judge(&cluster, &names, args, file, *line, row);
-                rows.extend(expectations.expectations.iter().zip(&lines).map(judge));
+                names.add(expectations.names);
+                read.push((file, expectations.expectations, lines));
             }
-            Err(error) => {
-                complain(settings, format_args!("{:#}", anyhow::Error::from(error)));
-                whole = false;
-            }
+            Err(error) => unread.push(error),
         }
+    }
+    let cluster = Cluster::load_with(&args.manifests.paths, &names);
+    cluster.report(settings);
+    let whole = cluster.is_whole() && unread.is_empty();
+    for error in unread {
+        complain(settings, format_args!("{:#}", anyhow::Error::from(error)));
+    }
+    let mut rows = Vec::new();
+    for (file, expectations, lines) in &read {
+        let judge = |(row, line): (&Row, &u32)| judge(&cluster, &names, args, file, *line, row);
+        rows.extend(expectations.iter().zip(lines).map(judge));
     }
     let outcome = Outcome::of(rows);
     let mut out = io::BufWriter::new(io::stdout().lock());

@@ -370,7 +370,10 @@ fn what_the_docs_say_of_policies_can_be_read() {
         // What the page lets expire must not make it wrong one day.
         let at = ["--at", "2026-01-01T00:00:00Z"];
         let read = sluice(&["matrix", "-f", policy.to_str().unwrap(), "--port", "80/tcp", at[0], at[1]], "");
-        assert_eq!(read, "no pod with an address in these manifests\nexit 0\n", "{block}");
+        // What the page says isn't done yet is said of the policy too.
+        let is_undone = |line: &&str| !(line.starts_with("warning: ") && line.contains(" by this version"));
+        let read: Vec<&str> = read.lines().filter(is_undone).collect();
+        assert_eq!(read, ["no pod with an address in these manifests", "exit 0"], "{block}");
     }
 }
 

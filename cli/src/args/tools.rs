@@ -58,9 +58,10 @@ pub enum DiffFormat {
 ///
 ///   apiVersion: test.sluice.dev/v1alpha1
 ///   kind: Expectations
+///   names: { api.example.org: [203.0.113.7] }   # optional: as --names has them
 ///   expectations:
 ///   - from: shop/frontend                  # or an address
-///     to: shop/backend
+///     to: shop/backend                     # or one of the names
 ///     port: 8080
 ///     protocol: TCP                        # unless said
 ///     http: DELETE /api/users              # optional
