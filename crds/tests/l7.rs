@@ -173,11 +173,7 @@ fn a_rule_is_about_one_protocol() {
     rules(&[
         ("{http: [{}], grpc: [{service: a.B}]}", "{} in; ingress[0] [] *", &[("spec.ingress[0].grpc", "grpc beside http")]),
         ("{tls: {serverNames: [a.b]}, http: [{}]}", "{} in; ingress[0] [] *", &[("spec.ingress[0].tls", "tls beside http")]),
-        (
-            "{http: [{}], dns: [{}]}",
-            "{} in; ingress[0] [] *",
-            &[("spec.ingress[0].dns", "not supported by this version"), ("spec.ingress[0].dns", "dns beside http")],
-        ),
+        ("{http: [{}], dns: [{}]}", "{} in; ingress[0] [] *", &[("spec.ingress[0].dns", "dns beside http")]),
         (
             "{action: Deny, ports: [{port: 80}], http: [{path: /a}], grpc: [{service: a.B}]}",
             "{} in; DENY ingress[0] * [TCP:80]",

@@ -356,7 +356,10 @@ fn one_policy_cannot_burden_a_node_without_bound() {
     let (policy, said) = read(&rule("Allow", 50, 20));
     assert_eq!((said.as_str(), policy.rules[0].ports.as_ref().map(Vec::len)), ("", Some(21)), "a name said twice counts once");
     let (policy, said) = read(&rule("Allow", 143, 7));
-    assert!(said.contains("spec.ingress[0]: more than 1000 pairs of a peer and a named port: 143 times 7"), "{said}");
+    assert!(
+        said.contains("spec.ingress[0]: more than 1000 pairs of a peer and a named port, or a message of ICMP: 143 times 7"),
+        "{said}"
+    );
     assert_eq!(policy.rules[0].peers, Some(Vec::new()), "it allows nobody");
     let (policy, said) = read(&rule("Deny", 143, 7));
     assert!(said.contains("143 times 7"), "{said}");

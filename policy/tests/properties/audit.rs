@@ -136,7 +136,7 @@ fn check(engine: &Engine, cluster: &Cluster, question: &Question<'_>) -> Result<
 #[test]
 fn what_audits_hang_on_is_read_and_nothing_that_is_enforced() {
     let seen = std::cell::Cell::new(0_u32);
-    for_all(12, 16, history(), |(mut cluster, turns)| {
+    for_all(12, 24, history(), |(mut cluster, turns)| {
         let mut engine = Engine::of_cluster(&cluster, &NODES);
         for (batch, now) in &turns {
             cluster.edit(batch);

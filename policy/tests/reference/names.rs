@@ -116,7 +116,7 @@ fn is_inside(case: &Case<'_>) -> bool {
         || case.cluster.pods().any(|pod| pod.has_address(ip))
 }
 
-/// The labels of a name or a pattern. The tests write letters of ASCII alone.
+/// The labels of a name or a pattern. A name in another alphabet is written as DNS has it.
 fn pattern(entry: &Value) -> Read<Vec<String>> {
     let fields = entry.as_object().ok_or(Unreadable)?;
     read::known(fields, &["matchName", "matchPattern"])?;
@@ -125,7 +125,11 @@ fn pattern(entry: &Value) -> Read<Vec<String>> {
         (Value::Null, pattern) => (read::text(pattern)?, true),
         _ => return Err(Unreadable),
     };
-    let written = written.to_lowercase();
+    let written = match (written.is_ascii(), wild) {
+        (true, _) => written.to_lowercase(),
+        (false, false) => idna::domain_to_ascii(&written).map_err(|_| Unreadable)?,
+        (false, true) => return Err(Unreadable),
+    };
     let labels: Vec<String> = written.strip_suffix('.').unwrap_or(&written).split('.').map(str::to_owned).collect();
     let sound = |(i, label): (usize, &String)| {
         let stars = label.matches('*').count();

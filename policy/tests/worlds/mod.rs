@@ -246,9 +246,21 @@ fn rules(peers_field: &'static str, ours: bool) -> BoxedStrategy<Value> {
     }
     let rule = match ours {
         false => object(fields),
-        true => (object(fields), l7::part()).prop_map(|(rule, part)| l7::joined(rule, part)).boxed(),
+        true => {
+            let rarely_both = prop_oneof![9 => Just(false), 1 => Just(true)];
+            (object(fields), l7::part(), rarely_both).prop_map(|(rule, part, both)| with_contents(rule, part, both)).boxed()
+        }
     };
     vec(rule, 1..3).prop_map(Value::from).boxed()
+}
+
+/// A rule with what it says of contents. Beside `icmp` nobody can read that, so there are `both` where it is asked for alone.
+fn with_contents(mut rule: Value, part: Value, both: bool) -> Value {
+    let has_part = part.as_object().is_some_and(|part| !part.is_empty());
+    if let Some(rule) = rule.as_object_mut().filter(|_| has_part && !both) {
+        rule.remove("icmp");
+    }
+    l7::joined(rule, part)
 }
 
 fn policy() -> BoxedStrategy<Value> {
