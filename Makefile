@@ -22,6 +22,7 @@ build: ## the three programs, optimised, in target/release
 test: ## format, lints, and every test that takes less than minutes
 	@.ci/setup test
 	cargo fmt --all -- --check
+	policy/tests/faults/run --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	.ci/tests
