@@ -24,7 +24,7 @@ pub(crate) fn message(value: &Value, at: At<'_>, report: &mut Report) -> Partly<
     let Ok(map) = mapping(value, at, report) else { return nothing() };
     let known = only(map, &["family", "type", "code"], &[], at, report);
     let (kind, code) = (number(map, "type", at, report), number(map, "code", at, report));
-    let Ok(family) = family(map, at, report) else { return nothing() };
+    let Ok(family) = family(map, value.line, at, report) else { return nothing() };
     let mut complete = known.is_ok() && kind.is_ok() && code.is_ok();
     if let (Ok(None), Ok(Some(_))) = (kind, code) {
         report.error(at.field("code", value.line), "code without type", "give the type, too");
@@ -35,9 +35,9 @@ pub(crate) fn message(value: &Value, at: At<'_>, report: &mut Report) -> Partly<
     Partly { open: Some(PortMatch::Icmp(IcmpMatch { family, kind, code })), complete }
 }
 
-fn family(map: &Map, at: At<'_>, report: &mut Report) -> Reading<IcmpFamily> {
+fn family(map: &Map, line: u32, at: At<'_>, report: &mut Report) -> Reading<IcmpFamily> {
     let Some(value) = map.get("family") else {
-        report.error(at, "of which family?", "write family: IPv4 or IPv6, whose types differ");
+        report.error(at.field("family", line), "of which family?", "write family: IPv4 or IPv6, whose types differ");
         return Err(Unreadable);
     };
     let at = at.field("family", value.line);

@@ -44,7 +44,7 @@ fn messages_stand_where_ports_stand() {
 #[test]
 fn messages_that_cannot_be_read_close() {
     ingress(&[
-        ("{icmp: [{type: 8}]}", "{} in; ingress[0] * []", &[("spec.ingress[0].icmp[0]", "of which family?")]),
+        ("{icmp: [{type: 8}]}", "{} in; ingress[0] * []", &[("spec.ingress[0].icmp[0].family", "of which family?")]),
         (
             "{icmp: [{family: ipv4, type: 8}, {family: IPv6}]}",
             "{} in; ingress[0] * [V6:*/*]",
@@ -74,7 +74,7 @@ fn messages_that_cannot_be_read_close() {
             "{action: Deny, icmp: [{type: 8}, {family: IPv6, type: 500, code: 1}]}",
             "{} in; DENY ingress[0] * [ICMP V6:*/*]",
             &[
-                ("spec.ingress[0].icmp[0]", "of which family?"),
+                ("spec.ingress[0].icmp[0].family", "of which family?"),
                 ("spec.ingress[0].icmp[1].type", "the number 500 is no type of ICMP"),
             ],
         ),
