@@ -19,6 +19,7 @@ use sluice_policy::world::Edit;
 use sluice_policy::{Decision, Direction, Flow, Reason, Table, Verdict, View, World};
 
 use crate::config::Settings;
+use crate::ends::Ends;
 use crate::flow_line::{End, Question};
 use crate::output::{Paint, Tone, complain};
 
@@ -173,6 +174,11 @@ impl Names {
         Ok(names)
     }
 
+    /// The addresses of a name, however it is spelt.
+    pub(crate) fn of(&self, name: &str) -> Option<&[IpAddr]> {
+        self.addresses.get(&plain_name(name)).map(Vec::as_slice)
+    }
+
     /// Adds these names, each in the place of what it was.
     pub fn add(&mut self, listed: impl IntoIterator<Item = (String, Vec<IpAddr>)>) {
         self.addresses.extend(listed.into_iter().map(|(name, ips)| (plain_name(&name), ips)));
@@ -197,21 +203,10 @@ impl Cluster {
 
     /// [`Cluster::load_at`], with the pods alone that `question` is about: no other pod's labels count for a flow. A pod that claims
     /// an address of theirs is one of them.
+    ///
+    /// Other pods aren't read at all where they can be told without it, and then their errors aren't seen.
     pub fn load_for(paths: &[PathBuf], names: &Names, at: SystemTime, question: &Question) -> Self {
-        let mut loaded = sluice_crds::load(paths);
-        let ends = [&question.from, &question.to];
-        let is_named = |pod: &Pod| ends.iter().any(|end| matches!(end, End::Pod(named, _) if *named == pod.reference));
-        let pods = loaded.objects.iter().filter_map(|object| if let Object::Pod(pod) = object { Some(pod) } else { None });
-        let mut ips: HashSet<IpAddr> = pods.filter(|pod| is_named(pod)).flat_map(|pod| pod.ips.iter().copied()).collect();
-        ips.extend(ends.iter().filter_map(|end| if let End::Ip(ip) = end { Some(*ip) } else { None }));
-        let known =
-            ends.iter().filter_map(|end| if let End::Name(name) = end { names.addresses.get(&plain_name(name)) } else { None });
-        ips.extend(known.flatten().copied());
-        loaded.objects.retain(|object| match object {
-            Object::Pod(pod) => is_named(pod) || pod.ips.iter().any(|ip| ips.contains(ip)),
-            _ => true,
-        });
-        Self::of(loaded, names, at)
+        Self::of(Ends::of(question, names).load(paths), names, at)
     }
 
     fn of(loaded: Loaded, names: &Names, at: SystemTime) -> Self {
@@ -433,9 +428,7 @@ impl Cluster {
     fn candidates(&self, end: &End, names: &Names) -> Result<Vec<IpAddr>, Unjudgeable> {
         match end {
             End::Ip(ip) => Ok(vec![*ip]),
-            End::Name(name) => {
-                names.addresses.get(&plain_name(name)).cloned().ok_or_else(|| Unjudgeable::UnknownName(name.clone()))
-            }
+            End::Name(name) => names.of(name).map(<[IpAddr]>::to_vec).ok_or_else(|| Unjudgeable::UnknownName(name.clone())),
             End::Pod(reference, wanted) => {
                 let pod = self.pods.get(reference).ok_or_else(|| Unjudgeable::NoPod(reference.clone()))?;
                 match wanted {

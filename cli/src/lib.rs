@@ -13,6 +13,7 @@ pub mod contents;
 pub mod counters;
 pub mod demo;
 pub mod diff;
+mod ends;
 pub mod eval;
 pub mod expectation;
 pub mod expected;

@@ -10,6 +10,7 @@
 //! | [`lower`], [`lower_document`] | one document to what the engine knows |
 //! | [`read_file`] | one file; the controller's unit of "what it held before stays in force" |
 //! | [`load`] | files and folders at once; what `sluice eval -f` reads |
+//! | [`load_where`] | the same for a question about few objects among many; what `sluice explain -f` reads |
 //! | [`read_manifests`], [`peers_of_rule`] | text beside understanding: what `sluice lint` looks at |
 //! | [`case::read_cases`] | the conformance corpus |
 //! | [`schema::definitions`] | the CustomResourceDefinitions of our kinds; `crdgen` writes them |
@@ -33,6 +34,7 @@ mod condition;
 mod diagnostic;
 mod dns;
 mod domain;
+mod excerpt;
 mod field;
 mod fqdn;
 mod grpc;
@@ -60,9 +62,10 @@ mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use excerpt::Outline;
 pub use load::{
-    FileError, FileObject, FileObjects, Loaded, each_file, files_below, is_manifest, load, read_file, read_file_within,
-    read_manifests,
+    FileError, FileObject, FileObjects, Loaded, each_file, files_below, is_manifest, load, load_where, read_file,
+    read_file_within, read_manifests,
 };
 pub use lower::{Lowered, lower, lower_document};
 pub use manifest::{Document, ManifestError, Manifests, read, read_within};

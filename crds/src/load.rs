@@ -11,6 +11,7 @@ use sluice_policy::source::{Key, Object};
 use sluice_policy::world::Edit;
 
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::excerpt::{Outline, excerpt};
 use crate::lower::lower_document;
 use crate::manifest::{ManifestError, Manifests, read_within};
 use crate::yaml::Limits;
@@ -83,7 +84,18 @@ pub fn read_manifests(path: &Path, limits: Limits) -> Result<Manifests, FileErro
 
 /// Reads and lowers one file.
 pub fn read_file_within(path: &Path, limits: Limits) -> Result<FileObjects, FileError> {
-    let Manifests { documents, errors } = read_manifests(path, limits)?;
+    objects(path, read_manifests(path, limits)?)
+}
+
+/// [`read_file`], without the objects that can be told by their lines and aren't `wanted`.
+fn read_excerpt(path: &Path, wanted: impl Fn(Outline<'_>) -> bool) -> Result<FileObjects, FileError> {
+    let text = read_text(path, Limits::default().bytes)?;
+    let text = excerpt(&text, wanted).unwrap_or(text);
+    objects(path, read_within(&text, &path.to_string_lossy(), Limits::default()))
+}
+
+fn objects(path: &Path, manifests: Manifests) -> Result<FileObjects, FileError> {
+    let Manifests { documents, errors } = manifests;
     let mut file = FileObjects::default();
     let mut lines: HashMap<Key, u32> = HashMap::new();
     for document in documents {
@@ -172,6 +184,16 @@ impl Loaded {
 /// Reads files, and folders recursively (`*.yaml`, `*.yml`, `*.json`, sorted, none hidden). A file that is named itself is read
 /// whatever its name. An object that a later file defines again replaces the earlier one, and is reported.
 pub fn load(paths: &[PathBuf]) -> Loaded {
+    load_by(paths, read_file)
+}
+
+/// [`load`], for a question that isn't about everything: objects that can be told by their lines, and aren't `wanted`, are left out
+/// and not checked. Objects that can't be told so are all there.
+pub fn load_where(paths: &[PathBuf], wanted: impl Fn(Outline<'_>) -> bool + Sync) -> Loaded {
+    load_by(paths, |path| read_excerpt(path, &wanted))
+}
+
+fn load_by(paths: &[PathBuf], read: impl Fn(&Path) -> Result<FileObjects, FileError> + Sync) -> Loaded {
     let mut loaded = Loaded::default();
     let mut files = Vec::new();
     for path in paths {
@@ -184,7 +206,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
     files.retain(|f| seen_files.insert(f.clone()));
     loaded.files = files.len();
     let mut places: HashMap<Key, (usize, String)> = HashMap::new();
-    let read = each_file(&files, read_file);
+    let read = each_file(&files, read);
     for (path, file) in files.iter().zip(read) {
         let file = match file {
             Ok(file) => file,

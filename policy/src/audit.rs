@@ -51,7 +51,7 @@ impl Table {
     /// Costs nothing where none selects a pod that is judged here, and two look-ups where none selects these.
     pub fn audit(&self, flow: &Flow<'_>, enforced: &Verdict) -> Option<Audit> {
         let audited = self.audit.as_deref()?;
-        let is_audited = |ip: IpAddr| audited.addresses.contains_key(&ip);
+        let is_audited = |ip: IpAddr| audited.addresses.get(&ip).is_some();
         if !is_audited(flow.source) && !is_audited(flow.destination) {
             return None;
         }

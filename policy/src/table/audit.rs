@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{ApplyError, LineAction, Table, Touched};
 use crate::flow::{Direction, Flow, Protocol};
+use crate::sharded::Sharded;
 use crate::snapshot::{Change, Endpoint, ProgramId};
 use crate::source::PortMatch;
 use crate::verdict::{Decision, Verdict};
@@ -17,7 +18,9 @@ use crate::verdict::{Decision, Verdict};
 pub(crate) struct Audited {
     pub(crate) table: Table,
     /// The pods judged here that an Audit policy selects, by their addresses, and where these policies look into contents.
-    pub(crate) addresses: FxHashMap<IpAddr, AuditReads>,
+    pub(crate) addresses: Sharded<IpAddr, Arc<AuditReads>>,
+    /// Whether it hangs on other pods what is read of some: on their named ports.
+    hangs_on_others: bool,
 }
 
 /// The TCP ports at which Audit policies look into contents: of what a pod sends, and of what is sent to it.
@@ -80,11 +83,11 @@ impl Table {
 
     /// The addresses of the pods judged here that an Audit policy selects, in no particular order.
     pub fn audited(&self) -> impl Iterator<Item = IpAddr> {
-        self.audit.iter().flat_map(|audit| audit.addresses.keys().copied())
+        self.audit.iter().flat_map(|audit| audit.addresses.iter().map(|(ip, _)| *ip))
     }
 
     pub fn is_audited(&self, ip: IpAddr) -> bool {
-        self.audit.as_ref().is_some_and(|audit| audit.addresses.contains_key(&ip))
+        self.audit.as_ref().is_some_and(|audit| audit.addresses.get(&ip).is_some())
     }
 
     /// Where Audit policies look into what the pod at `ip` sends or is sent; `None`: none selects it.
@@ -92,14 +95,14 @@ impl Table {
     /// Never too few: a flow that [`hangs_on_contents`](Self::hangs_on_contents) is one of these. Sometimes more, because nothing
     /// is said of the other end.
     pub fn audit_reads(&self, ip: IpAddr) -> Option<&AuditReads> {
-        self.audit.as_ref()?.addresses.get(&ip)
+        self.audit.as_ref()?.addresses.get(&ip).map(Arc::as_ref)
     }
 
     /// Whether `flow`, whose contents nobody has read, is allowed by `enforced`, its verdict, and what Audit policies would make of
     /// it hangs on its contents.
     pub fn hangs_on_contents(&self, flow: &Flow<'_>, enforced: &Verdict) -> bool {
         let Some(audited) = self.audit.as_deref().filter(|_| enforced.is_allowed()) else { return false };
-        let is_audited = |ip: IpAddr| audited.addresses.contains_key(&ip);
+        let is_audited = |ip: IpAddr| audited.addresses.get(&ip).is_some();
         (is_audited(flow.source) || is_audited(flow.destination)) && audited.table.verdict(flow).decision() == Decision::Inspect
     }
 
@@ -120,79 +123,141 @@ impl Table {
             return Err(ApplyError::new("second table", "of a second table"));
         }
         let before = self.audit.take();
+        let mut seen: Option<BTreeSet<IpAddr>> = None;
         if !list.is_empty() {
-            let from = before.as_ref().filter(|_| !begins_anew).map(|audit| audit.table.clone());
-            let from = from.unwrap_or_else(|| Self { is_audit: true, ..Self::empty() });
-            let (table, _) = from.apply(&list)?;
-            let addresses = table.selected_by_audit();
-            self.audit = Some(Arc::new(Audited { table, addresses }));
+            let held = before.as_deref().filter(|_| !begins_anew);
+            let from = held.map_or_else(|| Self { is_audit: true, ..Self::empty() }, |held| held.table.clone());
+            let (table, of_table) = from.apply(&list)?;
+            let held = held.filter(|held| !held.hangs_on_others || of_table.endpoints.is_empty());
+            seen = held.map(|_| table.addresses_of_touched(&of_table));
+            self.audit = Some(Arc::new(table.audited_since(held.zip(seen.as_ref()))));
         }
         let of = |audit: &Option<Arc<Audited>>, ip: &IpAddr| audit.as_ref().and_then(|audit| audit.addresses.get(ip).cloned());
-        let known = [&before, &self.audit].into_iter().flatten().flat_map(|audit| audit.addresses.keys());
-        touched.audited = known.filter(|ip| of(&before, ip) != of(&self.audit, ip)).copied().collect();
+        let known = [&before, &self.audit].into_iter().flatten().flat_map(|audit| audit.addresses.iter().map(|(ip, _)| *ip));
+        let seen = seen.unwrap_or_else(|| known.collect());
+        touched.audited = seen.into_iter().filter(|ip| of(&before, ip) != of(&self.audit, ip)).collect();
         Ok(())
     }
 
-    /// The local pods that an Audit policy governs in either direction, and where it reads.
-    fn selected_by_audit(&self) -> FxHashMap<IpAddr, AuditReads> {
-        let is_audit = |policy| self.policies.get(policy).is_some_and(|policy| policy.audit);
-        let mut read: FxHashMap<ProgramId, Option<Vec<&PortMatch>>> = FxHashMap::default();
-        let mut selected = FxHashMap::default();
-        for (ip, slot) in self.endpoints.iter().filter(|(_, slot)| slot.local) {
-            let programs = self.programs(slot.identity);
-            let mut reads = None;
-            for direction in Direction::BOTH {
-                let Some(program) = programs.get(direction) else { continue };
-                let ports = read.entry(program).or_insert_with(|| {
-                    let entry = self.programs.get(&program)?;
-                    entry.program.policies.iter().any(is_audit).then(|| self.read_for_audit(program))
-                });
-                let Some(ports) = ports else { continue };
-                let reads: &mut AuditReads = reads.get_or_insert_default();
-                let reads = match direction {
-                    Direction::Egress => &mut reads.egress,
-                    Direction::Ingress => &mut reads.ingress,
-                };
-                ports.iter().for_each(|port| self.add_ports(reads, port, direction, &slot.endpoint));
-            }
-            selected.extend(reads.map(|reads| (*ip, reads)));
+    /// The addresses of which something may be read otherwise than before, as long as it hangs on nobody else.
+    fn addresses_of_touched(&self, touched: &Touched) -> BTreeSet<IpAddr> {
+        let mut addresses = touched.endpoints.clone();
+        let of_identity = |id| self.identities.get(id).into_iter().flat_map(|identity| identity.addresses.iter().copied());
+        addresses.extend(touched.identities.iter().flat_map(of_identity));
+        if !touched.programs.is_empty() {
+            let has = |program: Option<ProgramId>| program.is_some_and(|program| touched.programs.contains(&program));
+            let judged =
+                self.identities.iter().filter(|(_, identity)| has(identity.programs.ingress) || has(identity.programs.egress));
+            addresses.extend(judged.flat_map(|(_, identity)| identity.addresses.iter().copied()));
         }
-        selected
+        addresses
     }
 
-    /// The ports at which a program's lines of Audit policies look into contents, each once.
-    ///
-    /// Lines of other policies are in the first table too: where one of these is the first that matches, the flow is read anyway.
-    fn read_for_audit(&self, program: ProgramId) -> Vec<&PortMatch> {
-        let lines = self.lines(program).into_iter().flat_map(|lines| &lines.lines);
-        let of_audit = lines.filter(|line| {
-            let by_audit = self.policy(line.rule.policy).is_some_and(|policy| policy.audit);
-            line.action == LineAction::Inspect && by_audit && line.peers.as_ref().is_none_or(|peers| !peers.is_empty())
-        });
-        let mut seen = FxHashSet::default();
-        of_audit.flat_map(|line| line.ports.iter().flatten()).filter(|port| seen.insert(*port)).collect()
-    }
-
-    fn add_ports(&self, reads: &mut ReadPorts, port: &PortMatch, direction: Direction, endpoint: &Endpoint) {
-        match (port, direction) {
-            (PortMatch::All { .. }, _) => *reads = ReadPorts::Every,
-            (PortMatch::Range { first, last, .. }, _) => reads.add(*first..=*last),
-            // A message has no contents that anybody reads.
-            (PortMatch::Icmp(_), _) => {}
-            (PortMatch::Named { protocol, name }, Direction::Ingress) => {
-                let own = endpoint.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
-                reads.add(own.map(|port| port.port));
+    /// The local pods that an Audit policy governs in either direction, and where it reads: looked at are those that `held` names,
+    /// where it is known what was before, and else all.
+    fn audited_since(self, held: Option<(&Audited, &BTreeSet<IpAddr>)>) -> Audited {
+        let mut reader = Reader { table: &self, programs: FxHashMap::default() };
+        let mut addresses = Sharded::new();
+        let mut hangs_on_others = false;
+        match held {
+            Some((held, seen)) => {
+                addresses = held.addresses.clone();
+                hangs_on_others = held.hangs_on_others;
+                for ip in seen {
+                    match reader.reads(*ip) {
+                        Some(reads) => drop(addresses.insert(*ip, Arc::new(reads))),
+                        None => drop(addresses.remove(ip)),
+                    }
+                }
             }
-            // The number hangs on the destination, and is taken for that of every other.
-            (PortMatch::Named { name, .. }, Direction::Egress) => {
-                reads.add(self.named_ports(Protocol::Tcp, name).map(|(_, port)| port));
+            None => {
+                for (ip, _) in self.endpoints.iter() {
+                    reader.reads(*ip).map(|reads| addresses.insert(*ip, Arc::new(reads)));
+                }
             }
         }
+        hangs_on_others |= reader.programs.values().flatten().any(|program| program.hangs_on_others);
+        Audited { table: self, addresses, hangs_on_others }
     }
 
     /// The second table as changes that lead to it from none.
     pub(super) fn audit_changes(&self) -> Vec<Change> {
         let changes = self.audit.iter().flat_map(|audit| audit.table.to_changes());
         changes.map(|change| Change::Audit(Box::new(change))).collect()
+    }
+}
+
+/// Where the Audit policies of a program look into contents.
+#[derive(Default)]
+struct ProgramReads<'t> {
+    /// Whichever pod it judges.
+    ports: ReadPorts,
+    /// Names of the judged pod's own ports.
+    own: Vec<(Protocol, &'t str)>,
+    hangs_on_others: bool,
+}
+
+/// Looks at the pods of a second table.
+struct Reader<'t> {
+    table: &'t Table,
+    /// `None`: no Audit policy is in it.
+    programs: FxHashMap<ProgramId, Option<ProgramReads<'t>>>,
+}
+
+impl<'t> Reader<'t> {
+    /// Where Audit policies look into what the pod at `ip` sends or is sent; `None`: none governs it, or it isn't judged here.
+    fn reads(&mut self, ip: IpAddr) -> Option<AuditReads> {
+        let slot = self.table.endpoints.get(&ip).filter(|slot| slot.local)?;
+        let programs = self.table.programs(slot.identity);
+        let mut reads = None;
+        for direction in Direction::BOTH {
+            let Some(id) = programs.get(direction) else { continue };
+            let table = self.table;
+            let Some(program) = self.programs.entry(id).or_insert_with(|| table.read_for_audit(id, direction)) else { continue };
+            let reads: &mut AuditReads = reads.get_or_insert_default();
+            let ports = match direction {
+                Direction::Egress => &mut reads.egress,
+                Direction::Ingress => &mut reads.ingress,
+            };
+            ports.clone_from(&program.ports);
+            program.own.iter().for_each(|own| ports.add(named(&slot.endpoint, *own)));
+        }
+        reads
+    }
+}
+
+/// The numbers of an endpoint's ports of a name.
+fn named(endpoint: &Endpoint, (protocol, name): (Protocol, &str)) -> impl Iterator<Item = u16> {
+    endpoint.ports.iter().filter(move |port| port.protocol == protocol && *port.name == *name).map(|port| port.port)
+}
+
+impl Table {
+    /// The ports at which a program's lines of Audit policies look into contents; `None`: there is no Audit policy in it.
+    ///
+    /// Lines of other policies are in the first table too: where one of these is the first that matches, the flow is read anyway.
+    fn read_for_audit(&self, id: ProgramId, direction: Direction) -> Option<ProgramReads<'_>> {
+        let is_audit = |policy| self.policies.get(policy).is_some_and(|policy| policy.audit);
+        let entry = self.programs.get(&id).filter(|entry| entry.program.policies.iter().any(is_audit))?;
+        let of_audit = entry.compiled.lines.lines.iter().filter(|line| {
+            let is_empty = line.peers.as_ref().is_some_and(|peers| peers.is_empty());
+            line.action == LineAction::Inspect && is_audit(&line.rule.policy) && !is_empty
+        });
+        let mut seen = FxHashSet::default();
+        let mut reads = ProgramReads::default();
+        for port in of_audit.flat_map(|line| line.ports.iter().flatten()).filter(|port| seen.insert(*port)) {
+            match port {
+                PortMatch::All { .. } => reads.ports = ReadPorts::Every,
+                PortMatch::Range { first, last, .. } => reads.ports.add(*first..=*last),
+                // A message has no contents that anybody reads.
+                PortMatch::Icmp(_) => {}
+                PortMatch::Named { protocol, name } if direction == Direction::Ingress => reads.own.push((*protocol, name)),
+                // The number hangs on the destination, and is taken for that of every other.
+                PortMatch::Named { name, .. } => {
+                    reads.hangs_on_others = true;
+                    reads.ports.add(self.named_ports(Protocol::Tcp, name).map(|(_, port)| port));
+                }
+            }
+        }
+        Some(reads)
     }
 }
