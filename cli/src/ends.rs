@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use aho_corasick::AhoCorasick;
 use sluice_crds::Loaded;
 use sluice_policy::source::{Object, Pod, PodRef};
 
@@ -33,12 +34,14 @@ impl<'q> Ends<'q> {
     pub(crate) fn load(mut self, paths: &[PathBuf]) -> Loaded {
         if !self.pods.is_empty() {
             // Only to learn the addresses.
-            let named = sluice_crds::load_where(paths, |outline| outline.kind == "Pod" && self.may_mean(outline.text));
+            let traces = self.traces();
+            let named = sluice_crds::load_where(paths, |outline| outline.kind == "Pod" && traces.are_in(outline.text));
             self.learn(&named);
         }
         loop {
-            let mut loaded = sluice_crds::load_where(paths, |outline| outline.kind != "Pod" || self.may_mean(outline.text));
-            // A file may have changed since it was read first.
+            let traces = self.traces();
+            let mut loaded = sluice_crds::load_where(paths, |outline| outline.kind != "Pod" || traces.are_in(outline.text));
+            // A file may have changed since it was read first, or names a pod where it can't be told without reading.
             if !self.learn(&loaded) {
                 loaded.objects.retain(|object| if let Object::Pod(pod) = object { self.mean(pod) } else { true });
                 return loaded;
@@ -63,19 +66,36 @@ impl<'q> Ends<'q> {
         self.pods.contains(&&pod.reference) || pod.ips.iter().any(|ip| self.ips.contains(ip))
     }
 
-    /// Whether the pod that is written so could be one of them: a name or an address stands there, or could in disguise.
-    fn may_mean(&self, text: &str) -> bool {
+    /// What the text of a pod has in it that could be one of them.
+    fn traces(&self) -> Traces {
+        let names = self.pods.iter().map(|pod| pod.name.to_string());
+        let ips = self.ips.iter().filter(|ip| ip.is_ipv4()).map(ToString::to_string);
         // Escapes can spell anything.
-        text.contains('\\')
-            || self.pods.iter().any(|pod| text.contains(&*pod.name))
-            || addresses(text).any(|ip| self.ips.contains(&ip))
+        let words = names.chain(ips).chain(["\\".to_owned()]);
+        Traces {
+            words: AhoCorasick::new(words).expect("a few words are no automaton too large"),
+            v6: self.ips.iter().copied().filter(IpAddr::is_ipv6).collect(),
+        }
     }
 }
 
-/// Every address in a text. One address of IPv6 can be spelt in several ways.
+/// Texts of which at least one is in each manifest of a pod that is meant.
+struct Traces {
+    words: AhoCorasick,
+    /// One address can be spelt in several ways.
+    v6: HashSet<IpAddr>,
+}
+
+impl Traces {
+    fn are_in(&self, text: &str) -> bool {
+        self.words.is_match(text) || (!self.v6.is_empty() && addresses(text).any(|ip| self.v6.contains(&ip)))
+    }
+}
+
+/// Every address of IPv6 in a text.
 fn addresses(text: &str) -> impl Iterator<Item = IpAddr> {
-    text.split(|c: char| !(c.is_ascii_hexdigit() || c == '.' || c == ':'))
-        // `key:` in flow style, the quotes left away, is no part of an address.
-        .filter(|word| word.len() > 1)
-        .filter_map(|word| word.parse().ok())
+    let words = text.as_bytes().split(|byte| !(byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':')));
+    // Most words are none, and are told by a glance.
+    let looks_like_one = |word: &&[u8]| word.iter().filter(|byte| **byte == b':').count() > 1;
+    words.filter(looks_like_one).filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
 }

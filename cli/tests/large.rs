@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sluice_cli::cluster::{Cluster, Names};
 use sluice_cli::diff::Diff;
@@ -140,6 +140,11 @@ fn ask(size: Size) {
     println!("explain, once all is read  {:?}", begun.elapsed());
     assert_eq!(explained.verdict, "deny");
     assert!(explained.ingress.nearest.is_some());
+    let begun = Instant::now();
+    let needed = Cluster::load_for(&[cluster, old], &Names::default(), SystemTime::now(), &question);
+    let from_files = Explained::of(&needed, &question, &Names::default()).unwrap();
+    println!("explain, from the files    {:?}", begun.elapsed());
+    assert_eq!(serde_json::to_value(from_files).unwrap(), serde_json::to_value(explained).unwrap());
 }
 
 /// All policies are new: most pairs of workloads are judged otherwise.

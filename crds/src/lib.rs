@@ -62,7 +62,7 @@ mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use excerpt::Outline;
+pub use excerpt::{Outline, read_where};
 pub use load::{
     FileError, FileObject, FileObjects, Loaded, each_file, files_below, is_manifest, load, load_where, read_file,
     read_file_within, read_manifests,

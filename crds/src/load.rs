@@ -11,7 +11,7 @@ use sluice_policy::source::{Key, Object};
 use sluice_policy::world::Edit;
 
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::excerpt::{Outline, excerpt};
+use crate::excerpt::{Outline, read_where};
 use crate::lower::lower_document;
 use crate::manifest::{ManifestError, Manifests, read_within};
 use crate::yaml::Limits;
@@ -90,8 +90,7 @@ pub fn read_file_within(path: &Path, limits: Limits) -> Result<FileObjects, File
 /// [`read_file`], without the objects that can be told by their lines and aren't `wanted`.
 fn read_excerpt(path: &Path, wanted: impl Fn(Outline<'_>) -> bool) -> Result<FileObjects, FileError> {
     let text = read_text(path, Limits::default().bytes)?;
-    let text = excerpt(&text, wanted).unwrap_or(text);
-    objects(path, read_within(&text, &path.to_string_lossy(), Limits::default()))
+    objects(path, read_where(&text, &path.to_string_lossy(), Limits::default(), wanted))
 }
 
 fn objects(path: &Path, manifests: Manifests) -> Result<FileObjects, FileError> {

@@ -3,7 +3,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::json;
 use sluice_policy::snapshot::Change;
+use sluice_policy::table::ReadPorts;
 
 use super::{contents, for_all, questions};
 use crate::engine::{self, Engine};
@@ -213,4 +215,56 @@ fn at_every_time_the_engine_and_the_reference_agree() {
         }
         Ok(())
     });
+}
+
+/// What is read of a pod hangs on itself, on the policies that govern it and, for named ports of egress, on everybody else.
+#[test]
+fn where_audits_read_follows_pods_and_policies() {
+    let pod = |name: &str, ip: &str, app: &str, port: Option<u16>| {
+        let ports: Vec<_> = port.into_iter().map(|port| json!({ "name": "web", "containerPort": port })).collect();
+        json!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "shop", "labels": { "app": app } },
+            "spec": { "nodeName": "k0", "containers": [{ "name": "c", "ports": ports }] },
+            "status": { "phase": "Running", "podIPs": [{ "ip": ip }] } })
+    };
+    let policy = |direction: &str, port: serde_json::Value| {
+        json!({ "apiVersion": "sluice.dev/v1alpha1", "kind": "SluiceNetworkPolicy",
+            "metadata": { "name": "reads", "namespace": "shop" },
+            "spec": { "podSelector": { "matchLabels": { "app": "client" } }, "enforcement": "Audit", "policyTypes": ["Ingress", "Egress"],
+                direction: [{ "ports": [{ "port": port }], "http": [{ "method": "GET" }] }] } })
+    };
+    let other_policy = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "open", "namespace": "shop" }, "spec": { "podSelector": {}, "ingress": [{}] } });
+    let (client, server) = ("10.0.0.1", "10.0.0.2");
+    // An edit, and then the ports read of what the client sends and is sent; `None`: no audit.
+    let turns = [
+        (Edit::Put(pod("client", client, "client", None)), None),
+        (Edit::Put(policy("egress", json!("web"))), Some((vec![], vec![]))),
+        (Edit::Put(pod("server", server, "server", Some(8081))), Some((vec![8081], vec![]))),
+        (Edit::Put(pod("server", server, "server", Some(8082))), Some((vec![8082], vec![]))),
+        (Edit::Put(other_policy.clone()), Some((vec![8082], vec![]))),
+        (Edit::Put(policy("ingress", json!("web"))), Some((vec![], vec![]))),
+        (Edit::Put(pod("client", client, "client", Some(9090))), Some((vec![], vec![9090]))),
+        (Edit::Put(policy("ingress", json!(7070))), Some((vec![], vec![7070]))),
+        (Edit::Put(policy("ingress", json!(7071))), Some((vec![], vec![7071]))),
+        (Edit::Remove(other_policy), Some((vec![], vec![7071]))),
+        (Edit::Put(pod("client", client, "server", None)), None),
+        (Edit::Put(pod("server", server, "client", None)), None),
+        (Edit::Put(pod("client", client, "client", None)), Some((vec![], vec![7071]))),
+        (Edit::Remove(pod("client", client, "client", None)), None),
+    ];
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } });
+    let mut engine = Engine::of([engine::lower(&Edit::Put(namespace))], &NODES[..1]);
+    for (number, (edit, want)) in turns.iter().enumerate() {
+        engine.edit([engine::lower(edit)]);
+        for reader in engine.nodes.iter().chain([&engine.everything]) {
+            let reads = reader.table.audit_reads(client.parse().expect("an address"));
+            let ports = |ports: &ReadPorts| match ports {
+                ReadPorts::Every => panic!("no policy here reads every port"),
+                ReadPorts::These(ports) => ports.iter().copied().collect::<Vec<_>>(),
+            };
+            let got = reads.map(|reads| (ports(&reads.egress), ports(&reads.ingress)));
+            assert_eq!(got, *want, "after turn {number}, {edit:?}");
+        }
+    }
 }
