@@ -40,7 +40,7 @@ pub use effects::Effects;
 use selectors::Selectors;
 
 /// The whole inventory and all policies, with the identities they lead to. Incremental: a change costs what it touches.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct World {
     namespaces: FxHashMap<Arc<str>, Labels>,
     nodes: BTreeMap<Arc<str>, Node>,
@@ -88,7 +88,7 @@ pub enum Edit {
 }
 
 /// A pod that has addresses of its own, and its class.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Placed {
     pod: Pod,
     ports: Arc<[NamedPort]>,
@@ -96,14 +96,14 @@ struct Placed {
     class: Option<ClassId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Identity {
     answers: Arc<[SetId]>,
     classes: FxHashSet<ClassId>,
     programs: Programs,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Compiled {
     policy: Arc<snapshot::Policy>,
     subject: SetId,

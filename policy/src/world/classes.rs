@@ -11,7 +11,7 @@ use crate::source::{Pod, PodRef};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ClassId(u32);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Class {
     pub(super) namespace: Arc<str>,
     pub(super) labels: Arc<Labels>,
@@ -21,7 +21,7 @@ pub(super) struct Class {
 }
 
 /// All classes, found by labels or namespace; and those whose answers differ from their identity's until the edit is settled.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
     last: u32,
     all: FxHashMap<ClassId, Class>,
@@ -34,7 +34,7 @@ pub(super) struct Classes {
 }
 
 /// The classes of one namespace.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct InNamespace {
     all: FxHashSet<ClassId>,
     /// Those that carry a label, by key and value.

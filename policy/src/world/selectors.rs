@@ -11,7 +11,7 @@ use crate::label::Labels;
 use crate::snapshot::{IdentityId, PolicyId, SetId};
 use crate::source::{Namespaces, PodSelector};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Set {
     selector: PodSelector,
     holders: usize,
@@ -21,7 +21,7 @@ struct Set {
 }
 
 /// Every distinct selector is one set, as subject and as peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Selectors {
     last: u32,
     sets: FxHashMap<SetId, Set>,
