@@ -93,6 +93,7 @@ mod attempt;
 mod bridge;
 mod capability;
 mod child;
+pub mod dns;
 mod echo;
 mod enter;
 mod icmp;
