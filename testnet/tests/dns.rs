@@ -50,7 +50,8 @@ impl Pods {
     }
 
     fn dig(&self, server: &str, name: &str, kind: &str, options: &[&str]) -> DigAnswer {
-        dig(self.client.ns(), at(server, 53), name, kind, options).expect("dig").answer()
+        let options = [&["+time=9"], options].concat();
+        dig(self.client.ns(), at(server, 53), name, kind, &options).expect("dig").answer()
     }
 
     fn look_up(&self, client: Client, files: &ResolvConf, lookup: &Lookup) -> Found {
@@ -79,7 +80,7 @@ fn zones() -> [Zone; 3] {
             .https("www.example.test", 1, "", "alpn=\"h2,h3\" port=8443 ipv4hint=10.0.0.3 ipv6hint=fd00::3")
             .svcb("_dns.example.test", 2, "www.example.test", "alpn=dot")
             .addresses("*.wild.example.test", &[ip("192.0.2.7")])
-            .ttl(3)
+            .ttl(30)
             .addresses("short.example.test", &[ip("192.0.2.8")]),
         Zone::new("github.com").ttl(60).addresses("api.github.com", &[ip("198.51.100.7")]),
         Zone::new("amazonaws.com").ttl(5).addresses("bucket.s3.amazonaws.com", &["198.51.100.8", "2001:db8::8"].map(ip)),
@@ -132,8 +133,7 @@ fn a_pods_program_has_its_own_files() {
     let Some(scene) = scene() else { return };
     let pods = &scene.pods;
     let cluster = ResolvConf::of_cluster(ip(RESOLVER[0]), "shop");
-    let text = "nameserver 10.0.0.2\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\n\
-                options timeout:1 attempts:3 ndots:5\n";
+    let text = "nameserver 10.0.0.2\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
     let before = std::fs::read_to_string("/etc/resolv.conf").unwrap();
     let mut cat = cluster.around(Command::new("cat").arg("/etc/resolv.conf"));
     let seen = pods.client.ns().output(&mut cat).unwrap();
@@ -191,14 +191,17 @@ fn chains_wildcards_text_and_service_bindings() {
             assert_eq!(answer.data(), [data], "{}", answer.text);
         }
     }
+    let count = "add table inet t; add chain inet t c { type filter hook forward priority 0; }; \
+                 add rule inet t c oifname eth0 counter";
+    pods.node.ns().exec("nft", &[count]).unwrap();
     for (name, status) in
         [("none.example.test", "NXDOMAIN"), ("elsewhere.example.org", "NXDOMAIN"), ("text.example.test", "NOERROR")]
     {
-        let start = Instant::now();
         let answer = pods.dig(RESOLVER[0], name, "A", &[]);
         assert_eq!((answer.status.as_str(), answer.answers.len()), (status, 0), "{}", answer.text);
-        assert!(start.elapsed() < Duration::from_millis(1500), "nobody else was asked: {:?}", start.elapsed());
     }
+    let counted = pods.node.ns().exec("nft", &["list ruleset"]).unwrap();
+    assert!(counted.contains("packets 0 "), "nobody outside was asked: {counted}");
 }
 
 #[test]
@@ -226,15 +229,17 @@ fn the_time_to_live_counts_down_in_the_cache() {
     let Some(scene) = scene_with(|options| options.most_ttl = 100) else { return };
     let pods = &scene.pods;
     let ttl = |server, name| pods.dig(server, name, "A", &[]).answers.last().expect("a record").ttl;
+    // A second may pass between an answer and its passing on.
+    let fresh = |most: u32| most - 1..=most;
     assert_eq!(ttl(AUTHORITY[0], "www.example.test"), 300);
-    assert_eq!(ttl(RESOLVER[0], "www.example.test"), 100);
-    assert_eq!(ttl(RESOLVER[0], "short.example.test"), 3);
-    std::thread::sleep(Duration::from_millis(1100));
-    assert!((90..100).contains(&ttl(RESOLVER[1], "www.example.test")));
-    assert!((1..3).contains(&ttl(RESOLVER[0], "short.example.test")));
-    assert_eq!(ttl(AUTHORITY[0], "short.example.test"), 3);
+    assert!(fresh(100).contains(&ttl(RESOLVER[0], "www.example.test")));
+    assert!(fresh(30).contains(&ttl(RESOLVER[0], "short.example.test")));
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!((80..=98).contains(&ttl(RESOLVER[1], "www.example.test")));
+    assert!((10..=28).contains(&ttl(RESOLVER[0], "short.example.test")));
+    assert_eq!(ttl(AUTHORITY[0], "short.example.test"), 30);
     scene.resolver.forget().unwrap();
-    assert_eq!(ttl(RESOLVER[0], "www.example.test"), 100);
+    assert!(fresh(100).contains(&ttl(RESOLVER[0], "www.example.test")));
 }
 
 #[test]
@@ -260,6 +265,33 @@ fn private_addresses_are_left_out_only_if_asked_for() {
     let pods = &scene.pods;
     assert_eq!(pods.dig(RESOLVER[0], "www.example.test", "A", &[]).data(), [""; 0]);
     assert_eq!(pods.dig(RESOLVER[0], "elsewhere.example.test", "A", &[]).data(), ["192.0.2.1"]);
+}
+
+#[test]
+fn servers_run_on_nodes_and_outside() {
+    let Some(pods) = Pods::start() else { return };
+    let cache = "169.254.20.10";
+    pods.node.ns().exec("ip", &["address", "add", "169.254.20.10/32", "dev", "lo"]).unwrap();
+    let knows = Authority::start(pods.net.outside(), &[Net::OUTSIDE_V4], zones()).unwrap();
+    let liar = Scripted::start(pods.net.outside(), &[(Net::OUTSIDE_V6, 53).into()], |query| {
+        let asked = query.message().expect("DNS of a resolver");
+        let name = &asked.questions[0].name;
+        // Resolvers take no other answer for a zone's own.
+        let answer = Message { authoritative: true, recursion_available: false, ..asked.reply() };
+        vec![Reply::message(&answer.answer(Record::address(name, 60, ip("203.0.113.66"))))]
+    });
+    let liar = liar.unwrap();
+    let mut options = ResolverOptions::at(knows.addresses(), &["example.test"]);
+    options.zones.push(("lies.test".to_owned(), vec![Net::OUTSIDE_V6]));
+    let _resolver = Resolver::start(pods.node.ns(), &[ip(cache)], &options).unwrap();
+    let files = ResolvConf::of(ip(cache));
+    let lookup = |name| Lookup { family: Family::V4, ..Lookup::of(name) };
+    for client in Client::ALL {
+        assert_eq!(pods.look_up(client, &files, &lookup("www.example.test")).sorted(), [WEB[0]]);
+        assert_eq!(pods.look_up(client, &files, &lookup("www.lies.test")).sorted(), ["203.0.113.66"]);
+    }
+    let asked = liar.queries();
+    assert!(asked.iter().any(|query| query.transport == Transport::Udp && query.to.ip() == Net::OUTSIDE_V6), "{asked:?}");
 }
 
 #[test]

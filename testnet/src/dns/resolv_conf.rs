@@ -42,10 +42,9 @@ exec "$@"
 "#;
 
 impl ResolvConf {
-    /// One name server, asked again after a second and three times in all; names are tried as they are.
+    /// One name server, and what else is usual: a try takes five seconds, names with a dot are tried as they are.
     pub fn of(nameserver: IpAddr) -> Self {
-        let options = ["timeout:1", "attempts:3"].map(str::to_owned).into();
-        Self { nameservers: vec![nameserver], search: Vec::new(), options }
+        Self { nameservers: vec![nameserver], ..Self::default() }
     }
 
     /// As the kubelet writes it for a pod of `namespace`: `ndots:5` and the cluster's search list.

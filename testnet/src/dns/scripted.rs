@@ -1,6 +1,7 @@
 //! A server that does what a test says, also what no honest server does: it is late, mute, answers twice, from elsewhere, or lies.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -183,10 +184,12 @@ impl Drop for Scripted {
     }
 }
 
+type Script = Box<dyn FnMut(&Query) -> Vec<Reply> + Send>;
+
 struct Loop {
     stopped: UnixStream,
     kept: Arc<Mutex<Kept>>,
-    script: Box<dyn FnMut(&Query) -> Vec<Reply> + Send>,
+    script: Script,
     udp: Vec<(UdpSocket, SocketAddr)>,
     tcp: Vec<(TcpListener, SocketAddr)>,
     connections: BTreeMap<u64, Connection>,
@@ -363,18 +366,17 @@ impl Loop {
         let own = self.udp.iter().find(|(_, address)| *address == from).map(|(socket, _)| socket);
         let sent = match own {
             Some(socket) => socket.send_to(&bytes, client),
-            None => {
-                if !self.senders.contains_key(&from) {
-                    match sender(from) {
-                        Ok(socket) => drop(self.senders.insert(from, socket)),
-                        Err(error) => return self.trouble(format!("a socket at {from}: {error}")),
-                    }
-                }
-                self.senders[&from].send_to(&bytes, client)
-            }
+            None => self.send_elsewhere(from, &bytes, client),
         };
         if let Err(error) = sent {
             self.trouble(format!("{from} to {client}: {error}"));
+        }
+    }
+
+    fn send_elsewhere(&mut self, from: SocketAddr, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+        match self.senders.entry(from) {
+            Entry::Occupied(socket) => socket.get().send_to(bytes, to),
+            Entry::Vacant(place) => place.insert(sender(from)?).send_to(bytes, to),
         }
     }
 }
