@@ -75,6 +75,10 @@
 //! `cni0`, and pods of one node speak to each other on it, by ARP and neighbour discovery. All else goes by way of the node, the
 //! gateway 169.254.1.1 and fe80::1.
 //!
+//! # Names
+//!
+//! [`dns`] has name servers and resolvers for the network, a server that answers as a test says, and clients of every kind.
+//!
 //! # Without root
 //!
 //! A process with threads cannot enter a user namespace. A program calls [`enter`] first thing in `main`; tests are run

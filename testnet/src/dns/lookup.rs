@@ -120,7 +120,7 @@ impl Client {
         match self {
             Self::Glibc => command.arg(built(ns, "cc", &[])?),
             Self::Musl => command.arg(built(ns, "musl-gcc", &["-static"])?),
-            Self::Python => command.args(["python3", "-I", "-c", PYTHON]),
+            Self::Python => command.args(["python3", "-I", "-S", "-c", PYTHON]),
         };
         let family = match lookup.family {
             Family::Any => "any",

@@ -128,6 +128,15 @@ impl Message {
         self
     }
 
+    /// With EDNS and an Extended DNS Error: a code of RFC 8914 and a text.
+    #[must_use]
+    pub fn extended_error(mut self, code: u16, text: &str) -> Self {
+        let body = [&code.to_be_bytes(), text.as_bytes()].concat();
+        let option = [&EXTENDED_ERROR.to_be_bytes(), length(body.len()).as_slice(), &body].concat();
+        self.additional.push(Record { name: String::new(), kind: Kind::OPT, class: 1232, ttl: 0, data: Data::Bytes(option) });
+        self
+    }
+
     /// The answer to this question: its id and question, nothing said yet.
     pub fn reply(&self) -> Self {
         Self {
