@@ -412,6 +412,11 @@ fn a_scripted_server_does_as_it_is_told() {
     assert_eq!(ids, [2, 1], "out of order");
     stream.send(&[Message::query(3, "half.test", Kind::A)]).unwrap();
     assert!(stream.receive().is_err());
+    let mut stream = Stream::open(pods.client.ns(), listens[0], LONG).unwrap();
+    stream.send(&[Message::query(4, "late.test", Kind::A)]).unwrap();
+    stream.finish().unwrap();
+    assert_eq!(Message::parse(&stream.receive().unwrap()).expect("DNS").id, 4, "to a client that says no more");
+    assert!(stream.receive().is_err(), "and then it is closed");
     assert_eq!(scripted.troubles(), [""; 0]);
     drop(scripted);
     assert!(Stream::open(pods.client.ns(), listens[0], LONG).is_err());

@@ -14,7 +14,8 @@ use super::Zone;
 use super::server::{PORT, await_start, failed, folder, serial, write};
 use crate::{Child, Error, Netns};
 
-const PROGRAM: &str = "nsd";
+/// Where Debian has it; a user's PATH may lack the folder.
+const PROGRAM: &str = "/usr/sbin/nsd";
 
 /// nsd with the zones of a test, at port 53 by UDP and TCP. Dropped, it ends.
 ///
