@@ -65,6 +65,30 @@ impl NamePattern {
             Self::Glob(pattern) => glob_matches(pattern, name),
         }
     }
+
+    /// Whether `name` is one that this pattern matches with further labels behind it, as resolvers make them with their search lists:
+    /// `api.github.com.production.svc.cluster.local` for `api.github.com`. Whatever stands behind a name is behind one of every name,
+    /// so that pattern has none. `name` is as for [`matches`](Self::matches); its length counts once for each byte of the pattern.
+    pub fn is_prefix_of(&self, name: &str) -> bool {
+        // No pattern matches a name with a backslash, so the matched part ends before the first.
+        let name = name.split_once('\\').map_or(name, |(before, _)| before);
+        match self {
+            Self::Name(wanted) => name.strip_prefix(&**wanted).is_some_and(|rest| rest.starts_with('.')),
+            Self::Below(wanted) => {
+                let first = name.chars().next().map_or(0, char::len_utf8);
+                name[first..].contains(&format!(".{wanted}."))
+            }
+            Self::Glob(pattern) if **pattern == *"*" => false,
+            Self::Glob(pattern) => match pattern.strip_prefix("**.") {
+                None => labels_end(name, pattern).is_some_and(|end| glob_matches(pattern, &name[..end])),
+                Some(rest) => name
+                    .match_indices('.')
+                    .take_while(|(dot, _)| !name[..*dot].ends_with('.') && *dot > 0)
+                    .map(|(dot, _)| &name[dot + 1..])
+                    .any(|behind| labels_end(behind, rest).is_some_and(|end| glob_matches(rest, &behind[..end]))),
+            },
+        }
+    }
 }
 
 impl std::fmt::Display for NamePattern {
@@ -113,6 +137,12 @@ pub fn is_outside(ip: IpAddr) -> bool {
             }
         }
     }
+}
+
+/// Where as many labels of `name` end as `pattern` has, and another one follows.
+fn labels_end(name: &str, pattern: &str) -> Option<usize> {
+    let dots = pattern.bytes().filter(|byte| *byte == b'.').count();
+    name.match_indices('.').nth(dots).map(|(end, _)| end)
 }
 
 /// Label by label, from the last one to the first.
@@ -214,6 +244,49 @@ mod tests {
     }
 
     #[test]
+    fn a_search_list_makes_longer_names_of_allowed_ones() {
+        let rows = [
+            ("api.github.com", "api.github.com.production.svc.cluster.local", true),
+            ("api.github.com", "api.github.com.lan", true),
+            ("api.github.com", "api.github.com", false),
+            ("api.github.com", "api.github.community.lan", false),
+            ("api.github.com", "x.api.github.com.lan", false),
+            ("*.example.org", "x.example.org.cluster.local", true),
+            ("*.example.org", "x.example.org", false),
+            ("*.example.org", "example.org.cluster.local", false),
+            ("*.example.org", "x.y.example.org.cluster.local", false),
+            ("**.example.org", "x.y.example.org.cluster.local", true),
+            ("**.example.org", "x.example.org.example.org", true),
+            ("**.example.org", "example.org.lan", false),
+            ("**.example.org", "x..example.org.lan", false),
+            ("**.*.example.org", "x.example.org.lan", false),
+            ("**.*.example.org", "y.x.example.org.lan", true),
+            ("api-*.example.org", "api-eu.example.org.lan", true),
+            ("*", "a.b", false),
+            ("*.*", "a.b.c", true),
+            ("", "a.b", false),
+            // A label `foo.bar` behind the name, and one that ends with it.
+            ("api.github.com", "api.github.com.foo\\.bar", true),
+            ("api.github.com", "api.github.com\\.foo.bar", false),
+            ("**.com", "a\\.b.com.lan", false),
+        ];
+        for (pattern, name, want) in rows {
+            assert_eq!(NamePattern::glob(pattern).is_prefix_of(name), want, "{pattern} and {name}");
+        }
+        let below = NamePattern::new("*.example.org");
+        for (name, want) in [
+            ("x.example.org.cluster.local", true),
+            ("x.y.example.org.cluster.local", true),
+            ("example.org.cluster.local", false),
+            (".example.org.cluster.local", false),
+            ("x.example.org", false),
+            ("x\\.example.org.lan", false),
+        ] {
+            assert_eq!(below.is_prefix_of(name), want, "{below} and {name}");
+        }
+    }
+
+    #[test]
     fn addresses_of_the_inside_are_told_apart() {
         let outside = ["140.82.112.3", "1.1.1.1", "192.0.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::8c52:7003"];
         let inside = [
@@ -272,6 +345,11 @@ mod tests {
         }
     }
 
+    fn naive_prefix(pattern: &NamePattern, name: &str) -> bool {
+        let every = NamePattern::Glob("*".into());
+        *pattern != every && name.match_indices('.').any(|(dot, _)| pattern.matches(&name[..dot]))
+    }
+
     proptest! {
         #[test]
         fn a_label_is_matched_as_by_trying_every_way(pattern in "[ab*]{1,8}", label in "[ab]{1,10}") {
@@ -305,8 +383,19 @@ mod tests {
 
         #[test]
         fn any_text_has_an_answer(pattern in any::<String>(), name in any::<String>()) {
-            let _ = NamePattern::glob(&pattern).matches(&name);
-            let _ = NamePattern::new(&pattern).matches(&name);
+            for pattern in [NamePattern::glob(&pattern), NamePattern::new(&pattern)] {
+                prop_assert_eq!(pattern.is_prefix_of(&name), naive_prefix(&pattern, &name), "{:?}", pattern);
+            }
+        }
+
+        #[test]
+        fn a_prefix_is_found_as_by_trying_every_one(
+            pattern in "(\\*\\*\\.)?[ab*]{0,2}(\\.[ab*]{0,2}){0,3}",
+            name in "[ab\\\\]{0,2}(\\.[ab]{0,2}){0,7}",
+        ) {
+            for pattern in [NamePattern::glob(&pattern), NamePattern::new(&pattern)] {
+                prop_assert_eq!(pattern.is_prefix_of(&name), naive_prefix(&pattern, &name), "{:?}", pattern);
+            }
         }
 
         /// What makes a name longer in front never makes an exact pattern match; behind, none at all but that of every name.
