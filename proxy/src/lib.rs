@@ -15,6 +15,7 @@ pub mod config;
 pub mod connection;
 pub mod denials;
 pub mod detect;
+pub mod dns;
 pub mod enforcer;
 pub mod feed;
 #[cfg(any(test, fuzzing))]
