@@ -66,9 +66,10 @@ impl NamePattern {
         }
     }
 
-    /// Whether `name` is one that this pattern matches with further labels behind it, as resolvers make them with their search lists:
-    /// `api.github.com.production.svc.cluster.local` for `api.github.com`. Whatever stands behind a name is behind one of every name,
-    /// so that pattern has none. `name` is as for [`matches`](Self::matches); its length counts once for each byte of the pattern.
+    /// Whether `name` is a name that this pattern matches with further labels behind it, as resolvers make it with their search lists:
+    /// `api.github.com.production.svc.cluster.local` for `api.github.com`. The pattern of every name has none: it matches them all.
+    ///
+    /// `name` is as for [`matches`](Self::matches). At most the product of both lengths is looked at.
     pub fn is_prefix_of(&self, name: &str) -> bool {
         // No pattern matches a name with a backslash, so the matched part ends before the first.
         let name = name.split_once('\\').map_or(name, |(before, _)| before);

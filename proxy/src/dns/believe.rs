@@ -20,14 +20,17 @@ use hickory_proto::rr::rdata::svcb::SvcParamValue;
 use hickory_proto::rr::{RData, rdata::SVCB};
 use hickory_proto::serialize::binary::DecodeError;
 use thiserror::Error;
+use tracing::{Dispatch, dispatcher};
 
 use super::chain::{Link, Records, is_service, ttl};
 use super::code::{Rcode, RecordType};
 use super::query::{Kind, Query};
-use super::wire::{HEADER_BYTES, Header};
+use super::wire::{HEADER_BYTES, Header, longest_row_of_pointers};
 
 /// Records in one answer. All the addresses that a message can hold are fewer.
 pub const MOST_RECORDS: usize = 4096;
+/// Pointers that one name may go through. Real names go through one for each label at most, and rarely through more than three.
+const MOST_POINTERS: usize = 16;
 /// Addresses that are taken from one answer: hints are four bytes each.
 pub const MOST_ADDRESSES: usize = 4096;
 
@@ -79,6 +82,8 @@ pub enum NotBelieved {
     OtherQuestion,
     #[error("{0} records, where {MOST_RECORDS} is the most")]
     TooManyRecords(usize),
+    #[error("names that point on and on, {0} times, where {MOST_POINTERS} is the most")]
+    TooManyPointers(usize),
     #[error("its records can't be read")]
     Unreadable(#[from] DecodeError),
 }
@@ -101,7 +106,11 @@ pub fn believe(query: &Query, response: &[u8]) -> Result<Answer, NotBelieved> {
     if header.records() > MOST_RECORDS {
         return Err(NotBelieved::TooManyRecords(header.records()));
     }
-    let message = Message::from_vec(response)?;
+    let pointers = longest_row_of_pointers(response);
+    if pointers > MOST_POINTERS {
+        return Err(NotBelieved::TooManyPointers(pointers));
+    }
+    let message = parse(response)?;
     answer.rcode = Rcode(message.metadata.response_code.into());
     let records = Records::of(&message, query.record_type);
     let chain = records.chain(&query.name);
@@ -112,6 +121,11 @@ pub fn believe(query: &Query, response: &[u8]) -> Result<Answer, NotBelieved> {
     answer.ttl_seconds = answer.addresses.iter().map(|address| address.ttl_seconds).chain(of_chain).min();
     answer.names = chain.into_iter().map(|link| link.name).collect();
     Ok(answer)
+}
+
+/// The parser writes to the log what it finds odd, all of it and each time. Strangers have no say in the log.
+fn parse(response: &[u8]) -> Result<Message, DecodeError> {
+    dispatcher::with_default(&Dispatch::none(), || Message::from_vec(response))
 }
 
 /// What can be told without reading records. Other operations may leave the question out of their answers (RFC 2136 section 3.8, RFC

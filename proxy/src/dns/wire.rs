@@ -8,6 +8,8 @@ const MOST_NAME_BYTES: usize = 255;
 const MOST_LABEL_BYTES: u8 = 63;
 /// The two bits that make a length a pointer (RFC 1035 section 4.1.4).
 const POINTER: u8 = 0xc0;
+/// What the other 14 bits reach.
+const MOST_POINTED_BYTES: usize = 1 << 14;
 
 const RESPONSE: u16 = 0x8000;
 const OPCODE_SHIFT: u32 = 11;
@@ -177,6 +179,27 @@ fn skip_name(message: &[u8], at: usize) -> Option<(usize, bool)> {
             return Some((end, false));
         }
     }
+}
+
+/// The longest row of pointers that a name anywhere in the message could go through, whether or not a name begins there. Each points
+/// before the name that it is in, as they must to end. A parser walks the row again for every name, of which a message can hold
+/// thousands.
+pub(super) fn longest_row_of_pointers(message: &[u8]) -> usize {
+    let seen = &message[..message.len().min(MOST_POINTED_BYTES + MOST_NAME_BYTES)];
+    // Where labels that begin here end: at a pointer, the root, or what can't be read.
+    let mut ends = vec![0; seen.len()];
+    for at in (0..seen.len()).rev() {
+        let length = seen[at];
+        let next = at + 1 + usize::from(length);
+        ends[at] = if (1..=MOST_LABEL_BYTES).contains(&length) && next < seen.len() { ends[next] } else { at };
+    }
+    let mut rows = vec![0; seen.len()];
+    for at in 0..seen.len() {
+        let pointer = u16_at(seen, ends[at]).filter(|pointer| *pointer >= u16::from(POINTER) << 8);
+        let target = pointer.map(|pointer| usize::from(pointer) & (MOST_POINTED_BYTES - 1));
+        rows[at] = target.filter(|target| *target < at).map_or(0, |target| rows[target] + 1);
+    }
+    rows.into_iter().max().unwrap_or(0)
 }
 
 /// A record that is passed by: only what an OPT record has is taken from it.

@@ -296,6 +296,57 @@ fn very_many_records_are_bounded() {
     assert_eq!((answer.addresses.len(), answer.left_out), (MOST_ADDRESSES, 5000 - MOST_ADDRESSES));
 }
 
+/// Seconds of work for each message, if it were read.
+#[test]
+fn names_that_point_on_and_on_are_bounded() {
+    let asked = query("A w.org");
+    let row = |count: u16| {
+        let mut message = bytes(&answer("A w.org", &[]));
+        message[7] = 2;
+        // A record of type NULL with the row in it, and one whose owner is its end.
+        message.extend([0, 0, 10, 0, 1, 0, 0, 0, 60]);
+        message.extend((2 * count + 1).to_be_bytes());
+        let mut last = message.len();
+        message.push(0);
+        for _ in 0..count {
+            let pointer = 0xc000 | u16::try_from(last).unwrap();
+            last = message.len();
+            message.extend(pointer.to_be_bytes());
+        }
+        message.extend(
+            [(0xc000 | u16::try_from(last).unwrap()).to_be_bytes().as_slice(), &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 1, 1, 1, 1]]
+                .concat(),
+        );
+        message
+    };
+    assert!(believe(&asked, &row(15)).is_ok());
+    assert!(matches!(believe(&asked, &row(16)), Err(NotBelieved::TooManyPointers(17))));
+    assert!(matches!(believe(&asked, &row(8000)), Err(NotBelieved::TooManyPointers(8001))));
+    // Names below names below names, each of which points to the one before, are in real answers.
+    let lines: Vec<String> = (1..=10).map(|depth| format!("{}org 60 A 192.0.2.1", "a.".repeat(depth))).collect();
+    let nested = answer("A w.org", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(learned("A w.org", &nested), "w.org");
+}
+
+#[test]
+fn strangers_write_nothing_to_the_log() {
+    let log = tempfile::tempfile().unwrap();
+    let writer = std::sync::Mutex::new(log.try_clone().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(writer).finish();
+    let written = || log.metadata().unwrap().len();
+    let mut message = bytes(&answer("A w.org", &["w.org 60 A 192.0.2.1"]));
+    message[11] = 1;
+    // Options that end in the middle.
+    message.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 3, 0, 5, 1, 2]);
+    tracing::subscriber::with_default(subscriber, || {
+        Message::from_vec(&message).unwrap();
+        let by_the_parser = written();
+        assert!(by_the_parser > 0, "the parser has nothing to say of it");
+        assert_eq!(told(&believe(&query("A w.org"), &message).unwrap()), "w.org | 192.0.2.1 60 1");
+        assert_eq!(written(), by_the_parser);
+    });
+}
+
 #[test]
 fn the_least_ttl_is_that_of_all_it_says() {
     let rows: [(&str, &[&str], Option<u32>); 4] = [
