@@ -56,7 +56,9 @@ fn excerpt(text: &str, wanted: impl Fn(Outline<'_>) -> bool) -> Option<String> {
 
 /// Puts the object at the end of `left`, or as many empty lines; returns whether it left it out.
 fn take(left: &mut String, object: &str, indent: &str, wanted: &impl Fn(Outline<'_>) -> bool) -> bool {
-    let unwanted = kind(object, indent).is_some_and(|kind| !wanted(Outline { kind, text: object }));
+    // In a list, an object that is wanted may refer to what another one anchors.
+    let anchors = !indent.is_empty() && object.contains('&');
+    let unwanted = !anchors && kind(object, indent).is_some_and(|kind| !wanted(Outline { kind, text: object }));
     if unwanted {
         left.extend(memchr_iter(b'\n', object.as_bytes()).map(|_| '\n'));
     } else {
@@ -219,6 +221,7 @@ mod tests {
             "apiVersion: v1\nitems:\n- kind: Pod\n- null\nkind: List\n",
             "apiVersion: v1\nitems:\n- kind: Pod\n- x: 1\nkind: List\n",
             "apiVersion: v1\nitems:\n- kind: Pod\n kind: NetworkPolicy\nkind: List\n",
+            "apiVersion: v1\nitems:\n- kind: Pod\n  metadata: { labels: &l { a: b } }\n- kind: NetworkPolicy\n  spec: *l\nkind: List\n",
             "apiVersion: v1\nitems:\n- kind: Pod\nkind: List\nkind: List\n",
             "apiVersion: v1\nitems:\n- kind: Pod\nkind: ConfigMapList\n",
             "apiVersion: v1\nitems:\n- kind: Pod\nkind: List\nitems:\n- kind: NetworkPolicy\n",
