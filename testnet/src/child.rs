@@ -181,19 +181,24 @@ fn dying_with_us(command: Command) -> Result<Command, Error> {
         return Err(Error::NotBuilt { name: program.to_string_lossy().into_owned(), looked: "that path".to_owned() });
     }
     let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(&program);
-    wrapped.args(command.get_args());
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    append(&mut wrapped, &command);
+    wrapped.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    Ok(wrapped)
+}
+
+/// Has `wrapper` run `command`: its program and arguments come last, its environment and folder are the wrapper's.
+pub(crate) fn append(wrapper: &mut Command, command: &Command) {
+    wrapper.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
+            Some(value) => wrapper.env(name, value),
+            None => wrapper.env_remove(name),
         };
     }
     if let Some(folder) = command.get_current_dir() {
-        wrapped.current_dir(folder);
+        wrapper.current_dir(folder);
     }
-    wrapped.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    Ok(wrapped)
 }
 
 struct Job {

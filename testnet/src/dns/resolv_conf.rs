@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::Command;
 
+use crate::child::append;
+
 /// What `/etc/resolv.conf` says to a pod's programs.
 #[derive(Clone, Debug, Default)]
 pub struct ResolvConf {
@@ -74,16 +76,8 @@ impl ResolvConf {
     pub fn around(&self, command: &Command) -> Command {
         let mut wrapped = Command::new("unshare");
         wrapped.args(["--mount", "--propagation", "private", "--", "sh", "-c", COVER, "sh"]);
-        wrapped.arg(self.text()).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
-        if let Some(folder) = command.get_current_dir() {
-            wrapped.current_dir(folder);
-        }
+        wrapped.arg(self.text());
+        append(&mut wrapped, command);
         // These would override the file.
         wrapped.env_remove("RES_OPTIONS").env_remove("LOCALDOMAIN").env_remove("HOSTALIASES");
         wrapped
