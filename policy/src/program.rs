@@ -158,9 +158,8 @@ impl PortMatch {
         match self {
             Self::All { .. } => true,
             Self::Range { first, last, .. } => (*first..=*last).contains(&flow.destination_port),
-            Self::Named { name, protocol } => destination.is_some_and(|endpoint| {
-                endpoint.ports.iter().any(|p| p.name == *name && p.protocol == *protocol && p.port == flow.destination_port)
-            }),
+            Self::Named { name, protocol } => destination
+                .is_some_and(|endpoint| endpoint.ports_named(*protocol, name).any(|port| port == flow.destination_port)),
             Self::Icmp(wanted) => flow.icmp().is_some_and(|(family, message)| wanted.matches(family, message)),
         }
     }

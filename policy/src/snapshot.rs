@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::Direction;
+use crate::flow::{Direction, Protocol};
 use crate::source::{Action, L7, NamedPort, PodRef, PolicyRef, PortMatch, Tier};
 
 macro_rules! id {
@@ -162,4 +162,11 @@ pub struct Endpoint {
     /// says it.
     pub host: Option<Arc<str>>,
     pub ports: Arc<[NamedPort]>,
+}
+
+impl Endpoint {
+    /// The numbers that the pod's ports of this name have.
+    pub(crate) fn ports_named(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = u16> {
+        self.ports.iter().filter(move |port| port.protocol == protocol && *port.name == *name).map(|port| port.port)
+    }
 }

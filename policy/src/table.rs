@@ -488,9 +488,6 @@ impl Table {
 
     /// Where the port `name` of `protocol` is found: address and number for each endpoint that has it.
     pub fn named_ports(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = (IpAddr, u16)> {
-        self.endpoints.iter().flat_map(move |(ip, slot)| {
-            let ports = slot.endpoint.ports.iter().filter(move |p| p.protocol == protocol && *p.name == *name);
-            ports.map(move |p| (*ip, p.port))
-        })
+        self.endpoints.iter().flat_map(move |(ip, slot)| slot.endpoint.ports_named(protocol, name).map(move |port| (*ip, port)))
     }
 }

@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{ApplyError, LineAction, Table, Touched};
 use crate::flow::{Direction, Flow, Protocol};
 use crate::sharded::Sharded;
-use crate::snapshot::{Change, Endpoint, ProgramId};
+use crate::snapshot::{Change, ProgramId};
 use crate::source::PortMatch;
 use crate::verdict::{Decision, Verdict};
 
@@ -220,15 +220,10 @@ impl<'t> Reader<'t> {
                 Direction::Ingress => &mut reads.ingress,
             };
             ports.clone_from(&program.ports);
-            program.own.iter().for_each(|own| ports.add(named(&slot.endpoint, *own)));
+            program.own.iter().for_each(|(protocol, name)| ports.add(slot.endpoint.ports_named(*protocol, name)));
         }
         reads
     }
-}
-
-/// The numbers of an endpoint's ports of a name.
-fn named(endpoint: &Endpoint, (protocol, name): (Protocol, &str)) -> impl Iterator<Item = u16> {
-    endpoint.ports.iter().filter(move |port| port.protocol == protocol && *port.name == *name).map(|port| port.port)
 }
 
 impl Table {
