@@ -28,6 +28,7 @@ pub mod judge;
 pub mod kernel;
 pub mod limits;
 pub mod metrics;
+pub mod names;
 mod observe;
 pub mod records;
 pub mod relay;

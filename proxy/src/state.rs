@@ -59,9 +59,14 @@ pub enum SaveError {
 ///
 /// A name that isn't one of Kubernetes may share its file with another such name; the name inside the file tells them apart.
 pub fn path(dir: &Path, node: &str) -> PathBuf {
+    path_of(dir, "table", node)
+}
+
+/// The file in `dir` that holds the `what` of `node`.
+pub(crate) fn path_of(dir: &Path, what: &str, node: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '_' };
     let name: String = node.chars().map(plain).collect();
-    dir.join(format!("table-{name}"))
+    dir.join(format!("{what}-{name}"))
 }
 
 /// The table that `node` last held; `None` if none was ever written.

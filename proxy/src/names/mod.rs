@@ -1,0 +1,28 @@
+//! What the pods' look-ups have taught: which names an address has, for which pod, and for how long.
+//!
+//! ```text
+//! dns::Answer --Names::learn--> Lesson --> kernel's sets --ack--> Journal::append, Names::confirm --> the answer goes to the pod
+//!                                 `-- empty: the kernel has been told --------------------------------------^
+//! a connection -> Names::names_of -> the engine
+//! a start -> Journal::open -> Names::restore -> Names::of_pod -> kernel's sets
+//! ```
+//!
+//! Nothing here speaks to the kernel or holds a socket, and the store has no clock: [`Moment`] is a parameter. Which addresses may be
+//! learned at all (rebinding) is for the caller to say, who leaves the others out of the answer.
+//!
+//! **Time.** What is learned ends at a whole second: the answer's TTL within its floor and ceiling, plus the grace time, rounded up. It is
+//! the same second for the store, the kernel, the listing and the journal. So an address is never closed before its answer says and at
+//! most one second later, and a name with a constant TTL that is looked up again and again is news once a second.
+
+mod journal;
+mod lesson;
+mod metrics;
+mod moment;
+mod pod;
+mod store;
+
+pub use journal::{BootId, Entry, Journal, WriteError, path};
+pub use lesson::{Displaced, Forgotten, Learned, LearnedName, Lesson};
+pub use metrics::NamesMetrics;
+pub use moment::Moment;
+pub use store::{Known, Limits, Names};
