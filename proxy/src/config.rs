@@ -1,9 +1,9 @@
 //! The configuration: a YAML file, `--set key=value` over it, and the command line.
 //!
-//! Unknown keys are refused, and so are keys that a later version will have: a setting that does nothing is worse than an
-//! error. What the rest of the proxy gets is checked.
+//! Unknown keys are refused: a setting that does nothing is worse than an error. What the rest of the proxy gets is checked.
 
 mod args;
+mod names;
 
 use std::path::Path;
 
@@ -13,9 +13,7 @@ use serde_json::Value;
 use crate::kernel::bridge;
 
 pub use args::{Args, Command};
-
-/// Keys that the documentation names and this version doesn't know how to follow.
-const NOT_YET: [&str; 2] = ["dns", "nameCheck"];
+pub use names::{DenyWith, Dns, NameCheck, PodSelector, Quic, Resolver};
 
 /// Why a configuration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +24,6 @@ pub enum ConfigError {
     File { path: String, message: String },
     #[error("--set {setting}: {message}")]
     Set { setting: String, message: String },
-    #[error("{place}: `{key}` is not supported yet; leave it out")]
-    NotYet { place: String, key: String },
     #[error("{key}: {message}")]
     Value { key: &'static str, message: String },
 }
@@ -64,6 +60,8 @@ pub struct Config {
     pub redirect: Redirect,
     pub records: Records,
     pub limits: Limits,
+    pub dns: Dns,
+    pub name_check: NameCheck,
 }
 
 /// What the kernel does with what it denies.
@@ -176,6 +174,8 @@ impl Default for Config {
             redirect: Redirect::default(),
             records: Records::default(),
             limits: Limits::default(),
+            dns: Dns::default(),
+            name_check: NameCheck::default(),
         }
     }
 }
@@ -244,11 +244,6 @@ impl Config {
             return Ok(Self::default());
         }
         let failed = |error: serde_saphyr::Error| ConfigError::File { path: place.to_owned(), message: error.to_string() };
-        if let Ok(Value::Object(map)) = serde_saphyr::from_str::<Value>(text)
-            && let Some(key) = NOT_YET.iter().find(|key| map.contains_key(**key))
-        {
-            return Err(ConfigError::NotYet { place: place.to_owned(), key: (*key).to_owned() });
-        }
         serde_saphyr::from_str(text).map_err(failed)
     }
 
@@ -256,9 +251,6 @@ impl Config {
     fn with(&self, setting: &str) -> Result<Self, ConfigError> {
         let failed = |message: String| ConfigError::Set { setting: setting.to_owned(), message };
         let (key, value) = setting.split_once('=').ok_or_else(|| failed("has no `=`".into()))?;
-        if NOT_YET.contains(&key.split('.').next().unwrap_or_default()) {
-            return Err(ConfigError::NotYet { place: format!("--set {setting}"), key: key.to_owned() });
-        }
         let value: Value = serde_saphyr::from_str(value).map_err(|error| failed(error.to_string()))?;
         let mut whole = serde_json::to_value(self).map_err(|error| failed(error.to_string()))?;
         let mut place = &mut whole;
@@ -330,7 +322,8 @@ impl Config {
             let message = format!("{name:?} is no interface name: 1 to 15 bytes");
             return Err(ConfigError::Value { key: "uplinks", message });
         }
-        Ok(())
+        self.dns.check()?;
+        self.name_check.check()
     }
 }
 

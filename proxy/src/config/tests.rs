@@ -90,7 +90,6 @@ fn what_is_printed_can_be_read_back() {
 
 #[test]
 fn refusals_name_the_key() {
-    refused("dns: {minTTLSeconds: 5}", &expect!["proxy.yaml: `dns` is not supported yet; leave it out"]);
     refused(
         "hookPriority: -100",
         &expect!["hookPriority: -100 is not between -99 and -1: behind the translation of Services (-100), before filters (0)"],
@@ -127,7 +126,6 @@ fn settings_go_over_the_file() {
         ("limits.idle=5", "idle"),
         ("limits", "="),
         ("port.x=1", "below"),
-        ("dns.minTTLSeconds=1", "not supported yet"),
         ("port=many", "port=many"),
         ("limits.headSeconds=0", "limits.headSeconds"),
         ("redirect=magic", "redirect=magic"),

@@ -142,7 +142,8 @@ impl PodNames {
         for (address, expires) in new {
             if self.place_at_address(address, answer, turn) {
                 let held = Held { name: Arc::clone(name), expires, told: Second::default() };
-                self.addresses.entry(address).or_default().push(held);
+                // Most addresses have one name.
+                self.addresses.entry(address).or_insert_with(|| Vec::with_capacity(1)).push(held);
                 self.named(name).queue.push(Reverse((expires, address)));
                 self.entries += 1;
             } else {
