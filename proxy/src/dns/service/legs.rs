@@ -6,14 +6,15 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
@@ -195,11 +196,15 @@ fn unreachable(asked: &Asked, error: &io::Error) -> Fate {
 
 impl Leg {
     async fn receive(&self) -> io::Result<Vec<u8>> {
+        // A closed port is an error and nothing to read, for which alone the runtime would not wake.
+        let interest = Interest::READABLE | Interest::ERROR;
         loop {
-            self.socket.readable().await?;
-            let received: io::Result<_> = SCRATCH.with_borrow_mut(|scratch| {
-                let count = self.socket.try_recv(scratch)?;
-                Ok(scratch[..count].to_vec())
+            self.socket.ready(interest).await?;
+            let received = self.socket.try_io(interest, || {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let count = (&*SockRef::from(&self.socket)).read(scratch)?;
+                    Ok(scratch[..count].to_vec())
+                })
             });
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -211,9 +216,9 @@ impl Leg {
     /// Drops what waits. An error: the socket has one, or more waits than a server sends.
     fn clear(&self) -> io::Result<()> {
         const MOST_WAITING: usize = 64;
-        let socket = socket2::SockRef::from(&self.socket);
+        let socket = SockRef::from(&self.socket);
         for _ in 0..MOST_WAITING {
-            match std::io::Read::read(&mut &*socket, &mut [0; 1]) {
+            match (&*socket).read(&mut [0; 1]) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),

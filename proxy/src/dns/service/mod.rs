@@ -180,6 +180,11 @@ impl<J: Judge> Service<J> {
         self.in_flight.open()
     }
 
+    /// Connections of clients.
+    pub fn connections(&self) -> usize {
+        self.connections.open()
+    }
+
     /// Answers what arrives at these sockets. From `drain` on nothing is read any more, and this ends when the queries that were
     /// read have their answers.
     pub async fn run(self: Arc<Self>, sockets: Sockets, drain: CancellationToken) -> io::Result<()> {
