@@ -196,16 +196,18 @@ fn unreachable(asked: &Asked, error: &io::Error) -> Fate {
 
 impl Leg {
     async fn receive(&self) -> io::Result<Vec<u8>> {
-        // A closed port is an error and nothing to read, for which alone the runtime would not wake.
-        let interest = Interest::READABLE | Interest::ERROR;
         loop {
-            self.socket.ready(interest).await?;
-            let received = self.socket.try_io(interest, || {
+            // A closed port is an error and nothing to read, for which alone the runtime would not wake.
+            let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            let received = if ready.is_error() {
+                let error = || Err(self.socket.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()));
+                self.socket.try_io(Interest::ERROR, error)
+            } else {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    let count = (&*SockRef::from(&self.socket)).read(scratch)?;
+                    let count = self.socket.try_recv(scratch)?;
                     Ok(scratch[..count].to_vec())
                 })
-            });
+            };
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => return received,
