@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sluice_proxy::dns::service::{Fate, Settings, Transport};
-use sluice_testnet::dns::{Client, Kind, Lookup, Message, Query, Record, Reply, ResolvConf, Socket};
+use sluice_testnet::dns::{Client, Kind, Lookup, Message, Query, Record, Reply, ResolvConf, Socket, Stream};
 use sluice_testnet::{Protocol, Service, wait_until};
 
 use crate::stage::{AUTHORITY, CLIENT, LIAR, LONG, SHORT, Scene, WEB, at, ip, right};
@@ -218,4 +218,26 @@ fn what_is_no_query_is_not_forwarded() {
     assert!(wait_until(LONG, || scene.metrics.not_diverted.get() == 1));
     assert_eq!(scene.metrics.malformed.get(), 8);
     assert_eq!((scene.judge.fates().len(), liar.queries().len()), (0, 0));
+}
+
+#[test]
+fn what_waits_at_the_sockets_is_the_successors() {
+    let Some(mut scene) = Scene::start(Settings::default()) else { return };
+    let _authority = scene.authority();
+    let server = at(AUTHORITY[0], 53);
+    let mut asks = Socket::open(scene.client.ns(), server).unwrap();
+    asks.ask("www.example.test", Kind::A, LONG).unwrap().expect("an answer");
+    scene.proxy.finish();
+    // Nobody reads.
+    for id in 100..110 {
+        asks.send(&Message::query(id, "www.example.test", Kind::A).bytes()).unwrap();
+    }
+    let mut stream = Stream::open(scene.client.ns(), server, LONG).unwrap();
+    stream.send(&[Message::query(1, "www.example.test", Kind::A)]).unwrap();
+    assert_eq!(asks.receive(SHORT).unwrap(), None);
+    let _successor = scene.proxy.successor();
+    let answered: BTreeSet<u16> =
+        (0..10).map(|_| asks.receive(LONG).unwrap().expect("an answer").message().unwrap().id).collect();
+    assert_eq!(answered, (100..110).collect());
+    assert_eq!(Message::parse(&stream.receive().unwrap()).unwrap().addresses(), [ip(WEB[0])]);
 }

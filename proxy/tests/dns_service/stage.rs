@@ -96,13 +96,21 @@ impl ByName {
 pub(crate) struct Proxy {
     pub(crate) service: Arc<Service<ByName>>,
     pub(crate) drain: CancellationToken,
+    ns: Netns,
     workers: Vec<JoinHandle<()>>,
+    /// The sockets once more. What comes while nobody reads them waits in them, but nobody is refused.
+    spare: Vec<Sockets>,
 }
 
 impl Proxy {
     fn start(ns: &Netns, service: Arc<Service<ByName>>) -> Self {
-        let drain = CancellationToken::new();
         let sockets: Vec<_> = (0..WORKERS).map(|_| ns.run(|| Sockets::bind(PORT)).unwrap()).collect();
+        let spare = sockets.iter().map(|sockets| sockets.try_clone().unwrap()).collect();
+        Self::with(ns, service, sockets, spare)
+    }
+
+    fn with(ns: &Netns, service: Arc<Service<ByName>>, sockets: Vec<Sockets>, spare: Vec<Sockets>) -> Self {
+        let drain = CancellationToken::new();
         let start = |sockets: Sockets| {
             let (ns, service, drain) = (ns.clone(), Arc::clone(&service), drain.clone());
             std::thread::spawn(move || {
@@ -113,7 +121,14 @@ impl Proxy {
             })
         };
         let workers = sockets.into_iter().map(start).collect();
-        Self { service, drain, workers }
+        Self { ns: ns.clone(), service, drain, workers, spare }
+    }
+
+    /// Another on the sockets of this one.
+    pub(crate) fn successor(&mut self) -> Self {
+        let held = std::mem::take(&mut self.spare).into_iter().map(Sockets::into_held);
+        let sockets = held.map(|(udp, tcp)| Sockets::from_held(udp, tcp)).collect();
+        Self::with(&self.ns, Arc::clone(&self.service), sockets, Vec::new())
     }
 
     /// Ends when what is in flight has ended.

@@ -212,12 +212,12 @@ impl<J: Judge> Service<J> {
         Ok(())
     }
 
-    /// Asks the judge: `Err` is the answer, and what became of the query by it.
-    fn judge(&self, asked: &Asked) -> Result<(), (Vec<u8>, Fate)> {
+    /// The answer that policy gives by itself, and what became of the query by it. `None`: the query goes to its server.
+    fn denied(&self, asked: &Asked) -> Option<(Vec<u8>, Fate)> {
         match self.judge.judge(asked) {
-            Ruling::Forward => Ok(()),
-            Ruling::Refuse { with, text } => Err((refusal(&asked.query, with, Some(&text)), Fate::Refused)),
-            Ruling::NoSuchName => Err((no_such_name(&asked.query), Fate::NoSuchName)),
+            Ruling::Forward => None,
+            Ruling::Refuse { with, text } => Some((refusal(&asked.query, with, Some(&text)), Fate::Refused)),
+            Ruling::NoSuchName => Some((no_such_name(&asked.query), Fate::NoSuchName)),
         }
     }
 

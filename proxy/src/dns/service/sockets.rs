@@ -35,6 +35,23 @@ impl Sockets {
         }
         Ok(Self { udp, tcp: on_loopback(port, BACKLOG)? })
     }
+
+    /// The same sockets once more: for a successor, to whom belongs what still waits there when this process stops to read.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let udp = self.udp.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
+        let tcp = self.tcp.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { udp, tcp })
+    }
+
+    /// Sockets that [`Sockets::bind`] made in a predecessor.
+    pub fn from_held(udp: Vec<UdpSocket>, tcp: Vec<TcpListener>) -> Self {
+        Self { udp, tcp }
+    }
+
+    /// For handing them over.
+    pub fn into_held(self) -> (Vec<UdpSocket>, Vec<TcpListener>) {
+        (self.udp, self.tcp)
+    }
 }
 
 fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {

@@ -5,6 +5,7 @@
 //! open queries and two buffers.
 
 use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,8 @@ struct Conversation<J> {
     to_server: BytesMut,
     open: FxHashMap<u16, Open>,
     learning: JoinSet<Learned>,
+    /// Of the answers that are learned.
+    learning_bytes: usize,
     /// When the client last asked, or took an answer.
     active: Instant,
     server: Server,
@@ -94,12 +97,12 @@ enum Server {
 }
 
 enum Event {
-    FromClient(std::io::Result<usize>),
-    FromServer(std::io::Result<usize>),
-    ToClient(std::io::Result<usize>),
-    ToServer(std::io::Result<usize>),
+    FromClient(io::Result<usize>),
+    FromServer(io::Result<usize>),
+    ToClient(io::Result<usize>),
+    ToServer(io::Result<usize>),
     Connected(Result<Socket, DialError>),
-    Learned(Learned),
+    Learned(Box<Learned>),
     Time,
     Drain,
 }
@@ -116,6 +119,7 @@ impl<J: Judge> Conversation<J> {
             to_server: BytesMut::new(),
             open: FxHashMap::default(),
             learning: JoinSet::new(),
+            learning_bytes: 0,
             active: Instant::now(),
             server: Server::Closed,
         }
@@ -145,7 +149,7 @@ impl<J: Judge> Conversation<J> {
                     let fate = if matches!(error, DialError::Timeout { .. }) { Fate::TimedOut } else { Fate::Unreachable };
                     self.lose_server(&fate);
                 }
-                Event::Learned(learned) => self.tell(learned),
+                Event::Learned(learned) => self.tell(*learned),
                 Event::Time => self.give_up_late(),
             }
         };
@@ -155,7 +159,7 @@ impl<J: Judge> Conversation<J> {
 
     async fn next(&mut self, client: &mut Socket, from_server: &mut [u8], drain: &CancellationToken) -> Event {
         let until = self.next_time();
-        let has_room = self.to_client.len() < MOST_QUEUED;
+        let has_room = self.to_client.len() + self.learning_bytes < MOST_QUEUED;
         let (mut client_reads, mut client_writes) = client.split();
         let (mut connecting, mut server_reads, mut server_writes) = (None, None, None);
         match &mut self.server {
@@ -177,7 +181,7 @@ impl<J: Judge> Conversation<J> {
             read = client_reads.read_buf(&mut self.unread), if may_read => Event::FromClient(read),
             connected = connected(connecting) => Event::Connected(connected),
             Some(learned) = self.learning.join_next(), if !self.learning.is_empty() => match learned {
-                Ok(learned) => Event::Learned(learned),
+                Ok(learned) => Event::Learned(Box::new(learned)),
                 // It panicked, and with it went the query; its client waits in vain, but not for others.
                 Err(_) => Event::Time,
             },
@@ -215,7 +219,7 @@ impl<J: Judge> Conversation<J> {
         };
         let (client, server) = (self.ends.client.0, self.ends.original.0);
         let asked = Asked { client, server, transport: Transport::Tcp, query, began: Instant::now() };
-        if let Err((answer, fate)) = self.service.judge(&asked) {
+        if let Some((answer, fate)) = self.service.denied(&asked) {
             self.say(&answer);
             return self.service.judge.seen(&asked, &fate);
         }
@@ -269,6 +273,7 @@ impl<J: Judge> Conversation<J> {
 
     fn learn(&mut self, Open { asked, place, .. }: Open, answer: Answer, response: Vec<u8>) {
         let service = Arc::clone(&self.service);
+        self.learning_bytes += response.len();
         self.learning.spawn(async move {
             let fate = service.learn(&asked, answer).await;
             drop(place);
@@ -277,6 +282,7 @@ impl<J: Judge> Conversation<J> {
     }
 
     fn tell(&mut self, Learned { asked, response, fate }: Learned) {
+        self.learning_bytes -= response.len();
         match said(&asked.query, &fate) {
             Some(failure) => self.say(&failure),
             None => self.say(&response),
@@ -364,14 +370,14 @@ fn is_transfer(query: &Query) -> bool {
     matches!(query.record_type, RecordType::AXFR | RecordType::IXFR)
 }
 
-async fn read(half: Option<&mut ReadHalf<'_>>, into: &mut [u8]) -> std::io::Result<usize> {
+async fn read(half: Option<&mut ReadHalf<'_>>, into: &mut [u8]) -> io::Result<usize> {
     match half {
         Some(half) => half.read(into).await,
         None => pending().await,
     }
 }
 
-async fn write(half: Option<&mut WriteHalf<'_>>, from: &mut BytesMut) -> std::io::Result<usize> {
+async fn write(half: Option<&mut WriteHalf<'_>>, from: &mut BytesMut) -> io::Result<usize> {
     match half {
         Some(half) if !from.is_empty() => half.write_buf(from).await,
         _ => pending().await,

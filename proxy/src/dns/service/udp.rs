@@ -102,7 +102,7 @@ impl<J: Judge> Door<J> {
             }
         };
         let asked = Asked { client, server, transport: Transport::Udp, query, began: Instant::now() };
-        if let Err((answer, fate)) = self.service.judge(&asked) {
+        if let Some((answer, fate)) = self.service.denied(&asked) {
             self.sender.send_now(server, client, &answer);
             return self.service.judge.seen(&asked, &fate);
         }
