@@ -11,8 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListene
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{Dataplane, handle_connection};
@@ -55,7 +57,7 @@ impl Listeners {
 }
 
 /// A listener of each family that this namespace has.
-fn on_loopback(port: u16, backlog: i32) -> Result<Vec<StdListener>, ListenError> {
+pub(crate) fn on_loopback(port: u16, backlog: i32) -> Result<Vec<StdListener>, ListenError> {
     let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
     let mut listeners = vec![listen(v4, backlog).map_err(|source| ListenError { address: v4, source })?];
@@ -67,7 +69,7 @@ fn on_loopback(port: u16, backlog: i32) -> Result<Vec<StdListener>, ListenError>
     Ok(listeners)
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 
@@ -95,7 +97,13 @@ pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<
     let mut loops = tokio::task::JoinSet::new();
     for listener in listeners.held {
         let listener = TcpListener::from_std(listener)?;
-        loops.spawn(accept_loop(listener, Arc::clone(&dataplane), connections.clone()));
+        let (dataplane, connections) = (Arc::clone(&dataplane), connections.clone());
+        loops.spawn(async move {
+            let each = |stream, client, original| {
+                connections.spawn(handle_connection(Arc::clone(&dataplane), stream, client, original));
+            };
+            accept_each(listener, &dataplane.drain.begun, &dataplane.metrics.accept_backoffs, each).await;
+        });
     }
     loops.spawn(audited::accept_loop(listeners.audit_port, Arc::clone(&dataplane), connections.clone()));
     loops.join_all().await;
@@ -104,13 +112,19 @@ pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<
     Ok(())
 }
 
-/// The only accept loop but [`audited`]'s: for both families and every core.
-async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connections: TaskTracker) {
+/// The only accept loop but [`audited`]'s: for both families, every core, and the DNS proxy. `each` gets a connection with its client
+/// and where that wanted to go, and must not wait. Ends with `end`.
+pub(crate) async fn accept_each(
+    listener: TcpListener,
+    end: &CancellationToken,
+    backoffs: &Counter,
+    each: impl Fn(TcpStream, SocketAddr, OriginalDst),
+) {
     let mut backoff = SHORTEST_BACKOFF;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = dataplane.drain.begun.cancelled() => return,
+            () = end.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let (stream, client) = match accepted {
@@ -119,7 +133,7 @@ async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connectio
             Err(error) => {
                 // No file descriptors or no memory: what is open will end and give some back. Trying at once would only burn
                 // the core that has to end it.
-                dataplane.metrics.accept_backoffs.inc();
+                backoffs.inc();
                 if backoff == SHORTEST_BACKOFF {
                     tracing::warn!(%error, "no new connections for a moment");
                 }
@@ -130,7 +144,7 @@ async fn accept_loop(listener: TcpListener, dataplane: Arc<Dataplane>, connectio
         };
         backoff = SHORTEST_BACKOFF;
         let Ok(original) = stream.local_addr() else { continue };
-        connections.spawn(handle_connection(Arc::clone(&dataplane), stream, client, OriginalDst(original)));
+        each(stream, client, OriginalDst(original));
     }
 }
 

@@ -100,7 +100,7 @@ fn is_taken(failed: &Failed) -> bool {
 
 /// Whether the address is one of this namespace's: only those can be bound, unless `ip_nonlocal_bind` is set, and then it costs
 /// the search for a port.
-fn is_of_this_node(address: IpAddr) -> bool {
+pub(crate) fn is_of_this_node(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 

@@ -1,7 +1,7 @@
 //! DNS messages: what a query asks, the answers that are made here, and what may be learned from a server's.
 //!
-//! Functions over bytes alone: no socket, no clock, no state. Whoever calls them holds the pods' addresses, the questions that are
-//! open, and the policy; it forwards the bytes as they came, so sizes, DNSSEC bits and options are never touched.
+//! Functions over bytes alone: no socket, no clock, no state. Who calls them is [`service`], which holds the pods' addresses and the
+//! questions that are open; it forwards the bytes as they came, so sizes, DNSSEC bits and options are never touched.
 //!
 //! ```text
 //! pod's bytes -> Frames (TCP) -> Query::read -> (policy) -> refusal | no_such_name | the same bytes to the server
@@ -18,6 +18,7 @@ mod query;
 mod reply;
 #[cfg(test)]
 mod sample;
+pub mod service;
 mod stream;
 mod wire;
 

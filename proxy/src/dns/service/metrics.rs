@@ -1,0 +1,39 @@
+//! What is counted beside the fates of queries, which their judge counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+/// The counters of the DNS proxy.
+#[derive(Clone, Debug, Default)]
+pub struct DnsMetrics {
+    /// Datagrams that came to the proxy's own address, and from nowhere that could be answered.
+    pub not_diverted: Counter,
+    /// Messages that are no query: answered by FORMERR if by anything.
+    pub malformed: Counter,
+    /// Answers that didn't fit their question, and were dropped.
+    pub not_believed: Counter,
+    /// Answers that couldn't be sent to the pod.
+    pub unsent: Counter,
+    /// Answers that were sent in fragments.
+    pub fragmented: Counter,
+    /// Connections that were closed for want of room.
+    pub connections_refused: Counter,
+    /// Waits of a listener for file descriptors or memory.
+    pub accept_backoffs: Counter,
+}
+
+impl DnsMetrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("sluice_dns");
+        let metrics = Self::default();
+        let m = metrics.clone();
+        registry.register("not_diverted", "Datagrams sent to the DNS proxy's own address", m.not_diverted);
+        registry.register("malformed", "Messages that are no DNS query", m.malformed);
+        registry.register("not_believed", "Answers of servers that didn't fit their question", m.not_believed);
+        registry.register("unsent", "Answers that couldn't be sent to the pod", m.unsent);
+        registry.register("fragmented", "Answers sent in fragments", m.fragmented);
+        registry.register("connections_refused", "Connections closed for want of room", m.connections_refused);
+        registry.register("accept_backoffs", "Waits of a listener for file descriptors or memory", m.accept_backoffs);
+        metrics
+    }
+}
