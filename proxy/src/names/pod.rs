@@ -288,7 +288,7 @@ impl PodNames {
         self.addresses.keys().copied()
     }
 
-    /// Drops what has expired, and the room that it took.
+    /// Drops what has expired, names that have lost all their addresses, and the room that both took.
     pub(super) fn sweep(&mut self, now: Moment) {
         self.addresses.retain(|_, list| {
             list.retain(|held| !held.expires.is_over(now));
@@ -296,15 +296,16 @@ impl PodNames {
             !list.is_empty()
         });
         self.entries = self.addresses.values().map(Vec::len).sum();
-        self.names.retain(|_, named| !named.last.is_over(now));
-        for (name, named) in &mut self.names {
+        self.names.retain(|name, named| {
             // What isn't over by its key isn't over by its expiry, which is no sooner.
             let is_held = |address: &IpAddr| {
-                self.addresses.get(address).is_some_and(|list| list.iter().any(|h| Arc::ptr_eq(&h.name, name)))
+                let list = self.addresses.get(address).map(Vec::as_slice).unwrap_or_default();
+                list.iter().any(|held| Arc::ptr_eq(&held.name, name))
             };
             named.queue.retain(|Reverse((key, address))| !key.is_over(now) || is_held(address));
             named.queue.shrink_to(named.queue.len() * 2);
-        }
+            !named.queue.is_empty()
+        });
         self.queue.retain(|Reverse((_, name))| self.names.contains_key(name));
         self.addresses.shrink_to(self.addresses.len() * 2);
         self.names.shrink_to(self.names.len() * 2);

@@ -232,6 +232,8 @@ impl Names {
     }
 
     /// All that `pod` knows, whether the kernel has confirmed it or not: for sets that are filled anew. Can be confirmed.
+    ///
+    /// For the thread that tells the kernel lessons too: one that it told to the old sets after this would not be in the new ones.
     pub fn of_pod(&self, pod: IpAddr, now: Moment) -> Lesson {
         let mut lesson = Lesson::nothing(pod, now);
         let Some(shelf) = read(&self.pods).get(&pod).cloned() else { return lesson };
@@ -264,7 +266,8 @@ impl Names {
         all
     }
 
-    /// The pod at this address is gone, or is another one now. The journal must be told, also where nothing was known.
+    /// The pod at this address is gone, or is another one now. The journal must be told, also where nothing was known. The kernel's elements
+    /// of the pod are for the caller to take out.
     pub fn forget(&self, pod: IpAddr, now: Moment) -> Forgotten {
         let mut forgotten = Forgotten { pod, at: now };
         let removed = write(&self.pods).remove(&pod);

@@ -171,8 +171,11 @@ impl Journal {
         Ok(self.entries(&self.read(&mut file)?, now))
     }
 
-    /// Writes down what is new in `lesson`, before its answer goes. An error is logged when it is the first in a row, and counted; the
-    /// answer goes all the same.
+    /// Writes down what is new in `lesson`, before its answer goes and before it is confirmed. An error is logged when it is the first in a
+    /// row, and counted; the answer goes all the same.
+    ///
+    /// Blocks for one write to the page cache; while the file is written anew for as long as that takes, or, if another process does that,
+    /// for a tenth of a second.
     pub fn append(&self, lesson: &Lesson) -> Result<(), WriteError> {
         if lesson.is_empty() {
             return Ok(());

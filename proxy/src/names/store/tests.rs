@@ -392,7 +392,12 @@ proptest! {
             let now = at(millis);
             match step {
                 Step::Wait(more) => millis += more,
-                Step::Sweep => store.sweep(now),
+                Step::Sweep => {
+                    store.sweep(now);
+                    model.expire(now);
+                    let Model { names, entries, .. } = &mut model;
+                    names.retain(|(pod, name, _)| entries.iter().any(|row| row.pod == *pod && row.name == *name));
+                }
                 Step::Forget(pod) => {
                     store.forget(ip(pod), now);
                     model.entries.retain(|row| row.pod != ip(pod));
