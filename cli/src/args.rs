@@ -96,6 +96,7 @@ fn moment(written: &str) -> Result<SystemTime, String> {
 ///   "http": {"method": "GET", "path": "/api/users?page=2", "host": "backend", "headers": {"x-team": "blue", "via": ["a", "b"]}}
 ///   "grpc": {"service": "orders.OrderService", "method": "Get", "metadata": {"x-team": "blue"}}
 ///   "tls": {"serverName": "api.example.com"}
+///   "dns": {"name": "api.example.com", "type": "A"}
 ///
 /// Each answer is {"verdict": "allow"|"deny"|"l7", "reason", "egress": {"verdict", "by"}, "ingress": {"verdict", "by"}}.
 /// "l7" means that the answer hangs on a request and that the flow gives none. "audit" is there where the Audit policies, were they
@@ -136,6 +137,7 @@ Examples:
   sluice explain -f manifests/ --from shop/web --to shop/api --port 8080/tcp --http 'GET /api/users'
   sluice explain -f manifests/ --from shop/web --to shop/api --port 8080/tcp --http 'GET /api/users?page=2' --header 'x-team: blue'
   sluice explain -f manifests/ --from shop/web --to 169.254.169.254 --port 80/tcp -o json
+  sluice explain -f manifests/ --from shop/web --to kube-system/coredns-1 --port 53/udp --dns api.github.com
 
 Exit status: 0 allowed (or judged at L7), 1 denied, 2 input that can't be read.")]
 pub struct ExplainArgs {
@@ -153,6 +155,9 @@ pub struct ExplainArgs {
     /// The request: 'METHOD PATH', or 'METHOD http://HOST/PATH'.
     #[arg(long, value_name = "REQUEST")]
     pub http: Option<String>,
+    /// The look-up: NAME, or NAME/TYPE (A unless given).
+    #[arg(long, value_name = "NAME", conflicts_with = "http")]
+    pub dns: Option<String>,
     /// A header field of the request, 'NAME: VALUE'. May be given several times, of one name too.
     #[arg(long, value_name = "FIELD", requires = "http")]
     pub header: Vec<String>,

@@ -12,7 +12,7 @@ use anyhow::Context;
 use serde::Serialize;
 use sluice_crds::{Loaded, Severity};
 use sluice_policy::label::Labels;
-use sluice_policy::source::{Key, KnownName, Node, Object, Pod, PodRef, Policy, PolicyRef, plain_name};
+use sluice_policy::source::{Key, KnownName, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef, plain_name};
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
@@ -211,6 +211,7 @@ impl Cluster {
 
     fn of(loaded: Loaded, names: &Names, at: SystemTime) -> Self {
         let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
         world.set_time(at);
         let known = names.addresses.iter().map(|(name, ips)| KnownName { name: name.as_str().into(), ips: ips.clone() });
         let mut cluster = Self::unjudged(&loaded, at);
@@ -242,6 +243,7 @@ impl Cluster {
             Edit::Remove(key) => key.clone(),
         });
         let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
         world.set_time(at);
         world.apply(old.into_edits());
         before.remarks.extend(expired(&world));
@@ -398,7 +400,8 @@ impl Cluster {
     ) -> Result<T, Unjudgeable> {
         let (source, destination) = self.addresses(question, names)?;
         let Question { protocol, port, icmp, .. } = question;
-        let flow = Flow { source, destination, protocol: *protocol, destination_port: *port, icmp: *icmp, request: None };
+        let flow =
+            Flow { source, destination, protocol: *protocol, destination_port: *port, icmp: *icmp, names: &[], request: None };
         let Some(contents) = &question.contents else {
             let verdict = self.table.verdict(&flow);
             return Ok(then(&flow, verdict));
@@ -453,7 +456,7 @@ fn expired(world: &World) -> Vec<Remark> {
 }
 
 fn table_of(world: &World) -> Table {
-    let changes = View::new(Scope::Everything).snapshot(world);
+    let changes = View::new(Scope::Everything).resolving(vec![PodSelector::kube_dns()]).snapshot(world);
     let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
     table
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use sluice_policy::Request;
 use sluice_policy::http::{self, FieldLines, HttpRequest, PathError};
+use sluice_policy::name::plain_name;
 
 use crate::flow_line::FlowError;
 
@@ -25,6 +26,11 @@ pub enum Contents {
     },
     Tls {
         server_name: Option<String>,
+    },
+    /// A look-up: the name as it is asked for, and the IANA number of the type.
+    Lookup {
+        name: String,
+        kind: u16,
     },
 }
 
@@ -51,6 +57,14 @@ pub(crate) struct LineGrpc {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct LineTls {
     server_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LineDns {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 /// Header fields by their names, each with one value or several lines.
@@ -92,6 +106,21 @@ impl Contents {
 
     pub(crate) fn tls(line: LineTls) -> Self {
         Self::Tls { server_name: line.server_name }
+    }
+
+    pub(crate) fn dns(line: LineDns) -> Result<Self, FlowError> {
+        let kind = line.kind.as_deref().unwrap_or("A");
+        let kind = sluice_crds::number_of_type(kind).ok_or_else(|| FlowError::LookupText(kind.to_owned()))?;
+        Ok(Self::Lookup { name: line.name, kind })
+    }
+
+    /// Reads `api.github.com`, or `api.github.com/AAAA`; without a type it is A.
+    pub fn from_lookup(text: &str) -> Result<Self, FlowError> {
+        let (name, kind) = text.split_once('/').unwrap_or((text, "A"));
+        match sluice_crds::number_of_type(kind) {
+            Some(kind) if !name.is_empty() => Ok(Self::Lookup { name: name.to_owned(), kind }),
+            _ => Err(FlowError::LookupText(text.to_owned())),
+        }
     }
 
     /// Reads `GET /api/users` or `GET http://backend/api/users`.
@@ -163,6 +192,7 @@ impl Contents {
                     Err(error) => judge(Err(error)),
                 }
             }
+            Self::Lookup { name, kind } => judge(Ok(Request::Lookup { name: &plain_name(name), kind: *kind })),
             Self::Tls { server_name } => judge(Ok(Request::Tls { server_name: server_name.as_deref() })),
         }
     }
@@ -173,6 +203,7 @@ impl std::fmt::Display for Contents {
         match self {
             Self::Http { method, target, .. } => write!(f, "{method} {target}"),
             Self::Grpc { service, method, .. } => write!(f, "gRPC {service}/{method}"),
+            Self::Lookup { name, kind } => write!(f, "look-up of {name} ({})", sluice_crds::type_of_number(*kind)),
             Self::Tls { server_name: Some(name) } => write!(f, "TLS for {name}"),
             Self::Tls { server_name: None } => f.write_str("TLS without a server name"),
         }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use sluice_policy::{Protocol, Reason};
 
 use crate::contents::Contents;
-use crate::flow_line::{End, FlowError, Question};
+use crate::flow_line::{End, FlowError, Question, at_most_one};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +62,8 @@ pub struct Row {
     pub grpc: Option<String>,
     /// The server name that a client of TLS asks for, in the place of `http`.
     pub tls: Option<String>,
+    /// `NAME` or `NAME/TYPE`: a look-up, in the place of `http`.
+    pub dns: Option<String>,
     pub expect: Expect,
     /// Who decides, as `sluice eval` names it: `NetworkPolicy shop/db ingress[0]`, or the policy alone. Checked where given; of
     /// several, any one.
@@ -158,13 +160,11 @@ impl Row {
     }
 
     fn contents(&self) -> Result<Option<Contents>, FlowError> {
-        match (&self.http, &self.grpc, &self.tls) {
-            (None, None, None) => Ok(None),
-            (Some(http), None, None) => Contents::from_request_line(http).map(Some),
-            (None, Some(grpc), None) => Contents::from_call(grpc).map(Some),
-            (None, None, Some(name)) => Ok(Some(Contents::Tls { server_name: Some(name.clone()) })),
-            _ => Err(FlowError::SeveralContents),
-        }
+        let http = self.http.as_deref().map(Contents::from_request_line).transpose()?;
+        let grpc = self.grpc.as_deref().map(Contents::from_call).transpose()?;
+        let tls = self.tls.clone().map(|name| Contents::Tls { server_name: Some(name) });
+        let dns = self.dns.as_deref().map(Contents::from_lookup).transpose()?;
+        at_most_one([http, grpc, tls, dns])
     }
 }
 

@@ -15,6 +15,7 @@ use sluice_policy::{Decision, Direction, Explanation, Flow, Reason};
 use crate::args::ExplainArgs;
 use crate::cluster::{AuditAnswer, By, Cluster, Names};
 use crate::config::Settings;
+use crate::contents::Contents;
 use crate::flow_line::Question;
 use crate::output::{Format, Paint, write_structured};
 pub use nearest::Nearest;
@@ -80,6 +81,9 @@ pub struct Looked {
 /// Explains one flow; returns the exit status.
 pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
     let mut question = Question::from_text(&args.from, &args.to, &args.port, args.http.as_deref())?;
+    if let Some(lookup) = &args.dns {
+        question.contents = Some(Contents::from_lookup(lookup)?);
+    }
     if let Some(contents) = &mut question.contents {
         args.header.iter().try_for_each(|field| contents.add_header(field))?;
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sluice_policy::source::PodRef;
 use sluice_policy::{IcmpMessage, Protocol};
 
-use crate::contents::{Contents, LineGrpc, LineHttp, LineTls};
+use crate::contents::{Contents, LineDns, LineGrpc, LineHttp, LineTls};
 
 /// What is asked: may this pass?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +53,14 @@ pub enum FlowError {
     HeaderText(String),
     #[error("call {0:?}: write SERVICE/METHOD, as orders.OrderService/Get")]
     CallText(String),
-    #[error("a flow has one of `http`, `grpc` and `tls`, not several")]
+    #[error("a flow has one of `http`, `grpc`, `tls` and `dns`, not several")]
     SeveralContents,
     #[error("`icmp` is a message of ICMP, not of {0}")]
     NoMessage(Protocol),
     #[error("protocol {0:?}: TCP, UDP, SCTP or ICMP")]
     Protocol(String),
+    #[error("look-up {0:?}: NAME or NAME/TYPE, as in api.github.com/AAAA")]
+    LookupText(String),
 }
 
 #[derive(Deserialize)]
@@ -72,6 +74,7 @@ struct Line {
     http: Option<LineHttp>,
     grpc: Option<LineGrpc>,
     tls: Option<LineTls>,
+    dns: Option<LineDns>,
 }
 
 #[derive(Deserialize)]
@@ -117,13 +120,9 @@ impl Question {
         if matches!(from, End::Name(_)) {
             return Err(FlowError::NamedSource);
         }
-        let contents = match (line.http, line.grpc, line.tls) {
-            (None, None, None) => None,
-            (Some(http), None, None) => Some(Contents::http(http)),
-            (None, Some(grpc), None) => Some(Contents::grpc(grpc)),
-            (None, None, Some(tls)) => Some(Contents::tls(tls)),
-            _ => return Err(FlowError::SeveralContents),
-        };
+        let dns = line.dns.map(Contents::dns).transpose()?;
+        let contents = [line.http.map(Contents::http), line.grpc.map(Contents::grpc), line.tls.map(Contents::tls), dns];
+        let contents = at_most_one(contents)?;
         Ok(Self { from, to: line.to.read("to")?, port, protocol, icmp: line.icmp, contents })
     }
 
@@ -137,6 +136,15 @@ impl Question {
         let (port, protocol) = if icmp.is_some() { (0, Protocol::Icmp) } else { port_from_text(port)? };
         let contents = http.map(Contents::from_request_line).transpose()?;
         Ok(Self { from, to: End::from_str(to)?, port, protocol, icmp, contents })
+    }
+}
+
+/// The contents that are given.
+pub(crate) fn at_most_one<const N: usize>(given: [Option<Contents>; N]) -> Result<Option<Contents>, FlowError> {
+    let mut given = given.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (contents, None) => Ok(contents),
+        _ => Err(FlowError::SeveralContents),
     }
 }
 

@@ -33,6 +33,7 @@ fn flow(row: &Row) -> Value {
         }
         Some(Contents::Grpc { service, method, .. }) => flow["grpc"] = json!({ "service": service, "method": method }),
         Some(Contents::Tls { server_name }) => flow["tls"] = json!({ "serverName": server_name }),
+        Some(Contents::Lookup { name, kind }) => flow["dns"] = json!({ "name": name, "type": sluice_crds::type_of_number(kind) }),
         None => {}
     }
     flow

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use sluice_feed::parts::Heading;
 use sluice_policy::World;
 use sluice_policy::snapshot::Generation;
+use sluice_policy::source::PodSelector;
 use sluice_policy::world::Effects;
 
 pub(crate) use session::Session;
@@ -57,6 +58,8 @@ pub(crate) struct Hello {
     /// Zero and zero: it holds nothing.
     pub(crate) epoch: u64,
     pub(crate) generation: Generation,
+    /// Which pods are resolvers to it. The world holds them.
+    pub(crate) resolvers: Vec<PodSelector>,
 }
 
 /// An update to be sent.
@@ -108,6 +111,8 @@ pub(crate) struct Counts {
 pub(crate) enum Refusal {
     #[error("this controller already serves {0} nodes, and that is its limit")]
     TooManyNodes(usize),
+    #[error("nodes have named {0} kinds of resolvers, and that is the limit")]
+    TooManyResolvers(usize),
 }
 
 impl Plan {
@@ -141,10 +146,10 @@ impl Plan {
         if parked.is_none() && self.is_full() && !self.knows(&hello.node) {
             return Err(Refusal::TooManyNodes(self.limits.nodes));
         }
-        let goes_on = parked.filter(|session| hello.epoch == self.epoch && session.stands_at(hello.generation));
+        let goes_on = parked.filter(|session| hello.epoch == self.epoch && session.stands_at(&hello));
         let current = goes_on.is_some();
         let holds_foreign_table = hello.generation > Generation(0) && hello.epoch != self.epoch;
-        let session = goes_on.unwrap_or_else(|| Session::new(hello.node, holds_foreign_table, now));
+        let session = goes_on.unwrap_or_else(|| Session::new(hello.node, hello.resolvers, holds_foreign_table, now));
         self.sessions.insert(id, session);
         Ok((current, self.tick(world, now)))
     }

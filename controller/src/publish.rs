@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use sluice_feed::parts::Heading;
 use sluice_policy::World;
 use sluice_policy::snapshot::Generation;
-use sluice_policy::source::{Key, Object, PolicyRef};
+use sluice_policy::source::{Key, Object, PodSelector, PolicyRef};
 use sluice_policy::world::Edit;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +22,9 @@ pub(crate) const INPUTS: usize = 256;
 
 /// How often it is looked what time it is, where policies expire: a clock that is set moves no timer.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
+
+/// Kinds of pods that all nodes together may call resolvers: each is a selector that every pod is tried on.
+const MOST_RESOLVERS: usize = 64;
 
 /// What a node's stream carries.
 #[derive(Clone, Debug)]
@@ -46,6 +49,8 @@ pub(crate) struct Publisher {
     plan: Plan,
     outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>>,
     policies: BTreeSet<PolicyRef>,
+    /// All that any node has named. They stay: a node that names others is rare.
+    resolvers: BTreeSet<PodSelector>,
     /// Those that were said to have expired, and when they did.
     expired: BTreeMap<PolicyRef, SystemTime>,
     files: (usize, usize),
@@ -69,6 +74,7 @@ impl Publisher {
             plan: Plan::new(epoch, Limits::default()),
             outboxes: HashMap::new(),
             policies: BTreeSet::new(),
+            resolvers: BTreeSet::new(),
             expired: BTreeMap::new(),
             files: (0, 0),
             never_read: 0,
@@ -213,6 +219,10 @@ impl Publisher {
         answer: oneshot::Sender<Result<(), Refusal>>,
     ) {
         let node = hello.node.clone();
+        if !self.hold_resolvers(&hello.resolvers) {
+            let _ = answer.send(Err(Refusal::TooManyResolvers(MOST_RESOLVERS)));
+            return;
+        }
         let joined = self.plan.join(id, hello, &self.world, Instant::now());
         let (current, sends) = match joined {
             Ok(joined) => joined,
@@ -230,6 +240,22 @@ impl Publisher {
             self.outboxes.insert(id, outbox);
         }
         self.send(sends);
+    }
+
+    /// Whether the world can say, from now on, which pods these are.
+    fn hold_resolvers(&mut self, selectors: &[PodSelector]) -> bool {
+        let new: Vec<_> = selectors.iter().filter(|selector| !self.resolvers.contains(*selector)).cloned().collect();
+        if new.is_empty() {
+            return true;
+        }
+        if self.resolvers.len() + new.len() > MOST_RESOLVERS {
+            return false;
+        }
+        let effects = self.world.hold_resolvers(&new);
+        self.resolvers.extend(new);
+        let sends = self.plan.changed(&self.world, &effects, Instant::now());
+        self.send(sends);
+        true
     }
 
     fn leave(&mut self, id: SessionId) {

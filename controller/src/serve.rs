@@ -10,7 +10,9 @@ use sluice_feed::parts;
 use sluice_feed::wire::feed_server::{Feed, FeedServer};
 use sluice_feed::wire::{self, controller_message, node_message};
 use sluice_feed::{NODE_NAME_LIMIT_BYTES, VERSION};
+use sluice_policy::label::{Operator, Requirement, Selector};
 use sluice_policy::snapshot::Generation;
+use sluice_policy::source::{Namespaces, PodSelector};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +88,15 @@ fn checked(hello: wire::Hello) -> Result<Hello, Status> {
     if hello.node.is_empty() || hello.node.len() > NODE_NAME_LIMIT_BYTES || !hello.node.chars().all(plain) {
         return Err(Status::invalid_argument("a node's name is 1 to 253 letters, digits, '-', '.' and '_'"));
     }
-    Ok(Hello { node: Arc::from(hello.node), epoch: hello.epoch, generation: Generation(hello.generation) })
+    let resolvers = hello.resolvers.into_iter().map(resolvers).collect();
+    Ok(Hello { node: Arc::from(hello.node), epoch: hello.epoch, generation: Generation(hello.generation), resolvers })
+}
+
+/// The pods of a namespace that have all of these labels.
+fn resolvers(pods: wire::Resolvers) -> PodSelector {
+    let has =
+        |(key, value): (String, String)| Requirement { key: key.into(), operator: Operator::In, values: vec![value.into()] };
+    PodSelector { namespaces: Namespaces::Named(pods.namespace.into()), pods: Selector::new(pods.labels.into_iter().map(has)) }
 }
 
 /// Passes on what the node says, until it says no more, or something that makes no sense.

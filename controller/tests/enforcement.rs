@@ -43,6 +43,7 @@ fn audit(table: &Table, from: &str) -> Option<Decision> {
         protocol: Protocol::Tcp,
         destination_port: 80,
         icmp: None,
+        names: &[],
         request: None,
     };
     table.audit(&flow, &table.verdict(&flow)).map(|audit| audit.decision())

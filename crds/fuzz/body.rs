@@ -42,6 +42,7 @@ pub(crate) fn manifests(data: &[u8]) {
                     protocol: Protocol::Tcp,
                     destination_port,
                     icmp: None,
+                    names: &[],
                     request: None,
                 };
                 let (one, other) = (forward.verdict(&flow), backward.verdict(&flow));

@@ -20,6 +20,7 @@ use sluice_policy::world::Edit;
 use sluice_policy::{IcmpMessage, Protocol, Request};
 
 use crate::diagnostic::Diagnostic;
+use crate::dns;
 
 mod cluster;
 mod written;
@@ -83,7 +84,17 @@ pub struct End {
 pub enum Contents {
     Http(HttpProbe),
     Tls { server_name: Option<String> },
+    Lookup(LookupProbe),
     Opaque,
+}
+
+/// A name in the form that patterns compare with, and a type of records by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookupProbe {
+    pub name: String,
+    #[serde(rename = "type", deserialize_with = "dns::record_type")]
+    pub kind: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -117,6 +128,7 @@ impl Contents {
     pub fn judged<T>(&self, judge: impl FnOnce(Request<'_>) -> T) -> T {
         let HttpProbe { method, path, host, headers, http2 } = match self {
             Self::Tls { server_name } => return judge(Request::Tls { server_name: server_name.as_deref() }),
+            Self::Lookup(LookupProbe { name, kind }) => return judge(Request::Lookup { name, kind: *kind }),
             Self::Opaque => return judge(Request::Opaque),
             Self::Http(http) => http,
         };

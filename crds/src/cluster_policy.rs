@@ -12,7 +12,9 @@
 use std::sync::Arc;
 
 use sluice_policy::label::Selector;
-use sluice_policy::source::{Action, NamePattern, Namespaces, Peer, PodSelector, Policy, PolicyRef, PortMatch, Rule, Tier};
+use sluice_policy::source::{
+    Action, NamePattern, Named, Namespaces, Peer, PodSelector, Policy, PolicyRef, PortMatch, Rule, Tier,
+};
 use sluice_policy::{Direction, Protocol};
 
 use crate::address::block;
@@ -265,8 +267,9 @@ pub(crate) fn peer(value: &Value, direction: Direction, action: Action, at: At<'
                 );
                 return Err(Unreadable);
             }
-            report.warning(at, "names are not learned by this version: nothing in a cluster matches this peer", "name networks");
-            Ok(vec![Peer::Names(names.iter().map(|name| NamePattern::new(name)).collect())])
+            let patterns = names.iter().map(|name| NamePattern::new(name)).collect();
+            // The API asks for no more than the addresses that the names have, whichever these are.
+            Ok(vec![Peer::Names(Named { patterns, allow_private: true, name_check: false })])
         }
     }
 }

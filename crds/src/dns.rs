@@ -1,6 +1,6 @@
 //! The items of a rule's `dns` list: look-ups of names.
 
-use sluice_policy::source::DnsMatch;
+use sluice_policy::source::{DnsMatch, PortMatch};
 
 use crate::diagnostic::{At, Report};
 use crate::field::{Reading, Unreadable, list, mapping, only, text};
@@ -33,6 +33,32 @@ pub(crate) const TYPES: [(&str, u16); 21] = [
     ("URI", 256),
     ("CAA", 257),
 ];
+
+/// The IANA number of a type of records; `TYPE1234` is one without a name here (RFC 3597 section 5).
+pub fn number_of_type(written: &str) -> Option<u16> {
+    let known = TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(written)).map(|(_, number)| *number);
+    known.or_else(|| written.strip_prefix("TYPE")?.parse().ok())
+}
+
+/// The name of a type of records.
+pub fn type_of_number(number: u16) -> String {
+    let known = TYPES.iter().find(|(_, known)| *known == number);
+    known.map_or_else(|| format!("TYPE{number}"), |(name, _)| (*name).to_owned())
+}
+
+/// Reads a type of records by its name.
+pub(crate) fn record_type<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<u16, D::Error> {
+    let written = <String as serde::Deserialize>::deserialize(reader)?;
+    number_of_type(&written).ok_or_else(|| serde::de::Error::custom(format!("{written:?} is no type of records")))
+}
+
+/// In one range of a rule's ports.
+pub(crate) const MOST_PORTS: u16 = sluice_policy::table::MOST_LOOKUP_PORTS;
+
+/// Whether look-ups can be judged at these ports.
+pub(crate) fn is_judged_at(ports: &PortMatch) -> bool {
+    matches!(ports, PortMatch::Range { first, last, .. } if last.checked_sub(*first).is_some_and(|more| more < MOST_PORTS))
+}
 
 pub(crate) fn item(value: &Value, index: u16, _: &mut usize, at: At<'_>, report: &mut Report) -> Partly<DnsMatch> {
     let Ok(map) = mapping(value, at, report) else { return Partly::nothing() };

@@ -95,16 +95,7 @@ pub(crate) fn l7(
             );
             return Err(Unreadable);
         }
-        _ => {
-            let (message, remedy) = match action {
-                Action::Deny => {
-                    ("look-ups are not read by this version: all that the rule's ports match is denied", "deny by address")
-                }
-                _ => ("look-ups are not read by this version: nothing matches this rule", "allow the ports of DNS without it"),
-            };
-            report.warning(at, message, remedy);
-            items(value, action, left, at, report, dns::item).map(L7::Dns)
-        }
+        _ => items(value, action, left, at, report, dns::item).map(L7::Dns),
     };
     let nothing = match kind {
         "grpc" => L7::Grpc(Vec::new()),

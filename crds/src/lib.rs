@@ -62,6 +62,7 @@ mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use dns::{number_of_type, type_of_number};
 pub use excerpt::{Outline, read_where};
 pub use load::{
     FileError, FileObject, FileObjects, Loaded, each_file, files_below, is_manifest, load, load_where, read_file,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sluice_policy::Direction;
 use sluice_policy::label::{Operator, Requirement, SERVICE_ACCOUNT, Selector};
-use sluice_policy::source::{Action, Fqdns, Namespaces, Peer, PodSelector};
+use sluice_policy::source::{Action, Named, Namespaces, Peer, PodSelector};
 
 use crate::address::block;
 use crate::bounds::{MAX_NAMES, bounded};
@@ -113,7 +113,7 @@ fn pods(map: &Map, policy: &Context, at: At<'_>, report: &mut Report) -> Partly<
 
 /// `fqdns`: names outside of the cluster, at least one, and what is asked of their addresses and connections.
 ///
-/// A deny takes none of it: nobody knows all addresses that a name has, so it denies every address.
+/// A deny denies wherever the names lead, so `allowPrivate` says nothing there.
 fn names(map: &Map, action: Action, at: At<'_>, report: &mut Report) -> Partly<Peer> {
     let value = map.get("fqdns").expect("it is given");
     let here = at.field("fqdns", value.line);
@@ -145,17 +145,11 @@ fn names(map: &Map, action: Action, at: At<'_>, report: &mut Report) -> Partly<P
             }
         }
     });
-    let (message, remedy) = match action {
-        Action::Allow => {
-            ("names are not learned by this version: nothing in a cluster matches this peer", "name addresses in ipBlock")
-        }
-        _ => ("names are not learned by this version: every address is denied", "deny addresses, by ipBlock"),
-    };
-    report.warning(here, message, remedy);
     match (patterns, allow_private.transpose(), name_check.transpose()) {
-        (Ok(patterns), Ok(allow_private), Ok(name_check)) if action == Action::Allow => {
-            let (allow_private, name_check) = (allow_private.unwrap_or(false), name_check.unwrap_or(true));
-            Partly { open: Some(Peer::Fqdns(Fqdns { patterns, allow_private, name_check })), complete: true }
+        (Ok(patterns), Ok(allow_private), Ok(name_check)) => {
+            let allow_private = allow_private.unwrap_or(false) || action != Action::Allow;
+            let named = Named { patterns, allow_private, name_check: name_check.unwrap_or(true) };
+            Partly { open: Some(Peer::Names(named)), complete: true }
         }
         _ => Partly::nothing(),
     }

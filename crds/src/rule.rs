@@ -8,6 +8,7 @@ use sluice_policy::source::{Action, Namespaces, Peer, PolicyKind, PortMatch, Rul
 
 use crate::bounds::{MAX_PEERS, MAX_PORTS, bounded, distinct, within_pairs};
 use crate::diagnostic::{At, Report};
+use crate::dns;
 use crate::field::{Unreadable, is_near, list, mapping, only, text};
 use crate::icmp;
 use crate::l7::{self, l7};
@@ -249,6 +250,11 @@ fn ports(
         if let Some(l7) = l7.filter(|l7| read.complete && !carries(l7)) {
             let message = format!("{l7} is spoken over {}, so this port matches nothing", l7::carriers(l7));
             report.error(at, message, "leave it out");
+            return Partly { complete: false, ..read };
+        }
+        if l7 == Some("dns") && read.complete && !read.open.as_ref().is_some_and(dns::is_judged_at) {
+            let most = format!("at most {} in a range: each is diverted by itself", dns::MOST_PORTS);
+            report.error(at, "look-ups are judged at ports that are given by their numbers", most);
             return Partly { complete: false, ..read };
         }
         read

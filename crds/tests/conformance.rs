@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sluice_crds::case::{Case, conformance_dir, own_cases_dir, read_case_dir, read_cases};
 use sluice_crds::{Severity, Value, lower};
+use sluice_policy::source::PodSelector;
 use sluice_policy::view::Scope;
 use sluice_policy::{Flow, Table, View, World};
 
@@ -92,7 +93,10 @@ fn a_case_that_can_not_be_read_is_named_by_file_and_line() {
 fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
     let (mut wrong, mut judged) = (Vec::new(), 0);
     for case in cases {
-        let (mut world, mut view, mut table) = (World::new(), View::new(Scope::Everything), Table::empty());
+        let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
+        let mut view = View::new(Scope::Everything).resolving(vec![PodSelector::kube_dns()]);
+        let mut table = Table::empty();
         for (i, state) in case.states.iter().enumerate() {
             let effects = world.apply(state.edits.iter().cloned());
             let changes = if i == 0 { view.snapshot(&world) } else { view.delta(&world, &effects) };
@@ -108,6 +112,7 @@ fn judge<'c>(cases: impl Iterator<Item = &'c Case>) {
                     protocol: probe.protocol,
                     destination_port: probe.port,
                     icmp: probe.icmp,
+                    names: &[],
                     request: None,
                 };
                 let both = |flow: &Flow<'_>| {

@@ -105,7 +105,6 @@ fn messages_beside_contents() {
     ]);
 }
 
-const NOT_LEARNED: &str = "names are not learned by this version";
 const FQDNS: &str = "spec.egress[0].to[0].fqdns";
 
 #[test]
@@ -113,24 +112,24 @@ fn peers_by_name() {
     egress(&[
         (
             "{to: [{fqdns: [{matchName: API.github.com.}, {matchPattern: '*.amazonaws.com'}]}]}",
-            "{} out; egress[0] [fqdns<[api.github.com *.amazonaws.com]>] *",
-            &[(FQDNS, NOT_LEARNED)],
+            "{} out; egress[0] [names<[api.github.com *.amazonaws.com]>] *",
+            &[],
         ),
         (
             "{to: [{fqdns: [{matchName: a.b}], allowPrivate: true, nameCheck: AddressOnly}, {podSelector: {}}]}",
-            "{} out; egress[0] [fqdns<[a.b] private unchecked> ns/{}] *",
-            &[(FQDNS, NOT_LEARNED)],
+            "{} out; egress[0] [names<[a.b] private unchecked> ns/{}] *",
+            &[],
         ),
         (
             "{to: [{fqdns: [{matchName: a.b}], allowPrivate: false, nameCheck: Enforce}]}",
-            "{} out; egress[0] [fqdns<[a.b]>] *",
-            &[(FQDNS, NOT_LEARNED)],
+            "{} out; egress[0] [names<[a.b]>] *",
+            &[],
         ),
-        // Nobody knows all addresses that a name has.
+        // It denies wherever the name leads.
         (
             "{action: Deny, to: [{fqdns: [{matchName: a.b}]}], ports: [{port: 443}]}",
-            "{} out; DENY egress[0] * [TCP:443]",
-            &[(FQDNS, "names are not learned by this version: every address is denied")],
+            "{} out; DENY egress[0] [names<[a.b] private>] [TCP:443]",
+            &[],
         ),
     ]);
 }
@@ -142,33 +141,29 @@ fn names_that_cannot_be_read_match_nothing() {
         (
             "{to: [{fqdns: [{matchName: '*.b'}, {matchName: c.d}]}]}",
             NONE,
-            &[("spec.egress[0].to[0].fqdns[0].matchName", "\"*.b\" is no name"), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].fqdns[0].matchName", "\"*.b\" is no name")],
         ),
         (
             "{to: [{fqdns: [{matchPattern: 'a.**.b'}]}]}",
             NONE,
-            &[("spec.egress[0].to[0].fqdns[0].matchPattern", "\"a.**.b\" is no pattern of names"), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].fqdns[0].matchPattern", "\"a.**.b\" is no pattern of names")],
         ),
-        (
-            "{to: [{fqdns: [{}]}]}",
-            NONE,
-            &[("spec.egress[0].to[0].fqdns[0]", "not exactly one of matchName and matchPattern"), (FQDNS, NOT_LEARNED)],
-        ),
+        ("{to: [{fqdns: [{}]}]}", NONE, &[("spec.egress[0].to[0].fqdns[0]", "not exactly one of matchName and matchPattern")]),
         (
             "{to: [{fqdns: [{matchName: a.b, port: 80}]}]}",
             NONE,
-            &[("spec.egress[0].to[0].fqdns[0].port", "unknown field \"port\""), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].fqdns[0].port", "unknown field \"port\"")],
         ),
-        ("{to: [{fqdns: []}]}", NONE, &[(FQDNS, "an empty list matches no name"), (FQDNS, NOT_LEARNED)]),
+        ("{to: [{fqdns: []}]}", NONE, &[(FQDNS, "an empty list matches no name")]),
         (
             "{to: [{fqdns: [{matchName: a.b}], allowPrivate: maybe}]}",
             NONE,
-            &[("spec.egress[0].to[0].allowPrivate", "the text \"maybe\" where true or false belongs"), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].allowPrivate", "the text \"maybe\" where true or false belongs")],
         ),
         (
             "{to: [{fqdns: [{matchName: a.b}], nameCheck: no-thanks}]}",
             NONE,
-            &[("spec.egress[0].to[0].nameCheck", "\"no-thanks\" is no nameCheck"), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].nameCheck", "\"no-thanks\" is no nameCheck")],
         ),
         ("{to: [{fqdns: [{matchName: a.b}], podSelector: {}}]}", NONE, &[("spec.egress[0].to[0]", "fqdns beside a selector")]),
         (
@@ -179,7 +174,7 @@ fn names_that_cannot_be_read_match_nothing() {
         (
             "{action: Deny, to: [{fqdns: [{matchName: ''}]}, {podSelector: {}}]}",
             "{} out; DENY egress[0] * *",
-            &[("spec.egress[0].to[0].fqdns[0].matchName", "\"\" is no name"), (FQDNS, NOT_LEARNED)],
+            &[("spec.egress[0].to[0].fqdns[0].matchName", "\"\" is no name")],
         ),
     ]);
     ingress(&[(
@@ -190,7 +185,6 @@ fn names_that_cannot_be_read_match_nothing() {
 }
 
 const DNS: &str = "spec.egress[0].dns";
-const UNREAD: &str = "look-ups are not read by this version";
 
 #[test]
 fn look_ups() {
@@ -198,20 +192,29 @@ fn look_ups() {
         (
             "{dns: [{matchName: a.b}, {matchPattern: '**.c', types: [AAAA, A, A]}]}",
             "{} out; egress[0] * [UDP:53 TCP:53] dns[0:a.b 1:**.c/1/28]",
-            &[(DNS, UNREAD)],
+            &[],
         ),
         (
-            "{ports: [{protocol: UDP, port: 5353}, {port: dns-tcp}], dns: [{matchPattern: '*'}]}",
-            "{} out; egress[0] * [UDP:5353 TCP:dns-tcp] dns[0:*]",
-            &[(DNS, UNREAD)],
+            "{ports: [{protocol: UDP, port: 5353, endPort: 5368}], dns: [{matchPattern: '*'}]}",
+            "{} out; egress[0] * [UDP:5353-5368] dns[0:*]",
+            &[],
         ),
-        ("{action: Deny, dns: [{matchName: a.b}]}", "{} out; DENY egress[0] * [UDP:53 TCP:53] dns[0:a.b]", &[(DNS, UNREAD)]),
+        // Each port is diverted by itself.
+        (
+            "{ports: [{protocol: UDP, port: 53}, {port: dns-tcp}, {port: 1, endPort: 17}, {}], dns: [{matchPattern: '*'}]}",
+            "{} out; egress[0] * [UDP:53] dns[0:*]",
+            &[
+                ("spec.egress[0].ports[1]", "look-ups are judged at ports that are given by their numbers"),
+                ("spec.egress[0].ports[2]", "look-ups are judged at ports that are given by their numbers"),
+                ("spec.egress[0].ports[3]", "look-ups are judged at ports that are given by their numbers"),
+            ],
+        ),
+        ("{action: Deny, dns: [{matchName: a.b}]}", "{} out; DENY egress[0] * [UDP:53 TCP:53] dns[0:a.b]", &[]),
         // What can't be read.
         (
             "{dns: [{matchName: a..b}, {matchName: c}, {matchName: d, types: [aaaa]}, {matchName: e, types: []}]}",
             "{} out; egress[0] * [UDP:53 TCP:53] dns[1:c]",
             &[
-                (DNS, UNREAD),
                 ("spec.egress[0].dns[0].matchName", "\"a..b\" is no name"),
                 ("spec.egress[0].dns[2].types[0]", "\"aaaa\" is no type of records"),
                 ("spec.egress[0].dns[3].types", "an empty list matches no look-up"),
@@ -221,33 +224,28 @@ fn look_ups() {
             "{action: Deny, dns: [{matchName: a..b, types: [A]}, {matchName: d, types: 1}]}",
             "{} out; DENY egress[0] * [UDP:53 TCP:53] dns[0:any name/1 1:d]",
             &[
-                (DNS, UNREAD),
                 ("spec.egress[0].dns[0].matchName", "\"a..b\" is no name"),
                 ("spec.egress[0].dns[1].types", "the number 1 where a list belongs"),
             ],
         ),
-        ("{dns: []}", "{} out; egress[0] * [UDP:53 TCP:53] dns[]", &[(DNS, UNREAD), (DNS, "an empty list matches no look-up")]),
-        (
-            "{action: Deny, dns: []}",
-            "{} out; DENY egress[0] * [UDP:53 TCP:53]",
-            &[(DNS, UNREAD), (DNS, "an empty list matches no look-up")],
-        ),
+        ("{dns: []}", "{} out; egress[0] * [UDP:53 TCP:53] dns[]", &[(DNS, "an empty list matches no look-up")]),
+        ("{action: Deny, dns: []}", "{} out; DENY egress[0] * [UDP:53 TCP:53]", &[(DNS, "an empty list matches no look-up")]),
         (
             "{ports: [{protocol: SCTP, port: 53}, {port: 53}], dns: [{matchName: a}]}",
             "{} out; egress[0] * [TCP:53] dns[0:a]",
-            &[("spec.egress[0].ports[0]", "dns is spoken over UDP and TCP"), (DNS, UNREAD)],
+            &[("spec.egress[0].ports[0]", "dns is spoken over UDP and TCP")],
         ),
         (
             "{action: Deny, ports: [{protocol: SCTP, port: 53}], dns: [{matchName: a}]}",
             "{} out; DENY egress[0] * [SCTP:53]",
-            &[("spec.egress[0].ports[0]", "dns is spoken over UDP and TCP"), (DNS, UNREAD)],
+            &[("spec.egress[0].ports[0]", "dns is spoken over UDP and TCP")],
         ),
         ("{http: [{}], dns: [{matchName: a}]}", "{} out; egress[0] [] *", &[(DNS, "dns beside http")]),
         // A deny whose ports can't be read has them all.
         (
             "{action: Deny, ports: [{protocol: ANY}], dns: [{matchName: a}]}",
             "{} out; DENY egress[0] * * dns[0:a]",
-            &[("spec.egress[0].ports[0].protocol", "\"ANY\" is no protocol"), (DNS, UNREAD)],
+            &[("spec.egress[0].ports[0].protocol", "\"ANY\" is no protocol")],
         ),
     ]);
     ingress(&[

@@ -11,9 +11,9 @@ use sluice_policy::flow::{Direction, IcmpFamily, Protocol};
 use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
-use sluice_policy::source::{Action, IcmpMatch, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, IcmpMatch, Named, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
 
-use crate::l7_from_wire::l7;
+use crate::l7_from_wire::{l7, name_pattern};
 use crate::wire;
 use crate::wire::change::Body;
 
@@ -71,6 +71,10 @@ impl TryFrom<wire::Change> for Change {
             }
             Body::DropEndpoint(ip) => Self::DropEndpoint(address("drop_endpoint", &ip)?),
             Body::DropAudit(wire::DropAudit {}) => Self::DropAudit,
+            Body::PutCluster(put) => {
+                Self::PutCluster(put.ranges.iter().map(|net| cidr("put_cluster.ranges", net)).collect::<Result<_, _>>()?)
+            }
+            Body::PutResolvers(put) => Self::PutResolvers(put.sets.into_iter().map(SetId).collect()),
         })
     }
 }
@@ -137,6 +141,12 @@ fn peer(peer: wire::Peer) -> Result<Peer, FieldError> {
             cidr: cidr("block.cidr", &block.cidr.ok_or(FieldError::Missing("block.cidr"))?)?,
             except: block.except.iter().map(|net| cidr("block.except", net)).collect::<Result<_, _>>()?,
         }),
+        wire::peer::Body::Names(names) => {
+            let patterns = names.patterns.into_iter().map(|name| name_pattern("names.patterns", name));
+            let patterns = patterns.collect::<Result<_, _>>()?;
+            let named = Named { patterns, allow_private: names.allow_private, name_check: names.name_check };
+            Ok(Peer::Names(Arc::new(named)))
+        }
     }
 }
 

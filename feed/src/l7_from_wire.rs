@@ -71,7 +71,7 @@ fn dns_match(item: wire::DnsMatch) -> Result<DnsMatch, FieldError> {
     })
 }
 
-fn name_pattern(field: &'static str, name: wire::NamePattern) -> Result<NamePattern, FieldError> {
+pub(crate) fn name_pattern(field: &'static str, name: wire::NamePattern) -> Result<NamePattern, FieldError> {
     Ok(match name.body.ok_or(FieldError::Missing(field))? {
         wire::name_pattern::Body::Name(name) => NamePattern::Name(name.into()),
         wire::name_pattern::Body::Below(name) => NamePattern::Below(name.into()),

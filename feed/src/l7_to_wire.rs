@@ -68,7 +68,7 @@ fn dns_match(item: &DnsMatch) -> wire::DnsMatch {
     }
 }
 
-fn name_pattern(pattern: &NamePattern) -> wire::NamePattern {
+pub(crate) fn name_pattern(pattern: &NamePattern) -> wire::NamePattern {
     let body = match pattern {
         NamePattern::Name(name) => wire::name_pattern::Body::Name(name.to_string()),
         NamePattern::Below(name) => wire::name_pattern::Body::Below(name.to_string()),

@@ -30,7 +30,7 @@ pub mod wire {
 }
 
 /// The version of the feed that this build speaks. The other side must speak the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// No gRPC message of the feed is larger, in bytes.
 pub const MESSAGE_LIMIT_BYTES: usize = 4 << 20;

@@ -7,7 +7,7 @@ use sluice_policy::flow::{Direction, IcmpFamily, Protocol};
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, Rule};
 use sluice_policy::source::{Action, NamedPort, PolicyKind, PortMatch, Tier};
 
-use crate::l7_to_wire::l7;
+use crate::l7_to_wire::{l7, name_pattern};
 use crate::wire;
 use crate::wire::change::Body;
 
@@ -32,6 +32,10 @@ impl From<&Change> for wire::Change {
             Change::PutEndpoint(ip, put) => Body::PutEndpoint(endpoint(*ip, put)),
             Change::DropEndpoint(ip) => Body::DropEndpoint(address(*ip)),
             Change::DropAudit => Body::DropAudit(wire::DropAudit {}),
+            Change::PutCluster(ranges) => Body::PutCluster(wire::Cluster { ranges: ranges.iter().map(cidr).collect() }),
+            Change::PutResolvers(sets) => Body::PutResolvers(wire::ResolverSets { sets: sets.iter().map(|set| set.0).collect() }),
+            // Nobody sends it: a node learns names by itself. Without a body it is refused.
+            Change::PutNames(_) => return Self { body: None, audit: false },
             Change::Audit(change) => return Self { audit: true, ..Self::from(&**change) },
         };
         Self { body: Some(body), audit: false }
@@ -93,6 +97,13 @@ fn peer(peer: &Peer) -> wire::Peer {
         Peer::Block { cidr: block, except } => {
             wire::peer::Body::Block(wire::Block { cidr: Some(cidr(block)), except: except.iter().map(cidr).collect() })
         }
+        Peer::Names(named) => wire::peer::Body::Names(wire::Names {
+            patterns: named.patterns.iter().map(name_pattern).collect(),
+            allow_private: named.allow_private,
+            name_check: named.name_check,
+        }),
+        // No policy has it.
+        Peer::Resolvers => return wire::Peer { body: None },
     };
     wire::Peer { body: Some(body) }
 }

@@ -54,7 +54,7 @@ fn compile(edits: Vec<Edit>, scope: Scope) -> Compiled {
 }
 
 fn flow(from: IpAddr, to: IpAddr, destination_port: u16) -> Flow<'static> {
-    Flow { source: from, destination: to, protocol: Protocol::Tcp, destination_port, icmp: None, request: None }
+    Flow { source: from, destination: to, protocol: Protocol::Tcp, destination_port, icmp: None, names: &[], request: None }
 }
 
 /// Flows of every kind: inside a namespace, across, to the outside; allowed and denied. Without those that the walk ends early

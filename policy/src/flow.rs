@@ -1,6 +1,7 @@
 //! What is judged: a connection, datagram or request.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +149,9 @@ pub struct Flow<'a> {
     pub destination_port: u16,
     /// Of [`Protocol::Icmp`]: the message. `None`: an echo request.
     pub icmp: Option<IcmpMessage>,
+    /// The names of which DNS has told the source that they have the destination's address, as for
+    /// [`NamePattern::matches`](crate::name::NamePattern::matches).
+    pub names: &'a [Arc<str>],
     /// `None`: nothing has been read yet. Then a flow whose answer hangs on a request is [`Decision::Inspect`](crate::Decision).
     pub request: Option<Request<'a>>,
 }
@@ -168,6 +172,11 @@ pub enum Request<'a> {
     /// A TLS ClientHello, and the server name in it, in any case. What follows it is not read.
     Tls {
         server_name: Option<&'a str>,
+    },
+    /// A look-up: the name in the form that patterns compare with, and the IANA number of the type of records.
+    Lookup {
+        name: &'a str,
+        kind: u16,
     },
     /// The bytes are certainly not of a protocol that the rules in question can judge: no L7 rule matches.
     Opaque,

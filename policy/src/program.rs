@@ -1,5 +1,8 @@
 //! Programs: the rules that judge one kind of pod in one direction, in the order of judgement.
 
+mod lines;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -10,8 +13,27 @@ use rustc_hash::FxHashMap;
 use crate::flow::{Direction, Flow, Protocol};
 use crate::http::HttpIndex;
 use crate::snapshot::{Endpoint, Peer, Policy, PolicyId, Rule, SetId};
-use crate::source::{Action, L7, PortMatch, Tier};
+use crate::source::{Action, Named, PortMatch, Tier};
 use crate::verdict::{Decision, RuleId};
+
+use lines::Maker;
+pub use lines::{DNS_PORT, MOST_LOOKUP_PORTS};
+
+/// What a node's configuration says of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameSettings {
+    /// TCP ports at which the server name or Host must be a name that the rule allows.
+    pub checked_ports: BTreeSet<u16>,
+    /// Resolvers by their addresses, beside the cluster's pods.
+    pub resolvers: BTreeSet<IpAddr>,
+}
+
+impl Default for NameSettings {
+    /// HTTP and HTTPS, and no resolver but the cluster's.
+    fn default() -> Self {
+        Self { checked_ports: [80, 443].into(), resolvers: BTreeSet::new() }
+    }
+}
 
 /// One step of a program: the first line that matches decides.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +44,46 @@ pub struct Line {
     pub peers: Option<Vec<Peer>>,
     /// OR; `None`: all ports and all protocols; `Some([])`: none.
     pub ports: Option<Vec<PortMatch>>,
+    /// AND: which of these.
+    pub place: Where,
     pub action: LineAction,
+    /// What an inspecting line reads.
+    pub reads: Reads,
+}
+
+/// Which ports a line is for, by whether names are checked there ([`NameSettings::checked_ports`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Where {
+    Anywhere,
+    Checked,
+    Unchecked,
+}
+
+/// What a line wants to know of a flow's contents.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reads {
+    Nothing,
+    /// What the rule's L7 part says.
+    Contents,
+    /// The server name or Host: one of these names.
+    Name(Arc<[Arc<Named>]>),
+    NameAndContents(Arc<[Arc<Named>]>),
+    /// The look-up, by the rule's `dns`.
+    LookUp,
+    /// The look-up: for one of these names, whatever its type.
+    NamesAsked(Arc<[Arc<Named>]>),
+}
+
+impl Reads {
+    /// Whether it is look-ups that are read, and not connections.
+    pub const fn is_lookup(&self) -> bool {
+        matches!(self, Self::LookUp | Self::NamesAsked(_))
+    }
+
+    /// Whether the L7 part of the rule has a say.
+    const fn has_contents(&self) -> bool {
+        matches!(self, Self::Contents | Self::NameAndContents(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +105,11 @@ pub struct Lines {
     pub default: Decision,
     /// The policies of the additive tier that isolate.
     pub isolated_by: Vec<PolicyId>,
+    /// TCP ports at which names are checked, ascending.
+    pub checked_ports: Arc<[u16]>,
+    /// Where the program's pods ask for names, so that these look-ups must be judged and learned from: port 53, and what `dns` rules
+    /// name beside it. None: it says nothing of names.
+    pub lookups: BTreeSet<(Protocol, u16)>,
 }
 
 /// A program made ready: its lines, and an index that finds the lines a peer can match without trying all.
@@ -54,6 +120,8 @@ pub(crate) struct Compiled {
     policies: Vec<(PolicyId, Arc<Policy>)>,
     /// Line numbers, ascending, in each of these.
     pub(crate) everyone: Vec<u32>,
+    /// Those for names and resolvers alone: nothing but the flow says whether their peers match.
+    by_name: Vec<u32>,
     by_set: FxHashMap<SetId, Vec<u32>>,
     by_block: Blocks,
     /// Whether a line denies or passes on: then one more match can mean less.
@@ -71,8 +139,8 @@ pub(crate) struct Compiled {
 /// 5. if a policy of the additive tier isolates: deny. Else the Baseline tier, by priority, and what it leaves open is allowed.
 ///
 /// Policies of equal rank stand in the order of their names, so the order in which objects arrive changes nothing.
-pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
-    let mut order: Vec<(u8, u16, usize, u16)> = Vec::new();
+pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>)>, settings: &NameSettings) -> Compiled {
+    let mut order: Vec<(u8, u16, usize, u16, Line)> = Vec::new();
     let mut by_name: Vec<usize> = (0..policies.len()).collect();
     by_name.sort_by(|a, b| policies[*a].1.reference.cmp(&policies[*b].1.reference));
     let mut isolated_by = Vec::new();
@@ -83,63 +151,50 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
         }
     }
     for (name_rank, &place) in by_name.iter().enumerate() {
-        let (_, policy) = &policies[place];
+        let (id, policy) = &policies[place];
         if !policy.governs(direction) {
             continue;
         }
+        let priority = match policy.tier {
+            Tier::Admin { priority } | Tier::Baseline { priority } => priority,
+            Tier::Additive => 0,
+        };
         for (number, rule) in policy.rules.iter().enumerate().filter(|(_, rule)| rule.direction == direction) {
-            let rank = match (policy.tier, rule.action, rule.l7.as_ref().is_some_and(L7::is_read)) {
-                (Tier::Admin { .. }, ..) => 0,
-                (Tier::Additive, Action::Deny, false) => 1,
-                (Tier::Additive, Action::Deny, true) => 2,
-                (Tier::Additive, _, false) => 3,
-                (Tier::Additive, _, true) => 4,
-                (Tier::Baseline { .. }, ..) if isolated_by.is_empty() => 5,
-                (Tier::Baseline { .. }, ..) => continue,
-            };
-            let priority = match policy.tier {
-                Tier::Admin { priority } | Tier::Baseline { priority } => priority,
-                Tier::Additive => 0,
-            };
             let number = u16::try_from(number).unwrap_or(u16::MAX);
-            order.push((rank, priority, name_rank, number));
+            for line in (Maker { settings, policy: *id, tier: policy.tier, number }).lines(rule) {
+                let rank = match (policy.tier, rule.action, line.action == LineAction::Inspect) {
+                    (Tier::Admin { .. }, ..) => 0,
+                    (Tier::Additive, Action::Deny, false) => 1,
+                    (Tier::Additive, Action::Deny, true) => 2,
+                    (Tier::Additive, _, false) => 3,
+                    (Tier::Additive, _, true) => 4,
+                    (Tier::Baseline { .. }, ..) if isolated_by.is_empty() => 5,
+                    (Tier::Baseline { .. }, ..) => continue,
+                };
+                order.push((rank, priority, name_rank, number, line));
+            }
         }
     }
-    order.sort_unstable();
-    let lines: Vec<Line> = order
-        .into_iter()
-        .filter_map(|(_, _, name_rank, number)| {
-            let (id, policy) = &policies[by_name[name_rank]];
-            line(*id, policy.tier, number, policy.rules.get(usize::from(number))?)
-        })
-        .collect();
+    // Stable: lines of one rule stay in their order.
+    order.sort_by_key(|(rank, priority, name_rank, number, _)| (*rank, *priority, *name_rank, *number));
+    let lines: Vec<Line> = order.into_iter().map(|(.., line)| line).collect();
     let default = if isolated_by.is_empty() { Decision::Allow } else { Decision::Deny };
-    index(Lines { direction, lines, default, isolated_by }, policies)
+    let checked_ports = settings.checked_ports.iter().copied().collect();
+    let lookups = lookups(&lines);
+    index(Lines { direction, lines, default, isolated_by, checked_ports, lookups }, policies)
 }
 
-fn line(policy: PolicyId, tier: Tier, number: u16, rule: &Rule) -> Option<Line> {
-    let action = match (rule.action, &rule.l7) {
-        // An L7 part none of whose items could be read allows nothing, and its flow need not be read. Nor does one that nobody reads.
-        (Action::Allow, Some(l7)) if l7.is_empty() || !l7.is_read() => return None,
-        (Action::Deny, Some(l7)) if l7.is_empty() || !l7.is_read() => LineAction::Deny,
-        (_, Some(_)) => LineAction::Inspect,
-        (Action::Allow, None) => LineAction::Allow,
-        (Action::Deny, None) => LineAction::Deny,
-        (Action::Pass, None) => LineAction::Pass,
-    };
-    // All that is read is spoken over TCP alone: such a rule says nothing about other protocols.
-    let ports = match &rule.l7 {
-        Some(l7) if l7.is_read() => Some(tcp_only(rule.ports.as_deref())),
-        _ => rule.ports.clone(),
-    };
-    Some(Line { rule: RuleId { policy, rule: number, item: None }, tier, peers: rule.peers.clone(), ports, action })
-}
-
-fn tcp_only(ports: Option<&[PortMatch]>) -> Vec<PortMatch> {
-    match ports {
-        None => vec![PortMatch::All { protocol: Protocol::Tcp }],
-        Some(ports) => ports.iter().filter(|p| p.protocol() == Protocol::Tcp).cloned().collect(),
+fn lookups(lines: &[Line]) -> BTreeSet<(Protocol, u16)> {
+    let by_name = |line: &Line| line.peers.iter().flatten().any(|peer| matches!(peer, Peer::Names(_)));
+    if !lines.iter().any(|line| line.reads.is_lookup() || by_name(line)) {
+        return BTreeSet::new();
     }
+    let of_rules = lines.iter().filter(|line| line.reads == Reads::LookUp).flat_map(|line| line.ports.iter().flatten());
+    let of_rules = of_rules.flat_map(|port| match port {
+        PortMatch::Range { protocol, first, last } => (*first..=*last).map(|port| (*protocol, port)).collect(),
+        _ => Vec::new(),
+    });
+    [(Protocol::Udp, DNS_PORT), (Protocol::Tcp, DNS_PORT)].into_iter().chain(of_rules).collect()
 }
 
 impl PortMatch {
@@ -165,18 +220,23 @@ impl PortMatch {
     }
 }
 
-impl Line {
-    /// Whether the line's ports match. Protocols without ports match only lines that restrict none, and ICMP those that name its message.
-    pub fn ports_match(&self, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
-        match &self.ports {
-            None => true,
-            Some(ports) => ports.iter().any(|p| p.matches(flow, destination)),
-        }
+impl Lines {
+    /// Whether the ports of one of the lines match. Protocols without ports match only lines that restrict none, and ICMP those that
+    /// name its message.
+    pub fn ports_match(&self, line: &Line, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
+        let is_checked = || flow.protocol == Protocol::Tcp && self.checked_ports.contains(&flow.destination_port);
+        let in_place = match line.place {
+            Where::Anywhere => true,
+            Where::Checked => is_checked(),
+            Where::Unchecked => !is_checked(),
+        };
+        in_place && line.ports.as_ref().is_none_or(|ports| ports.iter().any(|p| p.matches(flow, destination)))
     }
 }
 
 fn index(lines: Lines, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
     let mut everyone = Vec::new();
+    let mut by_name = Vec::new();
     let mut by_set: FxHashMap<SetId, Vec<u32>> = FxHashMap::default();
     let mut by_block = Blocks::default();
     for (number, line) in (0_u32..).zip(&lines.lines) {
@@ -192,6 +252,9 @@ fn index(lines: Lines, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
                             }
                         }
                         Peer::Block { cidr, except } => by_block.push(*cidr, except, number),
+                        // A line of names has no other peers.
+                        Peer::Names(_) | Peer::Resolvers if by_name.last() == Some(&number) => {}
+                        Peer::Names(_) | Peer::Resolvers => by_name.push(number),
                     }
                 }
             }
@@ -199,7 +262,7 @@ fn index(lines: Lines, policies: Vec<(PolicyId, Arc<Policy>)>) -> Compiled {
     }
     let takes_back = lines.lines.iter().any(|line| matches!(line.action, LineAction::Deny | LineAction::Pass))
         || policies.iter().flat_map(|(_, policy)| &policy.rules).any(|rule| rule.action == Action::Deny);
-    Compiled { lines, policies, everyone, by_set, by_block, takes_back, http: OnceLock::new() }
+    Compiled { lines, policies, everyone, by_name, by_set, by_block, takes_back, http: OnceLock::new() }
 }
 
 impl Compiled {
@@ -208,9 +271,9 @@ impl Compiled {
         self.by_set.keys().copied()
     }
 
-    /// The lines that can match a pod in these sets, ascending: those for everyone, and those that name a set of its.
+    /// The lines that can match a pod in these sets, ascending: those for everyone, those for names, and those that name a set of its.
     pub(crate) fn lines_for(&self, sets: &[SetId]) -> Vec<u32> {
-        let mut numbers = self.everyone.clone();
+        let mut numbers = [&*self.everyone, &*self.by_name].concat();
         // Whichever side is shorter is gone through, the other is asked.
         if sets.len() <= self.by_set.len() {
             numbers.extend(sets.iter().filter_map(|set| self.by_set.get(set)).flatten());
@@ -236,7 +299,7 @@ impl Compiled {
     pub(crate) fn http(&self) -> &HttpIndex {
         self.http.get_or_init(|| {
             HttpIndex::new(self.lines.lines.iter().map(|line| {
-                let rule = self.rule(line.rule)?;
+                let rule = self.rule(line.rule).filter(|_| line.reads.has_contents())?;
                 Some((rule.l7.as_ref()?, rule.action))
             }))
         })

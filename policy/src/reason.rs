@@ -61,6 +61,14 @@ reasons! {
     UpstreamMalformed,
     /// A policy that arrived while the connection was live forbids it.
     PolicyChanged,
+    /// DNS gave a name an address of the cluster or a private one, which no rule of the pod takes: it stays closed.
+    PrivateAddress,
+    /// A name of a rule with a search list's suffix behind it: there is no such name.
+    SearchSuffix,
+    /// The server didn't answer the look-up in time, or in no way that can be believed.
+    NoAnswer,
+    /// What the answer said couldn't be put in force, so the pod didn't get it.
+    NotLearned,
     /// Nothing was sent in either direction for as long as the limit.
     IdleTimeout,
     /// The proxy is ending, and the drain time is over.

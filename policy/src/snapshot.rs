@@ -4,6 +4,7 @@
 //! the next. Within one list the order is free for the sender, and what a change refers to may come later in the same list:
 //! the list is applied as a whole or not at all.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Direction, Protocol};
-use crate::source::{Action, L7, NamedPort, PodRef, PolicyRef, PortMatch, Tier};
+use crate::source::{Action, L7, Named, NamedPort, PodRef, PolicyRef, PortMatch, Tier};
 
 macro_rules! id {
     ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {$(
@@ -69,6 +70,12 @@ pub enum Change {
     DropIdentity(IdentityId),
     PutEndpoint(IpAddr, Arc<Endpoint>),
     DropEndpoint(IpAddr),
+    /// Where the cluster itself is: its nodes, the ranges of their pods, and pods outside of these. In the place of what was said before.
+    PutCluster(Arc<[IpNet]>),
+    /// The pods that are the cluster's resolvers: those of these sets. In the place of what was said before.
+    PutResolvers(Vec<SetId>),
+    /// What DNS says of names to every pod, for who asks with a list of them. Never on the wire: a node learns what its pods are told.
+    PutNames(Arc<KnownNames>),
     /// One of the others, for the second table, in which the Audit policies are in force too. Its numbers are its own.
     Audit(Box<Change>),
     /// There is no second table any more. Whatever the list says of it holds behind this.
@@ -123,8 +130,18 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
     Set(SetId),
-    Block { cidr: IpNet, except: Vec<IpNet> },
+    Block {
+        cidr: IpNet,
+        except: Vec<IpNet>,
+    },
+    /// The addresses that the source was told of these names. Of egress alone.
+    Names(Arc<Named>),
+    /// The resolvers that the source may ask for the names of its rules. Never in a policy: lines of programs have it.
+    Resolvers,
 }
+
+/// Names by the addresses that they have.
+pub type KnownNames = BTreeMap<IpAddr, Vec<Arc<str>>>;
 
 /// The policies that judge one kind of pod in one direction, sorted by [`PolicyId`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

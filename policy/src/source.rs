@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Direction, IcmpFamily, IcmpMessage, Protocol};
 use crate::http::{GrpcMatch, HttpMatch};
-use crate::label::{Labels, Selector};
+use crate::label::{Labels, Operator, Requirement, Selector};
 
 pub use crate::name::{NamePattern, plain_name};
 
@@ -196,6 +196,14 @@ pub struct PodSelector {
     pub pods: Selector,
 }
 
+impl PodSelector {
+    /// The pods that answer for DNS in nearly every cluster: `k8s-app: kube-dns` in kube-system.
+    pub fn kube_dns() -> Self {
+        let app = Requirement { key: "k8s-app".into(), operator: Operator::In, values: vec!["kube-dns".into()] };
+        Self { namespaces: Namespaces::Named("kube-system".into()), pods: Selector::new([app]) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Namespaces {
     /// Exactly this one: a `podSelector` without `namespaceSelector`.
@@ -238,27 +246,25 @@ pub enum Peer {
     },
     /// Nodes by their labels: their addresses, and so the pods on them that have the node's network.
     Nodes(Selector),
-    /// The addresses that these names are known to have: `domainNames`.
-    Names(Vec<NamePattern>),
-    /// `fqdns`: those of them that names outside may have.
-    Fqdns(Fqdns),
+    /// The addresses that DNS has told the source of these names: `domainNames`, `fqdns`.
+    Names(Named),
 }
 
-/// Names outside of the cluster, as `fqdns` has them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Fqdns {
+/// What a rule says of names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Named {
     pub patterns: Vec<NamePattern>,
     /// Whether a name may have an address of the cluster, or one that is nobody's on the Internet. Without it, whoever answers for the
-    /// name could open the way to any of these.
+    /// name could open the way to any of these. Of a Deny always: it denies wherever the name leads.
     pub allow_private: bool,
-    /// Whether the server name or Host of a connection must be one of the names, too. Nothing asks for it yet.
+    /// Whether the server name or Host of a connection must be one of the names, too, where the node looks at these.
     pub name_check: bool,
 }
 
-impl Fqdns {
-    /// Whether an address that a name has may be believed, as far as the address itself says.
-    pub fn may_have(&self, ip: IpAddr) -> bool {
-        self.allow_private || crate::name::is_outside(ip)
+impl Named {
+    /// `name` is as for [`NamePattern::matches`].
+    pub fn matches(&self, name: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(name))
     }
 }
 
@@ -318,8 +324,7 @@ pub enum L7 {
     Grpc(Vec<GrpcMatch>),
     /// TLS, by the name that the client asks for. OR over the items.
     Tls(Vec<TlsMatch>),
-    /// Look-ups of names. OR over the items. Nothing reads them yet: an allow matches nothing, a deny whatever its peers and ports
-    /// match.
+    /// Look-ups of names, of egress alone. OR over the items.
     Dns(Vec<DnsMatch>),
 }
 
@@ -341,6 +346,18 @@ pub struct TlsMatch {
     pub index: u16,
     /// `None`, in a Deny alone: it could not be read, so it is every name.
     pub name: Option<NamePattern>,
+}
+
+impl DnsMatch {
+    /// `name` is as for [`NamePattern::matches`].
+    pub fn is_of_name(&self, name: &str) -> bool {
+        self.name.as_ref().is_none_or(|pattern| pattern.matches(name))
+    }
+
+    /// `kind` is an IANA number.
+    pub fn is_of_type(&self, kind: u16) -> bool {
+        self.types.is_empty() || self.types.contains(&kind)
+    }
 }
 
 impl TlsMatch {
@@ -369,11 +386,6 @@ impl L7 {
             Self::Tls(_) => format!("tls.serverNames[{index}]"),
             Self::Dns(_) => format!("dns[{index}]"),
         }
-    }
-
-    /// Whether connections can be read for it.
-    pub fn is_read(&self) -> bool {
-        !matches!(self, Self::Dns(_))
     }
 }
 

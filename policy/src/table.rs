@@ -11,11 +11,13 @@ use crate::memo::TableId;
 use crate::program::{self, Compiled};
 use crate::sharded::Sharded;
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, SetId};
+use crate::table::whereabouts::Whereabouts;
 use crate::verdict::{NamedRule, RuleId};
 
 mod audit;
+mod whereabouts;
 
-pub use crate::program::{Line, LineAction, Lines};
+pub use crate::program::{DNS_PORT, Line, LineAction, Lines, MOST_LOOKUP_PORTS, NameSettings, Reads, Where};
 pub(crate) use audit::Audited;
 pub use audit::{AuditReads, ReadPorts};
 
@@ -35,6 +37,7 @@ pub struct Table {
     pub(crate) endpoints: Sharded<IpAddr, Slot>,
     /// Node addresses, and whose they are.
     pub(crate) node_ips: Arc<FxHashMap<IpAddr, Arc<str>>>,
+    whereabouts: Whereabouts,
     /// Whether this is the second table, in which the Audit policies are in force too.
     pub(crate) is_audit: bool,
     /// The second table, if an Audit policy selects a pod that is judged here.
@@ -122,9 +125,15 @@ impl Table {
             identities: Sharded::new(),
             endpoints: Sharded::new(),
             node_ips: Arc::default(),
+            whereabouts: Whereabouts::default(),
             is_audit: false,
             audit: None,
         }
+    }
+
+    /// The table before the first snapshot, of a node whose configuration says this of names.
+    pub fn with(settings: NameSettings) -> Self {
+        Self { whereabouts: Whereabouts::of(settings), ..Self::empty() }
     }
 
     /// The table that `changes` lead to from here, and what differs. `self` stays as it is.
@@ -183,6 +192,9 @@ impl Table {
                 }
                 Change::PutEndpoint(ip, endpoint) => table.put_endpoint(*ip, endpoint, &mut touched),
                 Change::DropEndpoint(ip) => table.drop_endpoint(*ip, &mut touched)?,
+                Change::PutCluster(ranges) => table.whereabouts.put_cluster(ranges),
+                Change::PutResolvers(sets) => table.whereabouts.put_resolvers(sets),
+                Change::PutNames(names) => table.whereabouts.put_names(names),
                 Change::Audit(_) | Change::DropAudit => {}
             }
         }
@@ -306,7 +318,7 @@ impl Table {
             }
             members.sort_by_key(|(id, _)| *id);
             members.dedup_by_key(|(id, _)| *id);
-            let compiled = Arc::new(program::compile(program.direction, members));
+            let compiled = Arc::new(program::compile(program.direction, members, self.whereabouts.settings()));
             touched.programs.insert(id);
             self.programs.insert(id, ProgramEntry { program, compiled });
         }
@@ -334,6 +346,9 @@ impl Table {
             for program in [programs.ingress, programs.egress].into_iter().flatten() {
                 self.programs.get(&program).ok_or_else(|| ApplyError::new("program", program))?;
             }
+        }
+        if let Some(set) = self.whereabouts.resolvers().iter().find(|set| self.sets.get(set).is_none()) {
+            return Err(ApplyError::new("set", set));
         }
         let local = |ip: &IpAddr| self.endpoints.get(ip).is_some_and(|slot| slot.local);
         for id in &touched.identities {
@@ -382,6 +397,7 @@ impl Table {
         let declared = self.identities.iter().filter(|(_, identity)| identity.declared);
         changes.extend(declared.map(|(id, identity)| Change::PutIdentity(*id, identity.programs)));
         changes.extend(self.endpoints.iter().map(|(ip, slot)| Change::PutEndpoint(*ip, slot.endpoint.clone())));
+        changes.extend(self.whereabouts.to_changes());
         changes.extend(self.audit_changes());
         changes
     }

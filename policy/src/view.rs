@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::flow::{Direction, Protocol};
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, ProgramId, Programs, SetId};
-use crate::source::{NamedPort, PortMatch};
+use crate::source::{NamedPort, PodSelector, PortMatch};
 use crate::world::{Effects, World};
 
 mod audit;
@@ -26,6 +26,8 @@ use audit::Followed;
 #[derive(Debug)]
 pub struct View {
     scope: Scope,
+    /// Which pods are resolvers, to this node.
+    resolvers: Vec<PodSelector>,
     /// False until the first snapshot.
     begun: bool,
     endpoints: FxHashMap<IpAddr, Arc<Endpoint>>,
@@ -101,6 +103,7 @@ impl View {
     pub fn new(scope: Scope) -> Self {
         Self {
             scope,
+            resolvers: Vec::new(),
             begun: false,
             endpoints: FxHashMap::default(),
             identities: FxHashMap::default(),
@@ -116,11 +119,30 @@ impl View {
         }
     }
 
+    /// The same, to which the pods of these selectors are the cluster's resolvers. The world must have been told of them
+    /// ([`World::hold_resolvers`]).
+    pub fn resolving(self, resolvers: Vec<PodSelector>) -> Self {
+        Self { resolvers, ..self }
+    }
+
     /// The whole snapshot, as if the node had been told nothing; the view then stands at `world`.
     pub fn snapshot(&mut self, world: &World) -> Vec<Change> {
-        *self = Self::new(self.scope.clone());
+        *self = Self::new(self.scope.clone()).resolving(std::mem::take(&mut self.resolvers));
         self.begun = true;
         let mut changes = Vec::new();
+        if !world.cluster().is_empty() {
+            changes.push(Change::PutCluster(world.cluster().clone()));
+        }
+        let resolvers: Vec<SetId> = self.resolvers.iter().filter_map(|selector| world.resolvers(selector)).collect();
+        for set in &resolvers {
+            self.add_set(*set, world, &mut changes);
+        }
+        if !resolvers.is_empty() {
+            changes.push(Change::PutResolvers(resolvers));
+        }
+        if !world.known_names().is_empty() {
+            self.tell_names(world, &mut changes);
+        }
         match &self.scope {
             Scope::Node(name) => {
                 let facts = world.node_facts(name);
@@ -147,6 +169,12 @@ impl View {
             return self.snapshot(world);
         }
         let mut changes = Vec::new();
+        if effects.cluster {
+            changes.push(Change::PutCluster(world.cluster().clone()));
+        }
+        if effects.names {
+            self.tell_names(world, &mut changes);
+        }
         for name in &effects.nodes {
             match &self.scope {
                 Scope::Node(own) if own == name => {
@@ -187,6 +215,14 @@ impl View {
         self.settle(world, &mut changes);
         self.follow_audit(world, effects.audit(), &mut changes);
         changes
+    }
+
+    /// To a table of everything what DNS says to everybody. A node's pods are told each for itself.
+    fn tell_names(&self, world: &World, changes: &mut Vec<Change>) {
+        let names = world.known_names();
+        if self.scope == Scope::Everything {
+            changes.push(Change::PutNames(Arc::new(names)));
+        }
     }
 
     /// In a table of everything an address range says nothing: whatever no pod has is outside.
@@ -397,13 +433,13 @@ impl View {
 fn sets_of(policy: &Policy) -> impl Iterator<Item = SetId> {
     policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
         Peer::Set(set) => Some(*set),
-        Peer::Block { .. } => None,
+        Peer::Block { .. } | Peer::Names(_) | Peer::Resolvers => None,
     })
 }
 
 /// The names of ports that the egress rules of a policy open towards destinations which no set describes.
 fn open_names(policy: &Policy) -> impl Iterator<Item = (Protocol, Arc<str>)> {
-    let beyond_sets = |peers: &Vec<Peer>| peers.iter().any(|peer| matches!(peer, Peer::Block { .. }));
+    let beyond_sets = |peers: &Vec<Peer>| peers.iter().any(|peer| !matches!(peer, Peer::Set(_)));
     let open = policy
         .rules
         .iter()

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use crate::flow::{Direction, Flow, Protocol, Request};
 use crate::http::Hit;
 use crate::memo;
-use crate::program::{Compiled, Line, LineAction};
+use crate::name::{NamePattern, plain_name};
+use crate::program::{Compiled, Line, LineAction, Reads};
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Peer, SetId};
-use crate::source::{Action, L7, PortMatch, Tier};
+use crate::source::{Action, DnsMatch, L7, Named, PortMatch, Tier};
 use crate::table::{Slot, Table};
 use crate::verdict::{Decision, Half, NamedRule, RuleId, Verdict};
 
@@ -36,7 +37,8 @@ impl Table {
             egress: self.plan(Direction::Egress, &ends),
             ingress: self.plan(Direction::Ingress, &ends),
         });
-        let half = |direction, plan| self.without_program(flow, direction, &ends).unwrap_or_else(|| half(plan, flow, &ends));
+        let half =
+            |direction, plan| self.without_program(flow, direction, &ends).unwrap_or_else(|| half(self, plan, flow, &ends));
         Verdict { egress: half(Direction::Egress, &plans.egress), ingress: half(Direction::Ingress, &plans.ingress) }
     }
 
@@ -69,6 +71,37 @@ impl Table {
         };
         let by = |direction| self.by(flow, &verdict, direction);
         Explanation { verdict, egress_by: by(Direction::Egress), ingress_by: by(Direction::Ingress), egress, ingress }
+    }
+
+    /// Whether `flow`, a look-up that no rule allows, asks for a name that one would allow, with a search list's suffix behind it.
+    pub fn is_suffixed(&self, flow: &Flow<'_>) -> bool {
+        let Some(Request::Lookup { name, .. }) = flow.request else { return false };
+        let Ok(ends) = self.ends(flow) else { return false };
+        let Plan::Program { program, sets, .. } = self.plan(Direction::Egress, &ends) else { return false };
+        let unread = Flow { request: None, ..*flow };
+        let judged = Judged::new(self, &program, &unread, &ends);
+        program.lines.lines.iter().enumerate().any(|(number, line)| {
+            line.reads.is_lookup()
+                && !is_deny(&program, line)
+                && judged.matches(number, line, &sets).is_ok()
+                && asks_for(&program, line).any(|pattern| pattern.is_prefix_of(name))
+        })
+    }
+
+    /// Whether rules of the pod at `source` name `name`, and none of them takes `ip` for an address of it: it is of the cluster, or
+    /// private.
+    pub fn withholds(&self, source: IpAddr, name: &str, ip: IpAddr) -> bool {
+        let endpoint = self.endpoints.get(&source).filter(|slot| slot.local);
+        let program = endpoint.and_then(|slot| self.programs(slot.identity).egress);
+        let Some(lines) = program.and_then(|program| self.lines(program)) else { return false };
+        let all = lines.lines.iter().flat_map(|line| line.peers.iter().flatten());
+        let mut named = all.filter_map(|peer| if let Peer::Names(named) = peer { Some(named) } else { None });
+        let mut is_named = false;
+        !named.any(|named| {
+            let matches = named.matches(name);
+            is_named |= matches;
+            matches && self.may_have(named, ip)
+        }) && is_named
     }
 
     /// The endpoints of the flow, or the answer that needs no policy.
@@ -126,8 +159,8 @@ impl Table {
         let sets: Vec<SetId> = peer.map(|peer| self.sets_of(peer.identity).to_vec()).unwrap_or_default();
         let candidates: Box<[Candidate]> =
             program.lines_for(&sets).into_iter().map(|line| Candidate::new(&program, line)).collect();
-        let plain = candidates.iter().copied().filter(|candidate| !candidate.inspects).collect();
-        Plan::Program { candidates, plain, sets, program }
+        let unindexed = candidates.iter().copied().filter(|candidate| !candidate.is_indexed).collect();
+        Plan::Program { candidates, unindexed, sets, program }
     }
 
     fn steps(&self, flow: &Flow<'_>, direction: Direction, ends: &Ends<'_>) -> Vec<Step> {
@@ -137,7 +170,7 @@ impl Table {
         let Plan::Program { program, sets, .. } = self.plan(direction, ends) else {
             return Vec::new();
         };
-        let judged = Judged::new(&program, flow, ends);
+        let judged = Judged::new(self, &program, flow, ends);
         let mut from = 0;
         let mut decided = false;
         let mut steps = Vec::new();
@@ -178,8 +211,8 @@ enum Plan {
         program: Arc<Compiled>,
         /// The lines that can match the peer's pod; those for blocks, which hang on its address, are not among them.
         candidates: Box<[Candidate]>,
-        /// Those of them that need no request.
-        plain: Box<[Candidate]>,
+        /// Those of them that an index of requests doesn't find.
+        unindexed: Box<[Candidate]>,
         /// The sets of the peer's pod, sorted.
         sets: Vec<SetId>,
     },
@@ -189,7 +222,9 @@ enum Plan {
 #[derive(Clone, Copy)]
 struct Candidate {
     line: u32,
-    inspects: bool,
+    is_indexed: bool,
+    /// Its peers are names or resolvers, and not asked yet.
+    is_by_name: bool,
     ports: Ports,
 }
 
@@ -214,7 +249,9 @@ impl Candidate {
             Some([PortMatch::Range { protocol, first, last }]) => Ports::One { protocol: *protocol, first: *first, last: *last },
             Some(_) => Ports::Several,
         };
-        Self { line, inspects: found.action == LineAction::Inspect, ports }
+        let is_indexed = matches!(found.reads, Reads::Contents | Reads::NameAndContents(_));
+        let is_by_name = matches!(found.peers.as_deref(), Some([Peer::Names(_) | Peer::Resolvers, ..]));
+        Self { line, is_indexed, is_by_name, ports }
     }
 
     fn may_match(&self, flow: &Flow<'_>) -> bool {
@@ -226,15 +263,15 @@ impl Candidate {
 }
 
 /// One half of one flow, by its plan: the first line that matches decides.
-fn half(plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
-    let (program, candidates, plain) = match plan {
+fn half(table: &Table, plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
+    let (program, candidates, unindexed) = match plan {
         Plan::Fixed(half) => return *half,
-        Plan::Program { program, candidates, plain, .. } => (program, candidates, plain),
+        Plan::Program { program, candidates, unindexed, .. } => (program, candidates, unindexed),
     };
-    let judged = Judged::new(program, flow, ends);
+    let judged = Judged::new(table, program, flow, ends);
     let mut from = 0;
     loop {
-        let Some((number, item)) = judged.first(from, candidates, plain) else {
+        let Some((number, item)) = judged.first(from, candidates, unindexed) else {
             return default_half(program, flow);
         };
         let line = &program.lines.lines[number];
@@ -308,6 +345,7 @@ impl Ends<'_> {
 
 /// One half of one flow against one program.
 struct Judged<'a> {
+    table: &'a Table,
     program: &'a Compiled,
     flow: &'a Flow<'a>,
     destination: Option<&'a Arc<Endpoint>>,
@@ -316,8 +354,8 @@ struct Judged<'a> {
 }
 
 impl<'a> Judged<'a> {
-    fn new(program: &'a Compiled, flow: &'a Flow<'a>, ends: &Ends<'a>) -> Self {
-        Self { program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
+    fn new(table: &'a Table, program: &'a Compiled, flow: &'a Flow<'a>, ends: &Ends<'a>) -> Self {
+        Self { table, program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
     }
 
     /// The lines that the request matches, ascending, and the item of each that does; none without an HTTP request.
@@ -333,13 +371,13 @@ impl<'a> Judged<'a> {
         Some(hits[place].item)
     }
 
-    /// The first line from `from` on that matches, and its L7 item that did. `plain` are those of `candidates` that need no
-    /// request.
-    fn first(&self, from: usize, candidates: &[Candidate], plain: &[Candidate]) -> Option<(usize, Option<u16>)> {
+    /// The first line from `from` on that matches, and its L7 item that did. `unindexed` are those of `candidates` that are not
+    /// found by the request.
+    fn first(&self, from: usize, candidates: &[Candidate], unindexed: &[Candidate]) -> Option<(usize, Option<u16>)> {
         let mut best = match self.flow.request {
             // Of a hundred lines that read requests, few match this one: they are found by it, not tried in turn.
             Some(Request::Http(_)) => {
-                let plain = self.first_of(from, plain.iter());
+                let plain = self.first_of(from, unindexed.iter());
                 let matched = self.hits().iter().filter_map(|hit| {
                     let place = candidates.binary_search_by_key(&hit.line, |candidate| candidate.line).ok()?;
                     candidates.get(place)
@@ -367,7 +405,11 @@ impl<'a> Judged<'a> {
     fn first_of<'c>(&self, from: usize, candidates: impl Iterator<Item = &'c Candidate>) -> Option<(usize, Option<u16>)> {
         candidates.filter(|candidate| candidate.line as usize >= from && candidate.may_match(self.flow)).find_map(|candidate| {
             let number = candidate.line as usize;
-            let item = self.rest_matches(number, &self.program.lines.lines[number]).ok()?;
+            let line = &self.program.lines.lines[number];
+            if candidate.is_by_name && !self.names_match(line) {
+                return None;
+            }
+            let item = self.rest_matches(number, line).ok()?;
             Some((number, item))
         })
     }
@@ -379,6 +421,23 @@ impl<'a> Judged<'a> {
         }
     }
 
+    /// Whether the source was told one of the names for this address, and the address may be that of a name.
+    fn has_name(&self, named: &Named) -> bool {
+        let ip = self.flow.destination;
+        let mut names = self.flow.names.iter().chain(self.table.known_names(ip));
+        names.any(|name| named.matches(name)) && self.table.may_have(named, ip)
+    }
+
+    /// Whether one of the peers of a line for names or resolvers matches.
+    fn names_match(&self, line: &Line) -> bool {
+        line.peers.iter().flatten().any(|peer| match peer {
+            Peer::Names(named) => self.has_name(named),
+            Peer::Resolvers => self.table.is_resolver(self.flow.destination),
+            // A block of such a line was asked before, and a set too.
+            Peer::Set(_) | Peer::Block { .. } => false,
+        })
+    }
+
     /// Whether a line matches, tried without candidates. `sets` are those of the peer's pod.
     fn matches(&self, number: usize, line: &Line, sets: &[SetId]) -> Result<Option<u16>, Miss> {
         let address = self.peer_address();
@@ -386,6 +445,7 @@ impl<'a> Judged<'a> {
             peers.iter().any(|peer| match peer {
                 Peer::Set(set) => sets.binary_search(set).is_ok(),
                 Peer::Block { cidr, except } => cidr.contains(&address) && !except.iter().any(|net| net.contains(&address)),
+                Peer::Names(_) | Peer::Resolvers => self.names_match(line),
             })
         });
         if !peer_matches {
@@ -396,21 +456,71 @@ impl<'a> Judged<'a> {
 
     /// Whether a line whose peers match also matches by port and request.
     fn rest_matches(&self, number: usize, line: &Line) -> Result<Option<u16>, Miss> {
-        if !line.ports_match(self.flow, self.destination.map(|e| &**e)) {
+        if !self.program.lines.ports_match(line, self.flow, self.destination.map(|e| &**e)) {
             return Err(Miss::Port);
         }
-        if line.action != LineAction::Inspect {
-            return Ok(None);
-        }
-        match self.flow.request {
-            None => Ok(None),
-            // What can't be read as its protocol no allow matches, and every deny.
-            Some(Request::Opaque) if is_deny(self.program, line) => Ok(None),
-            Some(Request::Opaque) => Err(Miss::Request),
-            Some(Request::Http(_)) => self.hit(number).ok_or(Miss::Request),
-            Some(Request::Tls { server_name }) => server_name_matches(self.program, line, server_name),
+        match (&line.reads, self.flow.request) {
+            (Reads::Nothing, _) | (_, None) => Ok(None),
+            (Reads::Contents, Some(request)) => self.contents_match(number, line, request),
+            (Reads::Name(names), Some(request)) => self.server_name_is_one(line, names, request).map(|()| None),
+            (Reads::NameAndContents(names), Some(request)) => {
+                self.server_name_is_one(line, names, request)?;
+                self.contents_match(number, line, request)
+            }
+            (Reads::LookUp | Reads::NamesAsked(_), Some(request)) => self.lookup_matches(line, request),
         }
     }
+
+    fn contents_match(&self, number: usize, line: &Line, request: Request<'_>) -> Result<Option<u16>, Miss> {
+        match request {
+            Request::Opaque | Request::Lookup { .. } => self.unreadable(line),
+            Request::Http(_) => self.hit(number).ok_or(Miss::Request),
+            Request::Tls { server_name } => server_name_matches(self.program, line, server_name),
+        }
+    }
+
+    /// What can't be read as its protocol no allow matches, and every deny.
+    fn unreadable(&self, line: &Line) -> Result<Option<u16>, Miss> {
+        if is_deny(self.program, line) { Ok(None) } else { Err(Miss::Request) }
+    }
+
+    /// Whether the server name or Host is one of the names. Who names no server, or an address, may mean any.
+    fn server_name_is_one(&self, line: &Line, names: &[Arc<Named>], request: Request<'_>) -> Result<(), Miss> {
+        let name = match request {
+            Request::Http(request) => Some(request.host),
+            Request::Tls { server_name } => server_name,
+            Request::Opaque | Request::Lookup { .. } => None,
+        };
+        let name = name.map(plain_name).filter(|name| !name.is_empty() && !is_address(name));
+        match name {
+            Some(name) if names.iter().any(|named| named.matches(&name)) => Ok(()),
+            Some(_) => Err(Miss::Request),
+            None => self.unreadable(line).map(|_| ()),
+        }
+    }
+
+    fn lookup_matches(&self, line: &Line, request: Request<'_>) -> Result<Option<u16>, Miss> {
+        let Request::Lookup { name, kind } = request else { return self.unreadable(line) };
+        // Some resolvers take such a name apart at its dots, and nobody knows which.
+        let is_odd = name.contains('\\') && is_deny(self.program, line);
+        match &line.reads {
+            Reads::NamesAsked(names) => {
+                let is_one = is_odd || names.iter().any(|named| named.matches(name));
+                is_one.then_some(None).ok_or(Miss::Request)
+            }
+            _ => {
+                let rule = self.program.rule(line.rule).ok_or(Miss::Request)?;
+                let Some(L7::Dns(items)) = &rule.l7 else { return Err(Miss::Request) };
+                let matches = |item: &&DnsMatch| item.is_of_type(kind) && (is_odd || item.is_of_name(name));
+                items.iter().find(matches).map(|item| Some(item.index)).ok_or(Miss::Request)
+            }
+        }
+    }
+}
+
+/// As a Host has it, which may stand in brackets.
+fn is_address(name: &str) -> bool {
+    name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
 /// Whether an inspecting line matches a TLS stream. A hello without a name may be for any server: no allow matches it, and every
@@ -424,6 +534,20 @@ fn server_name_matches(program: &Compiled, line: &Line, server_name: Option<&str
         _ if rule.action == Action::Deny => Ok(None),
         _ => Err(Miss::Request),
     }
+}
+
+/// The names that a line about look-ups is for.
+fn asks_for<'p>(program: &'p Compiled, line: &'p Line) -> impl Iterator<Item = &'p NamePattern> {
+    let of_rule = program.rule(line.rule).and_then(|rule| rule.l7.as_ref());
+    let items = match of_rule {
+        Some(L7::Dns(items)) if line.reads == Reads::LookUp => items.as_slice(),
+        _ => &[],
+    };
+    let named = match &line.reads {
+        Reads::NamesAsked(named) => &**named,
+        _ => &[],
+    };
+    items.iter().filter_map(|item| item.name.as_ref()).chain(named.iter().flat_map(|named| &named.patterns))
 }
 
 fn is_deny(program: &Compiled, line: &Line) -> bool {
@@ -448,7 +572,10 @@ fn default_half(program: &Compiled, flow: &Flow<'_>) -> Half {
     if lines.default == Decision::Allow {
         return Half::allow(Reason::NotIsolated);
     }
-    let of_tls = |line: &Line| program.rule(line.rule).is_some_and(|rule| matches!(rule.l7, Some(L7::Tls(_))));
+    let of_tls = |line: &Line| {
+        let by_contents = || program.rule(line.rule).is_some_and(|rule| matches!(rule.l7, Some(L7::Tls(_))));
+        matches!(line.reads, Reads::Name(_)) || by_contents()
+    };
     Half::deny(match flow.request {
         Some(Request::Opaque) => Reason::NotTheProtocol,
         Some(Request::Tls { .. }) if !lines.lines.iter().any(of_tls) => Reason::NotTheProtocol,

@@ -14,10 +14,11 @@
 
 mod audit;
 mod classes;
+mod cluster;
 mod effects;
 mod identities;
 mod inventory;
-mod places;
+mod nodes;
 mod selectors;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::snapshot::{self, Endpoint, IdentityId, Peer, PolicyId, Program, Progr
 use crate::source::{self, Key, NamedPort, Node, Object, Pod, PodRef, PodSelector, Policy, PolicyRef};
 
 use classes::{ClassId, Classes};
+use cluster::Cluster;
 pub use effects::Effects;
 use selectors::Selectors;
 
@@ -56,8 +58,8 @@ pub struct World {
     policy_ids: FxHashMap<PolicyRef, PolicyId>,
     /// All policies as they were written, in force or not.
     written: BTreeMap<PolicyRef, Arc<Policy>>,
-    /// Those with nodes or names among their peers.
-    by_places: BTreeSet<PolicyRef>,
+    /// Those with nodes among their peers.
+    by_nodes: BTreeSet<PolicyRef>,
     /// Those that expire, by when they do.
     expiries: BTreeSet<(SystemTime, PolicyRef)>,
     /// Audit policies among those that are written.
@@ -68,9 +70,10 @@ pub struct World {
     is_audit: bool,
     /// The second world, while there are Audit policies.
     audit: Option<Box<World>>,
+    /// What DNS says to everybody.
     names: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    /// Changes of nodes and names so far, and of pods at an address that a name has.
-    places: u64,
+    /// Where the cluster is, and who its resolvers are.
+    cluster: Cluster,
     programs: FxHashMap<ProgramId, (Program, usize)>,
     program_ids: FxHashMap<Program, ProgramId>,
     last_identity: u32,
@@ -128,7 +131,6 @@ impl World {
     /// In this world alone.
     fn apply_here(&mut self, edits: Vec<Edit>) -> Effects {
         let mut effects = Effects::default();
-        let places = self.places;
         // Inventory goes first: selectors are then tried on pods that are there, found by label, not pod by pod.
         let mut later = Vec::new();
         for edit in edits {
@@ -137,8 +139,8 @@ impl World {
                 Edit::Remove(Key::Namespace(name)) => self.put_namespace(name, None),
                 Edit::Put(Object::Node(node)) => self.put_node(node, &mut effects),
                 Edit::Remove(Key::Node(name)) => self.remove_node(&name, &mut effects),
-                Edit::Put(Object::Name(known)) => self.put_name(known.name, Some(known.ips)),
-                Edit::Remove(Key::Name(name)) => self.put_name(name, None),
+                Edit::Put(Object::Name(known)) => self.put_name(known.name, Some(known.ips), &mut effects),
+                Edit::Remove(Key::Name(name)) => self.put_name(name, None, &mut effects),
                 Edit::Put(Object::Pod(pod)) => self.put_pod(pod, &mut effects),
                 Edit::Remove(Key::Pod(pod)) => self.remove_pod(&pod, &mut effects),
                 Edit::Put(Object::Policy(policy)) => {
@@ -147,9 +149,9 @@ impl World {
                 Edit::Remove(Key::Policy(reference)) => later.push((reference, None)),
             }
         }
-        if self.places != places {
+        if !effects.nodes.is_empty() {
             // What changes itself comes behind, and holds.
-            let mut all: Vec<_> = self.by_places.iter().map(|name| (name.clone(), self.written.get(name).cloned())).collect();
+            let mut all: Vec<_> = self.by_nodes.iter().map(|name| (name.clone(), self.written.get(name).cloned())).collect();
             all.append(&mut later);
             later = all;
         }
@@ -157,6 +159,7 @@ impl World {
             self.write_policy(reference, policy, &mut effects);
         }
         self.settle(&mut effects);
+        self.settle_cluster(&mut effects);
         effects
     }
 
@@ -221,14 +224,13 @@ impl World {
                 self.expiries.remove(&(expires, reference.clone()));
             }
         }
-        self.by_places.remove(&reference);
+        self.by_nodes.remove(&reference);
         if let Some(policy) = &policy {
             self.audits += usize::from(policy.audit);
             self.expiries.extend(policy.expires.map(|expires| (expires, reference.clone())));
-            let is_place =
-                |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_) | source::Peer::Names(_) | source::Peer::Fqdns(_));
-            if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_place) {
-                self.by_places.insert(reference.clone());
+            let is_nodes = |peer: &source::Peer| matches!(peer, source::Peer::Nodes(_));
+            if policy.rules.iter().flat_map(|rule| rule.peers.iter().flatten()).any(is_nodes) {
+                self.by_nodes.insert(reference.clone());
             }
         }
         match policy.filter(|policy| self.is_in_force(policy)) {
@@ -291,10 +293,7 @@ impl World {
     }
 
     fn resolve(&mut self, rule: &source::Rule, sets: &mut Vec<SetId>) -> snapshot::Rule {
-        // Nobody knows all addresses that a name has: what takes something away by one takes all away.
-        let is_everyone = |peer: &source::Peer| matches!(peer, source::Peer::Fqdns(_)) && rule.action != source::Action::Allow;
-        let named = rule.peers.as_ref().filter(|peers| !peers.iter().any(is_everyone));
-        let peers = named.map(|peers| {
+        let peers = rule.peers.as_ref().map(|peers| {
             let mut resolved = Vec::with_capacity(peers.len());
             for peer in peers {
                 match peer {
@@ -307,11 +306,7 @@ impl World {
                         resolved.push(Peer::Block { cidr: cidr.trunc(), except: except.clone() });
                     }
                     source::Peer::Nodes(selector) => resolved.extend(self.nodes_of(selector)),
-                    source::Peer::Names(patterns) => resolved.extend(self.names_of(patterns, |_| true)),
-                    source::Peer::Fqdns(fqdns) => {
-                        let may_have = |ip| fqdns.allow_private || (fqdns.may_have(ip) && !self.is_of_cluster(ip));
-                        resolved.extend(self.names_of(&fqdns.patterns, may_have));
-                    }
+                    source::Peer::Names(named) => resolved.push(Peer::Names(Arc::new(named.clone()))),
                 }
             }
             resolved

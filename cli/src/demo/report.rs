@@ -146,7 +146,7 @@ fn request<'r>(scene: &Scene, row: &'r Row) -> Option<(&'r Row, String, String)>
     let (method, target) = match question.contents.take()? {
         Contents::Http { method, target, .. } => (method, target),
         Contents::Grpc { service, method, .. } => ("POST".to_owned(), format!("/{service}/{method}")),
-        Contents::Tls { .. } => return None,
+        Contents::Tls { .. } | Contents::Lookup { .. } => return None,
     };
     let unread = scene.cluster.verdict(&question, &Names::default()).ok()?;
     if unread.decision() != Decision::Inspect {

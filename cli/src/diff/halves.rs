@@ -132,6 +132,9 @@ impl Asks {
                     match peer {
                         Peer::Set(set) => asks.sets[version].push(*set),
                         Peer::Block { .. } => asks.blocks = true,
+                        Peer::Resolvers => asks.sets[version].extend(reach.versions[version].table().resolvers()),
+                        // What names have is learned.
+                        Peer::Names(_) => {}
                     }
                 }
             }

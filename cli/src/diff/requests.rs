@@ -44,7 +44,7 @@ pub(super) fn of(version: &Cluster, flow: &Flow<'_>, direction: Direction) -> Re
     };
     let sets = table.endpoint(peer).map(|endpoint| table.sets_of(endpoint.identity)).unwrap_or_default();
     let destination = table.endpoint(flow.destination).map(|endpoint| &**endpoint);
-    let matching = lines.lines.iter().filter(|line| peer_matches(line, sets, peer) && line.ports_match(flow, destination));
+    let matching = lines.lines.iter().filter(|line| peer_matches(line, sets, peer) && lines.ports_match(line, flow, destination));
     let mut passed = false;
     for line in matching {
         if passed && matches!(line.tier, Tier::Admin { .. }) {
@@ -74,6 +74,8 @@ fn peer_matches(line: &Line, sets: &[SetId], address: IpAddr) -> bool {
         peers.iter().any(|peer| match peer {
             Peer::Set(set) => sets.binary_search(set).is_ok(),
             Peer::Block { cidr, except } => cidr.contains(&address) && !except.iter().any(|net| net.contains(&address)),
+            // What names have is learned, and look-ups are no requests of connections.
+            Peer::Names(_) | Peer::Resolvers => false,
         })
     })
 }

@@ -78,6 +78,7 @@ fn differences(
             Some(Request::Http(request)) => format!("{} {}", request.method, request.path),
             Some(Request::Tls { server_name: Some(name) }) => format!("TLS for {name}"),
             Some(Request::Tls { server_name: None }) => "TLS without a server name".to_owned(),
+            Some(Request::Lookup { name, kind }) => format!("the look-up of {name} ({})", sluice_crds::type_of_number(kind)),
             Some(Request::Opaque) | None => "something that no rule can read".to_owned(),
         };
         but.push(format!("the request: {asked} is asked, {} is allowed", words::requests(rule)?));
@@ -103,9 +104,7 @@ fn peer_differences(cluster: &Cluster, other: IpAddr, peer: &Peer, home: &str) -
                 None => (if pod.is_some() { 3 } else { 1 }, vec![format!("the address: {other} is not in {cidr}")]),
             }
         }
-        (Peer::Nodes(_) | Peer::Names(_) | Peer::Fqdns(_), _) => {
-            (far, vec![format!("the peer: {other} is none of {}", words::peer(peer, home))])
-        }
+        (Peer::Nodes(_) | Peer::Names(_), _) => (far, vec![format!("the peer: {other} is none of {}", words::peer(peer, home))]),
     }
 }
 

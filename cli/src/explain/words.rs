@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_policy::http::{Condition, GrpcMatch, HttpMatch, PathMatch, Test};
-use sluice_policy::source::{DnsMatch, Fqdns, L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule, TlsMatch};
+use sluice_policy::source::{DnsMatch, L7, Namespaces, Peer, PodSelector, Policy, PortMatch, Rule, TlsMatch};
 use sluice_policy::{Direction, IcmpMessage, Protocol};
 
 /// `TCP`, `TCP 8080`, `TCP 30000-32767`, `TCP http`.
@@ -30,9 +30,7 @@ pub(super) fn ports(rule: &Rule) -> String {
 pub(super) fn peer(peer: &Peer, home: &str) -> String {
     match peer {
         Peer::Pods(selector) => pods(selector, home),
-        Peer::Names(patterns) | Peer::Fqdns(Fqdns { patterns, .. }) => {
-            patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
-        }
+        Peer::Names(named) => named.patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
         Peer::Nodes(selector) if selector.is_everything() => "all nodes".to_owned(),
         Peer::Nodes(selector) => format!("nodes {selector}"),
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
@@ -141,7 +139,9 @@ pub(crate) fn destination_port(port: u16, protocol: Protocol, icmp: Option<IcmpM
 
 /// `the look-up of *.example.org`.
 fn dns(item: &DnsMatch) -> String {
-    format!("the look-up of {}", item.name.as_ref().map_or_else(|| "any name".to_owned(), ToString::to_string))
+    let types: Vec<String> = item.types.iter().map(|number| sluice_crds::type_of_number(*number)).collect();
+    let types = if types.is_empty() { String::new() } else { format!(" ({})", types.join(", ")) };
+    format!("the look-up of {}{types}", item.name.as_ref().map_or_else(|| "any name".to_owned(), ToString::to_string))
 }
 
 /// `a`, `a and b`, `a, b and c`.

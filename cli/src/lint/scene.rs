@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use sluice_crds::{Value, peers_of_rule};
-use sluice_policy::source::{Action, Fqdns, IcmpMatch, Namespace, Object, Peer, Rule};
+use sluice_policy::source::{Action, IcmpMatch, Namespace, Object, Peer, PodSelector, Rule};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Edit;
 use sluice_policy::{Decision, Direction, Flow, IcmpMessage, Protocol, Table, View, World};
@@ -166,7 +166,7 @@ impl Scene {
         protocol: Protocol,
         port: u16,
     ) -> bool {
-        let flow = Flow { source, destination, protocol, destination_port: port, icmp: None, request: None };
+        let flow = Flow { source, destination, protocol, destination_port: port, icmp: None, names: &[], request: None };
         self.judge().table.verdict(&flow).half(direction).decision != Decision::Deny
     }
 
@@ -174,7 +174,7 @@ impl Scene {
     pub(super) fn passes_message(&self, direction: Direction, source: IpAddr, destination: IpAddr, wanted: &IcmpMatch) -> bool {
         let kind = wanted.kind.unwrap_or(wanted.family.echo_request());
         let icmp = Some(IcmpMessage { kind, code: wanted.code.unwrap_or(0) });
-        let flow = Flow { source, destination, protocol: Protocol::Icmp, destination_port: 0, icmp, request: None };
+        let flow = Flow { source, destination, protocol: Protocol::Icmp, destination_port: 0, icmp, names: &[], request: None };
         self.judge().table.verdict(&flow).half(direction).decision != Decision::Deny
     }
 
@@ -211,8 +211,9 @@ impl Judge {
         }
         edits.extend(objects.policies.iter().map(|written| Edit::Put(Object::Policy(written.policy.clone()))));
         let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
         world.apply(edits);
-        let changes = View::new(Scope::Everything).snapshot(&world);
+        let changes = View::new(Scope::Everything).resolving(vec![PodSelector::kube_dns()]).snapshot(&world);
         let (table, _) = Table::empty().apply(&changes).expect("a snapshot refers to nothing but itself");
         Self { table, addresses }
     }
@@ -245,8 +246,6 @@ pub(super) fn name_of(policy: &Arc<str>, peer: &Peer) -> String {
         }
         Peer::Block { cidr, .. } => cidr.to_string(),
         Peer::Nodes(selector) => format!("nodes {selector}"),
-        Peer::Names(names) | Peer::Fqdns(Fqdns { patterns: names, .. }) => {
-            names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        }
+        Peer::Names(named) => named.patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }

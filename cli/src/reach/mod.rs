@@ -142,5 +142,5 @@ pub fn flow(ips: (IpAddr, IpAddr), range: &PortRange) -> Flow<'static> {
         IcmpMessage { kind, code }
     });
     let destination_port = if icmp.is_some() { 0 } else { range.first };
-    Flow { source: ips.0, destination: ips.1, protocol: range.protocol, destination_port, icmp, request: None }
+    Flow { source: ips.0, destination: ips.1, protocol: range.protocol, destination_port, icmp, names: &[], request: None }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use sluice_policy::Protocol;
 use sluice_policy::source::{NamedPort, PortMatch};
-use sluice_policy::table::Lines;
+use sluice_policy::table::{Lines, Where};
 
 /// Stands for every protocol that has no ports and is not ICMP: no rule tells one from another.
 pub const OTHERS: Protocol = Protocol::Other(255);
@@ -33,6 +33,9 @@ pub struct Borders {
 impl Borders {
     pub fn of(lines: &Lines) -> Self {
         let mut borders = Self::default();
+        if lines.lines.iter().any(|line| line.place != Where::Anywhere) {
+            lines.checked_ports.iter().for_each(|port| borders.cut(Protocol::Tcp, *port, *port));
+        }
         for port in lines.lines.iter().flat_map(|line| line.ports.iter().flatten()) {
             match port {
                 PortMatch::All { .. } => {}

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sluice_feed::changes::EncodeError;
 use sluice_policy::snapshot::{Change, Generation, PolicyId};
-use sluice_policy::source::PolicyRef;
+use sluice_policy::source::{PodSelector, PolicyRef};
 use sluice_policy::view::Scope;
 use sluice_policy::world::Effects;
 use sluice_policy::{View, World};
 
 use super::payload::encode;
-use super::{Gate, Limits};
+use super::{Gate, Hello, Limits};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) node: Arc<str>,
+    /// Which pods are resolvers to it.
+    resolvers: Vec<PodSelector>,
     view: View,
     /// The newest generation that was sent; `None`: none yet.
     sent: Option<Generation>,
@@ -45,10 +47,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(node: Arc<str>, holds_foreign_table: bool, now: Instant) -> Self {
+    pub(crate) fn new(node: Arc<str>, resolvers: Vec<PodSelector>, holds_foreign_table: bool, now: Instant) -> Self {
         Self {
-            view: View::new(Scope::Node(node.clone())),
+            view: View::new(Scope::Node(node.clone())).resolving(resolvers.clone()),
             node,
+            resolvers,
             sent: None,
             acked: None,
             unanswered: VecDeque::new(),
@@ -61,9 +64,9 @@ impl Session {
         }
     }
 
-    /// Whether a node that holds `generation` holds all that there is.
-    pub(crate) fn stands_at(&self, generation: Generation) -> bool {
-        self.due.is_none() && self.sent == Some(generation)
+    /// Whether a node that says this holds all that there is.
+    pub(crate) fn stands_at(&self, hello: &Hello) -> bool {
+        self.due.is_none() && self.sent == Some(hello.generation) && self.resolvers == hello.resolvers
     }
 
     pub(crate) fn sent(&self) -> Option<Generation> {

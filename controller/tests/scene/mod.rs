@@ -122,7 +122,7 @@ pub(crate) async fn hello(
     let endpoint = Endpoint::from_shared(address.url()).expect("a sound address");
     let channel = endpoint.connect().await.expect("connect to the controller");
     let (answers, outbox) = mpsc::channel(1024);
-    let hello = wire::Hello { version, node: name.to_owned(), epoch: held.0, generation: held.1.0 };
+    let hello = wire::Hello { version, node: name.to_owned(), epoch: held.0, generation: held.1.0, resolvers: Vec::new() };
     answers.send(wire::NodeMessage { body: Some(node_message::Body::Hello(hello)) }).await.expect("a place");
     let stream = FeedClient::new(channel).follow(ReceiverStream::new(outbox)).await?.into_inner();
     Ok((answers, stream))
@@ -229,6 +229,7 @@ pub(crate) fn judge(table: &Table, from: &str, to: &str) -> Decision {
         protocol: Protocol::Tcp,
         destination_port: 80,
         icmp: None,
+        names: &[],
         request: None,
     };
     table.verdict(&flow).decision()

@@ -10,7 +10,7 @@ use sluice_policy::source::{NamedPort, Node, Pod, PodRef};
 use sluice_policy::verdict::Decision;
 use sluice_policy::{IcmpMessage, Protocol};
 
-use super::{Contents, HttpProbe};
+use super::{Contents, HttpProbe, LookupProbe};
 
 #[derive(Deserialize)]
 pub(super) struct Case {
@@ -126,6 +126,7 @@ pub(super) struct Probe {
     pub(super) icmp: Option<IcmpMessage>,
     http: Option<HttpProbe>,
     tls: Option<Tls>,
+    lookup: Option<LookupProbe>,
     #[serde(default)]
     opaque: bool,
     pub(super) expect: Expect,
@@ -140,12 +141,13 @@ struct Tls {
 
 impl Probe {
     pub(super) fn contents(&self) -> Result<Option<Contents>, String> {
-        match (&self.http, &self.tls, self.opaque) {
-            (None, None, false) => Ok(None),
-            (Some(http), None, false) => Ok(Some(Contents::Http(http.clone()))),
-            (None, Some(tls), false) => Ok(Some(Contents::Tls { server_name: tls.server_name.clone() })),
-            (None, None, true) => Ok(Some(Contents::Opaque)),
-            _ => Err("a probe has one of http, tls and opaque".to_owned()),
+        let http = self.http.clone().map(Contents::Http);
+        let tls = self.tls.as_ref().map(|tls| Contents::Tls { server_name: tls.server_name.clone() });
+        let lookup = self.lookup.clone().map(Contents::Lookup);
+        let mut given = [http, tls, lookup, self.opaque.then_some(Contents::Opaque)].into_iter().flatten();
+        match (given.next(), given.next()) {
+            (contents, None) => Ok(contents),
+            _ => Err("a probe has one of http, tls, lookup and opaque".to_owned()),
         }
     }
 }

@@ -97,11 +97,10 @@ pub(crate) fn peer(peer: &Peer) -> String {
             sluice_policy::source::Namespaces::Matching(selector) => format!("<{selector}>/{}", pods.pods),
         },
         Peer::Nodes(selector) => format!("nodes<{selector}>"),
-        Peer::Names(patterns) => format!("names<{}>", list(patterns, ToString::to_string)),
-        Peer::Fqdns(fqdns) => {
-            let private = if fqdns.allow_private { " private" } else { "" };
-            let check = if fqdns.name_check { "" } else { " unchecked" };
-            format!("fqdns<{}{private}{check}>", list(&fqdns.patterns, ToString::to_string))
+        Peer::Names(named) => {
+            let private = if named.allow_private { " private" } else { "" };
+            let check = if named.name_check { "" } else { " unchecked" };
+            format!("names<{}{private}{check}>", list(&named.patterns, ToString::to_string))
         }
         Peer::Block { cidr, except } => format!("{cidr}{}", except.iter().map(|e| format!("-{e}")).collect::<String>()),
     }

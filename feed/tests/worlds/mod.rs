@@ -12,7 +12,7 @@ use sluice_policy::snapshot::{
     Change, Endpoint, IdentityId, NodeFacts, Peer, Policy, PolicyId, Program, ProgramId, Programs, Rule, SetId,
 };
 use sluice_policy::source::{
-    Action, DnsMatch, IcmpMatch, L7, NamePattern, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch,
+    Action, DnsMatch, IcmpMatch, L7, NamePattern, Named, NamedPort, PodRef, PolicyKind, PolicyRef, PortMatch, Tier, TlsMatch,
 };
 use sluice_policy::{Direction, IcmpFamily, Protocol};
 
@@ -42,6 +42,8 @@ fn first_table_change() -> impl Strategy<Value = Change> {
         any::<u32>().prop_map(|id| Change::DropIdentity(IdentityId(id))),
         (any::<IpAddr>(), endpoint()).prop_map(|(ip, e)| Change::PutEndpoint(ip, Arc::new(e))),
         any::<IpAddr>().prop_map(Change::DropEndpoint),
+        vec(cidr(), 0..4).prop_map(|ranges| Change::PutCluster(ranges.into())),
+        vec(any::<u32>().prop_map(SetId), 0..3).prop_map(Change::PutResolvers),
     ]
 }
 
@@ -94,6 +96,9 @@ fn rule() -> impl Strategy<Value = Rule> {
     let peer = prop_oneof![
         any::<u32>().prop_map(|id| Peer::Set(SetId(id))),
         (cidr(), vec(cidr(), 0..3)).prop_map(|(cidr, except)| Peer::Block { cidr, except }),
+        (vec(name(), 0..3), any::<[bool; 2]>()).prop_map(|(patterns, [allow_private, name_check])| {
+            Peer::Names(Named { patterns, allow_private, name_check }.into())
+        }),
     ];
     let ports = prop_oneof![
         protocol().prop_map(|protocol| PortMatch::All { protocol }),
@@ -114,6 +119,10 @@ fn rule() -> impl Strategy<Value = Rule> {
         .prop_map(|(direction, path, action, peers, ports, l7)| Rule { direction, path, action, peers, ports, l7 })
 }
 
+fn name() -> impl Strategy<Value = NamePattern> {
+    prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below), text().prop_map(NamePattern::Glob)]
+}
+
 fn l7() -> impl Strategy<Value = L7> {
     let path =
         prop_oneof![text().prop_map(PathMatch::Regex), text().prop_map(PathMatch::Exact), text().prop_map(PathMatch::Prefix),];
@@ -121,9 +130,6 @@ fn l7() -> impl Strategy<Value = L7> {
         .prop_map(|(index, method, path, host, headers, query)| HttpMatch { index, method, path, host, headers, query });
     let grpc = (any::<u16>(), option::of(text()), option::of(text()), conditions())
         .prop_map(|(index, service, method, metadata)| GrpcMatch { index, service, method, metadata });
-    let name = || {
-        prop_oneof![text().prop_map(NamePattern::Name), text().prop_map(NamePattern::Below), text().prop_map(NamePattern::Glob)]
-    };
     let tls = (any::<u16>(), option::of(name())).prop_map(|(index, name)| TlsMatch { index, name });
     let dns = (any::<u16>(), option::of(name()), vec(any::<u16>(), 0..3)).prop_map(|(index, name, types)| DnsMatch {
         index,

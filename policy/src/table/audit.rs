@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{ApplyError, LineAction, Table, Touched};
+use super::{ApplyError, LineAction, Table, Touched, Where};
 use crate::flow::{Direction, Flow, Protocol};
 use crate::sharded::Sharded;
 use crate::snapshot::{Change, ProgramId};
@@ -28,6 +28,8 @@ pub(crate) struct Audited {
 pub struct AuditReads {
     pub egress: ReadPorts,
     pub ingress: ReadPorts,
+    /// Where the pod's look-ups are judged and learned from: see [`Lines::lookups`](super::Lines).
+    pub lookups: BTreeSet<(Protocol, u16)>,
 }
 
 /// Ports of TCP, whoever is at the other end.
@@ -99,11 +101,13 @@ impl Table {
     }
 
     /// Whether `flow`, whose contents nobody has read, is allowed by `enforced`, its verdict, and what Audit policies would make of
-    /// it hangs on its contents.
+    /// it hangs on its contents. Look-ups aren't among these: they are read anyway.
     pub fn hangs_on_contents(&self, flow: &Flow<'_>, enforced: &Verdict) -> bool {
         let Some(audited) = self.audit.as_deref().filter(|_| enforced.is_allowed()) else { return false };
         let is_audited = |ip: IpAddr| audited.addresses.get(&ip).is_some();
-        (is_audited(flow.source) || is_audited(flow.destination)) && audited.table.verdict(flow).decision() == Decision::Inspect
+        (is_audited(flow.source) || is_audited(flow.destination))
+            && audited.table.verdict(flow).decision() == Decision::Inspect
+            && !self.is_lookup(flow)
     }
 
     /// Applies what `changes` say of the second table.
@@ -126,7 +130,7 @@ impl Table {
         let mut seen: Option<BTreeSet<IpAddr>> = None;
         if !list.is_empty() {
             let held = before.as_deref().filter(|_| !begins_anew);
-            let from = held.map_or_else(|| Self { is_audit: true, ..Self::empty() }, |held| held.table.clone());
+            let from = held.map_or_else(|| self.empty_second(), |held| held.table.clone());
             let (table, of_table) = from.apply(&list)?;
             let held = held.filter(|held| !held.hangs_on_others || of_table.endpoints.is_empty());
             seen = held.map(|_| table.addresses_of_touched(&of_table));
@@ -215,6 +219,8 @@ impl<'t> Reader<'t> {
             let table = self.table;
             let Some(program) = self.programs.entry(id).or_insert_with(|| table.read_for_audit(id, direction)) else { continue };
             let reads: &mut AuditReads = reads.get_or_insert_default();
+            let lookups = table.lines(id).map(|lines| &lines.lookups);
+            reads.lookups.extend(lookups.into_iter().flatten());
             let ports = match direction {
                 Direction::Egress => &mut reads.egress,
                 Direction::Ingress => &mut reads.ingress,
@@ -235,12 +241,18 @@ impl Table {
         let entry = self.programs.get(&id).filter(|entry| entry.program.policies.iter().any(is_audit))?;
         let of_audit = entry.compiled.lines.lines.iter().filter(|line| {
             let is_empty = line.peers.as_ref().is_some_and(|peers| peers.is_empty());
-            line.action == LineAction::Inspect && is_audit(&line.rule.policy) && !is_empty
+            line.action == LineAction::Inspect && !line.reads.is_lookup() && is_audit(&line.rule.policy) && !is_empty
         });
         let mut seen = FxHashSet::default();
         let mut reads = ProgramReads::default();
-        for port in of_audit.flat_map(|line| line.ports.iter().flatten()).filter(|port| seen.insert(*port)) {
+        let checked = &entry.compiled.lines.checked_ports;
+        let ports = of_audit.flat_map(|line| line.ports.iter().flatten().map(|port| (port, line.place)));
+        for (port, place) in ports.filter(|port| seen.insert(*port)) {
             match port {
+                PortMatch::All { .. } if place == Where::Checked => reads.ports.add(checked.iter().copied()),
+                PortMatch::Range { first, last, .. } if place == Where::Checked => {
+                    reads.ports.add(checked.iter().copied().filter(|port| (*first..=*last).contains(port)));
+                }
                 PortMatch::All { .. } => reads.ports = ReadPorts::Every,
                 PortMatch::Range { first, last, .. } => reads.ports.add(*first..=*last),
                 // A message has no contents that anybody reads.

@@ -27,7 +27,7 @@ impl View {
                 (followed.view, list, false)
             }
             _ => {
-                let mut view = Self::new(self.scope.clone());
+                let mut view = Self::new(self.scope.clone()).resolving(self.resolvers.clone());
                 let list = view.snapshot(world);
                 (view, list, true)
             }

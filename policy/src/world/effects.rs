@@ -20,6 +20,10 @@ pub struct Effects {
     pub(crate) identities: BTreeSet<IdentityId>,
     /// Addresses whose endpoint may differ.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// The cluster is elsewhere.
+    pub(crate) cluster: bool,
+    /// What DNS says to everybody changed.
+    pub(crate) names: bool,
     /// What became of the second world.
     pub(super) audit: AuditEffects,
     /// For the settling at the end of an edit: sets whose policies changed, and identities whose answers did.
@@ -54,6 +58,8 @@ impl Effects {
             && self.sets.is_empty()
             && self.identities.is_empty()
             && self.addresses.is_empty()
+            && !self.cluster
+            && !self.names
             && match &self.audit {
                 AuditEffects::None => true,
                 AuditEffects::Begun | AuditEffects::Ended => false,

@@ -1,6 +1,5 @@
-//! The inventory: how namespaces, nodes, names and pods come, change and go.
+//! The inventory: how namespaces, nodes and pods come, change and go.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Effects, Placed, World};
@@ -30,7 +29,6 @@ impl World {
     pub(super) fn put_node(&mut self, node: Node, effects: &mut Effects) {
         if self.nodes.get(&node.name) != Some(&node) {
             effects.nodes.insert(node.name.clone());
-            self.places += 1;
             self.nodes.insert(node.name.clone(), node);
         }
     }
@@ -38,17 +36,6 @@ impl World {
     pub(super) fn remove_node(&mut self, name: &Arc<str>, effects: &mut Effects) {
         if self.nodes.remove(name).is_some() {
             effects.nodes.insert(name.clone());
-            self.places += 1;
-        }
-    }
-
-    pub(super) fn put_name(&mut self, name: Arc<str>, ips: Option<Vec<IpAddr>>) {
-        if self.names.get(&name) != ips.as_ref() {
-            self.places += 1;
-            match ips {
-                Some(ips) => self.names.insert(name, ips),
-                None => self.names.remove(&name),
-            };
         }
     }
 

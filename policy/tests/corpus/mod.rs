@@ -55,6 +55,7 @@ pub(crate) fn lines(path: &Path) -> Vec<Value> {
 pub(crate) enum Read {
     Http(Request),
     Tls(Option<String>),
+    Lookup(String, u16),
     Other,
 }
 
@@ -64,6 +65,7 @@ impl Probe {
             None => Contents::NotRead,
             Some(Read::Http(request)) => Contents::Http(request),
             Some(Read::Tls(name)) => Contents::Tls(name.as_deref()),
+            Some(Read::Lookup(name, kind)) => Contents::Lookup(name, *kind),
             Some(Read::Other) => Contents::Other,
         }
     }
@@ -203,6 +205,14 @@ fn answer(word: &Value) -> Answer {
     }
 }
 
+/// A name, and the type of records by the name that it has.
+fn lookup(asked: &Value) -> Read {
+    let kinds = [("A", 1), ("AAAA", 28), ("TXT", 16), ("HTTPS", 65)];
+    let kind =
+        kinds.into_iter().find(|(word, _)| asked["type"] == *word).expect("the tests name types of records that they know");
+    Read::Lookup(asked["name"].as_str().expect("names are texts").to_owned(), kind.1)
+}
+
 /// Type and code.
 fn message(icmp: &Value) -> Option<(u8, u8)> {
     let number = |field: &str| u8::try_from(icmp[field].as_u64().unwrap_or(0)).expect("types and codes have 8 bits");
@@ -223,6 +233,7 @@ fn probes(part: &Value, cluster: &Cluster) -> Vec<Probe> {
             icmp: message(&probe["icmp"]),
             contents: match &probe["tls"] {
                 _ if http.is_object() => Some(Read::Http(request(http))),
+                _ if probe["lookup"].is_object() => Some(lookup(&probe["lookup"])),
                 Value::Object(tls) => Some(Read::Tls(tls.get("serverName").and_then(Value::as_str).map(str::to_owned))),
                 _ => (probe["opaque"] == true).then_some(Read::Other),
             },

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use sluice_policy::http::{FieldLines, HttpRequest};
-use sluice_policy::source::{Key, KnownName, Object, PodRef, PolicyKind, PolicyRef};
+use sluice_policy::source::{Key, KnownName, Object, PodRef, PodSelector, PolicyKind, PolicyRef};
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit as WorldEdit, Effects};
 use sluice_policy::{Decision, Direction, Flow, IcmpMessage, Protocol, Request, Table, Verdict, View, World};
@@ -30,7 +30,7 @@ pub(crate) struct Engine {
 
 impl Reader {
     fn new(scope: Scope, world: &World) -> Self {
-        let mut view = View::new(scope);
+        let mut view = View::new(scope).resolving(vec![PodSelector::kube_dns()]);
         let (table, _) = Table::empty().apply(&view.snapshot(world)).expect("a snapshot fits the empty table");
         Self { view, table }
     }
@@ -40,6 +40,7 @@ impl Engine {
     /// Compiles `edits` from nothing, for a table of everything and one for each of `nodes`.
     pub(crate) fn of(edits: impl IntoIterator<Item = WorldEdit>, nodes: &[&str]) -> Self {
         let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
         world.apply(edits);
         let everything = Reader::new(Scope::Everything, &world);
         let nodes = nodes.iter().map(|node| Reader::new(Scope::Node((*node).into()), &world)).collect();
@@ -158,10 +159,11 @@ pub(crate) fn with_flow<T>(question: &Question<'_>, judge: impl FnOnce(&Flow<'_>
     let protocol: Protocol = question.protocol.parse().expect("the questions name protocols the engine knows");
     let icmp = question.icmp.map(|(kind, code)| IcmpMessage { kind, code });
     let (source, destination, destination_port) = (question.from, question.to, question.port);
-    let flow = |request| Flow { source, destination, protocol, destination_port, icmp, request };
+    let flow = |request| Flow { source, destination, protocol, destination_port, icmp, names: &[], request };
     match question.contents {
         Contents::NotRead => judge(&flow(None)),
         Contents::Other => judge(&flow(Some(Request::Opaque))),
+        Contents::Lookup(name, kind) => judge(&flow(Some(Request::Lookup { name, kind }))),
         Contents::Tls(server_name) => judge(&flow(Some(Request::Tls { server_name }))),
         Contents::Http(read) => {
             let fields = FieldLines(read.headers.clone());

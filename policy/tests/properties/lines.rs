@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use sluice_policy::name::is_outside;
 use sluice_policy::snapshot::{Endpoint, Peer};
 use sluice_policy::source::PortMatch;
-use sluice_policy::table::{Line, LineAction, Lines};
-use sluice_policy::{Decision, Direction, Flow, Reason, Table};
+use sluice_policy::table::{Line, LineAction, Lines, Where};
+use sluice_policy::{Decision, Direction, Flow, Protocol, Reason, Table};
 
 use super::{for_all, questions};
 use crate::engine::{Engine, with_flow};
@@ -76,6 +77,17 @@ fn matches(table: &Table, line: &Line, flow: &Flow<'_>, peer: IpAddr) -> bool {
             by_address
         }
         Peer::Block { cidr, except } => cidr.contains(&peer) && !except.iter().any(|hole| hole.contains(&peer)),
+        Peer::Names(named) => {
+            let may_have = named.allow_private || (is_outside(peer) && !table.is_of_cluster(peer));
+            may_have && table.known_names(peer).iter().any(|name| named.matches(name))
+        }
+        Peer::Resolvers => table.is_resolver(peer),
+    };
+    let is_checked = flow.protocol == Protocol::Tcp && [80, 443].contains(&flow.destination_port);
+    let in_place = match line.place {
+        Where::Anywhere => true,
+        Where::Checked => is_checked,
+        Where::Unchecked => !is_checked,
     };
     let of_port = |entry: &PortMatch| match entry {
         PortMatch::All { protocol } => *protocol == flow.protocol,
@@ -88,6 +100,7 @@ fn matches(table: &Table, line: &Line, flow: &Flow<'_>, peer: IpAddr) -> bool {
                 && table.named_ports(*protocol, name).any(|(ip, port)| ip == flow.destination && port == flow.destination_port)
         }
     };
-    line.peers.as_ref().is_none_or(|peers| peers.iter().any(of_peer))
+    in_place
+        && line.peers.as_ref().is_none_or(|peers| peers.iter().any(of_peer))
         && line.ports.as_ref().is_none_or(|ports| ports.iter().any(of_port))
 }

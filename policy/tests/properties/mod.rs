@@ -67,7 +67,8 @@ fn questions(cluster: &Cluster) -> Vec<Question<'static>> {
 /// What may be found in a connection.
 fn contents() -> impl Iterator<Item = Contents<'static>> {
     let names = worlds::SERVER_NAMES.into_iter().map(Contents::Tls);
-    worlds::l7::requests().iter().map(Contents::Http).chain(names).chain([Contents::Other])
+    let lookups = worlds::names::LOOKUPS.into_iter().map(|(name, kind)| Contents::Lookup(name, kind));
+    worlds::l7::requests().iter().map(Contents::Http).chain(names).chain(lookups).chain([Contents::Other])
 }
 
 #[test]

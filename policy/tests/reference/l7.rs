@@ -5,8 +5,9 @@
 
 use serde_json::Value;
 
+use super::read::Ports;
 use super::read::{self, Action, Read, Unreadable};
-use super::{Contents, Question, Request, and};
+use super::{Case, Contents, Direction, Question, Request, and, names};
 
 /// What a rule whose peers and ports match says of a flow.
 pub(crate) enum Says {
@@ -17,21 +18,58 @@ pub(crate) enum Says {
     Ask,
 }
 
+impl Says {
+    /// Both must match.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Ask, _) | (_, Self::Ask) => Self::Ask,
+            (Self::Yes(one), Self::Yes(other)) => Self::Yes(one.into_iter().chain(other).collect()),
+        }
+    }
+}
+
+/// The kinds of contents that a rule is about: at most one in a sound rule.
+fn kinds(rule: &Value) -> Vec<&'static str> {
+    ["http", "grpc", "tls", "dns"].into_iter().filter(|kind| !rule[*kind].is_null()).collect()
+}
+
+/// Whether a rule judges look-ups, by items that can be read.
+pub(super) fn is_about_lookups(rule: &Value) -> bool {
+    kinds(rule) == ["dns"] && rule["icmp"].is_null() && read::list(&rule["dns"]).is_ok_and(|items| items.is_some())
+}
+
+/// Whether it is an allow about contents of which nothing can be read.
+pub(super) fn is_void(rule: &Value, action: Action) -> bool {
+    let list = |kind: &str| if kind == "tls" { &rule["tls"]["serverNames"] } else { &rule[kind] };
+    let readable = |kind: &str| {
+        let entries = read::list(list(kind)).ok().flatten();
+        let whole = kind != "tls" || rule["tls"].as_object().is_some_and(|tls| tls.len() == 1);
+        whole && entries.into_iter().flatten().any(|entry| is_readable(kind, entry))
+    };
+    action == Action::Allow
+        && match kinds(rule)[..] {
+            [] => false,
+            [kind] => !readable(kind),
+            _ => true,
+        }
+}
+
 /// An item's place, and whether it matches.
 type Answers = Vec<(String, Read<bool>)>;
 
-pub(crate) fn says(rule: &Value, action: Action, question: &Question<'_>) -> Says {
+pub(super) fn says(rule: &Value, action: Action, case: &Case<'_>) -> Says {
+    let question = case.question;
     let deny = action == Action::Deny;
-    let kinds: Vec<&str> = ["http", "grpc", "tls", "dns"].into_iter().filter(|kind| !rule[*kind].is_null()).collect();
-    let kind = match (&kinds[..], deny) {
+    let kind = match (&kinds(rule)[..], deny) {
         ([], _) => return Says::Yes(Vec::new()),
         // Nobody can say which of the two is meant.
         ([_, _, ..], true) => return Says::Yes(Vec::new()),
         ([_, _, ..], false) => return Says::No,
-        // Nothing reads look-ups.
-        (["dns"], true) => return Says::Yes(Vec::new()),
-        (["dns"], false) => return Says::No,
-        // Nor is anything read in ICMP.
+        // Look-ups are judged where they are asked, and at ports that are few.
+        (["dns"], true) if case.direction == Direction::Ingress || !is_asked_at(rule, question) => return Says::Yes(Vec::new()),
+        (["dns"], false) if case.direction == Direction::Ingress || !is_asked_at(rule, question) => return Says::No,
+        // Nothing is read in ICMP.
         ([_], true) if !rule["icmp"].is_null() => return Says::Yes(Vec::new()),
         ([kind], _) => *kind,
     };
@@ -48,7 +86,7 @@ pub(crate) fn says(rule: &Value, action: Action, question: &Question<'_>) -> Say
     if !deny && kind == "tls" && rule["tls"].as_object().is_none_or(|tls| tls.len() != 1) {
         return Says::No;
     }
-    if question.protocol != "TCP" {
+    if question.protocol != "TCP" && kind != "dns" {
         return Says::No;
     }
     let items: Answers =
@@ -67,7 +105,26 @@ pub(crate) fn says(rule: &Value, action: Action, question: &Question<'_>) -> Say
 /// Whether one of the rule's ports that can be read is of another protocol than TCP.
 fn names_another_protocol(rule: &Value) -> bool {
     let ports = read::list(&rule["ports"]).ok().flatten();
-    ports.into_iter().flatten().any(|entry| read::port(entry).is_ok_and(|port| port.protocol != "TCP"))
+    let spoken: &[&str] = if rule["dns"].is_null() { &["TCP"] } else { &["TCP", "UDP"] };
+    ports.into_iter().flatten().any(|entry| read::port(entry).is_ok_and(|port| !spoken.contains(&&*port.protocol)))
+}
+
+/// Whether look-ups at this port are judged: by its number it is 53, or one of a rule's.
+fn is_asked_at(rule: &Value, question: &Question<'_>) -> bool {
+    let here = |entry: &Value| {
+        read::port(entry).is_ok_and(|port| {
+            let few = match port.ports {
+                Ok(Ports::Range(first, last)) => last - first < 16 && (first..=last).contains(&question.port),
+                _ => false,
+            };
+            port.known.is_ok() && port.protocol == question.protocol && few
+        })
+    };
+    match read::list(&rule["ports"]) {
+        Ok(None) => question.port == 53 && ["TCP", "UDP"].contains(&question.protocol),
+        Ok(Some(entries)) => entries.iter().any(here),
+        Err(Unreadable) => false,
+    }
 }
 
 /// Whether the contents are of the protocol that the rule is about, so that its items can be asked.
@@ -76,6 +133,7 @@ fn is_spoken(kind: &str, contents: Contents<'_>) -> bool {
         ("http", Contents::Http(_)) => true,
         ("grpc", Contents::Http(request)) => call(request).is_some(),
         ("tls", Contents::Tls(name)) => name.is_some_and(|name| !name.is_empty()),
+        ("dns", Contents::Lookup(..)) => true,
         _ => false,
     }
 }
@@ -105,6 +163,7 @@ fn answer(kind: &str, entry: &Value, question: &Question<'_>) -> Read<bool> {
             None => Ok(false),
         },
         ("tls", Contents::Tls(Some(name))) => server_name(entry, name),
+        ("dns", Contents::Lookup(name, kind)) => names::lookup(entry, name, kind),
         _ => Ok(false),
     }
 }
@@ -126,6 +185,7 @@ fn is_readable(kind: &str, entry: &Value) -> bool {
     match kind {
         "http" => known(entry, HTTP).is_ok() && parts(HTTP),
         "grpc" => known(entry, GRPC).is_ok() && parts(GRPC),
+        "dns" => names::lookup(entry, "a", 1).is_ok(),
         _ => server_name(entry, "a.b").is_ok(),
     }
 }

@@ -17,7 +17,8 @@
 //! | host-network and finished pods are no pods here | [`Cluster::pods`] |
 //! | `nodeSelector` matches nodes' addresses, `serviceAccounts` pods by the name of theirs | [`peer_matches`] |
 //! | `icmp` stands where ports stand | [`names::place_matches`] |
-//! | `fqdns` matches addresses that names have | [`names::name_matches`] |
+//! | `fqdns` matches addresses that names have, and on 80 and 443 connections for these names | [`names::Fqdns`] |
+//! | `fqdns` allows or denies the look-up of its names | [`names::Fqdns::asked`] |
 //! | `http`, `grpc`, `tls`, `dns` | [`l7::says`] |
 //! | ClusterNetworkPolicy's tiers come before and behind | [`tiers`] |
 //! | a pod reaches itself; a node reaches its own pods | [`judge`], [`judge_half`] |
@@ -72,6 +73,8 @@ pub(crate) enum Contents<'a> {
     Http(&'a Request),
     /// The server name that the client asks for.
     Tls(Option<&'a str>),
+    /// A name as patterns are compared with it, and the number of a type of records.
+    Lookup(&'a str, u16),
 }
 
 /// A request as the server gets it.
@@ -270,8 +273,8 @@ fn judge_half(case: &Case<'_>) -> Half {
     // Denies first: those that need no request, then those that do, whatever an allow says; then the allows, likewise.
     for (action, answer) in [(Action::Deny, Answer::Deny), (Action::Allow, Answer::Allow)] {
         let (mut sure, mut asking) = (BTreeSet::new(), BTreeSet::new());
-        for (rule, name) in isolating.iter().flat_map(|policy| matching(case, policy, action)) {
-            match l7::says(rule, action, case.question) {
+        for (says, name) in isolating.iter().flat_map(|policy| matching(case, policy, action)) {
+            match says {
                 l7::Says::Yes(items) if items.is_empty() => sure.extend([name]),
                 l7::Says::Yes(items) => sure.extend(items.into_iter().map(|item| format!("{name}.{item}"))),
                 l7::Says::No => {}
@@ -326,30 +329,64 @@ fn isolates(policy: &Value, direction: Direction) -> bool {
     }
 }
 
-/// The rules of one direction with `action` whose peers and ports fit, with their names.
+/// What the rules of one direction with `action` say, each way in which one can match by itself, with their names.
 ///
 /// Where the answer hangs on a part that can't be read, an allow doesn't match and a deny does: each entry stands or falls by
 /// itself.
-fn matching<'a>(case: &Case<'_>, policy: &'a Value, action: Action) -> Vec<(&'a Value, String)> {
-    let (rules_field, peers_field, _) = case.direction.words();
-    let fits = |rule: &Value| -> Read<bool> {
-        let whole = and(read::spec(policy), read::expires(policy).map(|_| true));
-        let known = and(whole, read::rule(rule, peers_field, read::is_ours(policy)));
-        let peers = any(read::list(&rule[peers_field]), |entry| match names::given(case, policy, entry) {
-            // Nobody knows all addresses that a name has.
-            true if action == Action::Deny => Err(Unreadable),
-            true => names::name_matches(case, entry),
-            false => peer_matches(case, policy, entry),
-        });
-        let places = names::place_matches(case, rule, read::is_ours(policy));
-        and(known, and(peers, places))
-    };
+fn matching(case: &Case<'_>, policy: &Value, action: Action) -> Vec<(l7::Says, String)> {
+    let (rules_field, ..) = case.direction.words();
     let rules = read::list(&policy["spec"][rules_field]).ok().flatten();
     let numbered = rules.into_iter().flatten().enumerate();
     numbered
-        .filter(|(_, rule)| read::action(rule, read::is_ours(policy)) == action && fits(rule).unwrap_or(action == Action::Deny))
-        .map(|(i, rule)| (rule, format!("{} {rules_field}[{i}]", title(policy))))
+        .filter(|(_, rule)| read::action(rule, read::is_ours(policy)) == action)
+        .flat_map(|(i, rule)| {
+            let name = format!("{} {rules_field}[{i}]", title(policy));
+            ways(case, policy, rule, action).into_iter().map(move |says| (says, name.clone()))
+        })
         .collect()
+}
+
+fn ways(case: &Case<'_>, policy: &Value, rule: &Value, action: Action) -> Vec<l7::Says> {
+    let deny = action == Action::Deny;
+    let holds = |read: Read<bool>| read.unwrap_or(deny);
+    let (_, peers_field, _) = case.direction.words();
+    let whole = and(read::spec(policy), read::expires(policy).map(|_| true));
+    if !holds(and(whole, read::rule(rule, peers_field, read::is_ours(policy)))) || l7::is_void(rule, action) {
+        return Vec::new();
+    }
+    let places = names::place_matches(case, rule, read::is_ours(policy));
+    let entries = read::list(&rule[peers_field]);
+    let (named, others): (Vec<&Value>, Vec<&Value>) =
+        entries.ok().flatten().into_iter().flatten().partition(|entry| names::given(case, policy, entry));
+    let named: Vec<Read<names::Fqdns>> = named.into_iter().map(names::Fqdns::read).collect();
+    let peers = match entries {
+        Ok(Some(_)) => {
+            let unreadable = named.iter().filter(|named| named.is_err()).map(|_| Err(Unreadable));
+            let answers: Vec<_> = others.iter().map(|entry| peer_matches(case, policy, entry)).chain(unreadable).collect();
+            if answers.contains(&Ok(true)) { Ok(true) } else { answers.into_iter().find(Result::is_err).unwrap_or(Ok(false)) }
+        }
+        Ok(None) => Ok(true),
+        Err(Unreadable) => Err(Unreadable),
+    };
+    let says = || l7::says(rule, action, case);
+    let mut ways = Vec::new();
+    if holds(and(peers, places)) {
+        ways.push(says());
+    }
+    for fqdns in named.into_iter().flatten() {
+        let told = fqdns.is_told(case, deny);
+        if l7::is_about_lookups(rule) {
+            ways.extend((told && holds(places)).then(says));
+            continue;
+        }
+        if fqdns.check && names::is_checked(case.question) {
+            ways.extend((holds(places) && (told || deny)).then(|| fqdns.server(case.question, deny).and(says())));
+        } else {
+            ways.extend((holds(places) && told).then(says));
+        }
+        ways.push(fqdns.asked(case, deny));
+    }
+    ways
 }
 
 /// AND of three values: what is known to be false is false, whatever the other says.

@@ -1,11 +1,12 @@
-//! `icmp`, `fqdns` and what `dns` says of ports, in the naive judge.
+//! `icmp`, `fqdns` and `dns`, in the naive judge.
 
 use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::l7::Says;
 use super::read::{self, Read, Unreadable};
-use super::{Case, Direction, and, any, has_address, port_matches};
+use super::{Case, Contents, Direction, Question, and, any, has_address, port_matches};
 
 /// Whether a rule's ports match, or its messages of ICMP: it is enough that one of the two does.
 pub(super) fn place_matches(case: &Case<'_>, rule: &Value, ours: bool) -> Read<bool> {
@@ -71,23 +72,112 @@ pub(super) fn given(case: &Case<'_>, policy: &Value, entry: &Value) -> bool {
     case.direction == Direction::Egress && read::is_ours(policy) && !entry["fqdns"].is_null()
 }
 
-pub(super) fn name_matches(case: &Case<'_>, entry: &Value) -> Read<bool> {
-    read::known(entry.as_object().ok_or(Unreadable)?, &["fqdns", "allowPrivate", "nameCheck"])?;
-    let private = match &entry["allowPrivate"] {
-        Value::Null => false,
-        value => value.as_bool().ok_or(Unreadable)?,
-    };
-    if ![Value::Null, "Enforce".into(), "AddressOnly".into()].contains(&entry["nameCheck"]) {
-        return Err(Unreadable);
+/// A peer by name.
+pub(super) struct Fqdns {
+    patterns: Vec<Vec<String>>,
+    private: bool,
+    pub(super) check: bool,
+}
+
+impl Fqdns {
+    pub(super) fn read(entry: &Value) -> Read<Self> {
+        read::known(entry.as_object().ok_or(Unreadable)?, &["fqdns", "allowPrivate", "nameCheck"])?;
+        let private = match &entry["allowPrivate"] {
+            Value::Null => false,
+            value => value.as_bool().ok_or(Unreadable)?,
+        };
+        let check = match entry["nameCheck"].as_str() {
+            None if entry["nameCheck"].is_null() => true,
+            Some("Enforce") => true,
+            Some("AddressOnly") => false,
+            _ => return Err(Unreadable),
+        };
+        let entries = read::list(&entry["fqdns"])?.ok_or(Unreadable)?;
+        let patterns = entries.iter().map(|entry| pattern(entry, &["matchName", "matchPattern"])).collect::<Read<Vec<_>>>()?;
+        Ok(Self { patterns, private, check })
     }
-    let entries = read::list(&entry["fqdns"])?.ok_or(Unreadable)?;
-    let patterns = entries.iter().map(pattern).collect::<Read<Vec<_>>>()?;
-    let named = case.cluster.of_kind("Name").any(|name| {
-        let ips = name["ips"].as_array().into_iter().flatten();
-        ips.filter_map(read::address).any(|ip| ip == case.peer_ip)
-            && patterns.iter().any(|pattern| pattern_matches(pattern, name["metadata"]["name"].as_str().unwrap_or_default()))
+
+    fn matches(&self, name: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern_matches(pattern, name))
+    }
+
+    /// Whether DNS says that one of the names has the other end's address. A deny takes addresses of the inside too.
+    pub(super) fn is_told(&self, case: &Case<'_>, deny: bool) -> bool {
+        let has_it = |name: &Value| {
+            let ips = name["ips"].as_array().into_iter().flatten();
+            ips.filter_map(read::address).any(|ip| ip == case.peer_ip)
+        };
+        let mut names = case.cluster.of_kind("Name").filter(|name| has_it(name));
+        names.any(|name| self.matches(name["metadata"]["name"].as_str().unwrap_or_default()))
+            && (deny || self.private || !is_inside(case))
+    }
+
+    /// Whether the connection is for one of the names. Without a name, or with an address for one, it may be for any.
+    pub(super) fn server(&self, question: &Question<'_>, deny: bool) -> Says {
+        let name = match question.contents {
+            Contents::NotRead => return Says::Ask,
+            Contents::Http(request) => Some(request.host.as_str()),
+            Contents::Tls(name) => name,
+            Contents::Other | Contents::Lookup(..) => None,
+        };
+        let name = name.map(|name| name.strip_suffix('.').unwrap_or(name).to_lowercase());
+        let name = name.filter(|name| !name.is_empty() && name.parse::<IpAddr>().is_err());
+        Says::from(name.map_or(deny, |name| self.matches(&name)))
+    }
+
+    /// What the rule says of look-ups: its names may be asked for at the resolvers, or, of a deny, nowhere.
+    pub(super) fn asked(&self, case: &Case<'_>, deny: bool) -> Says {
+        let question = case.question;
+        if question.port != 53 || !["TCP", "UDP"].contains(&question.protocol) || !(deny || is_resolver(case)) {
+            return Says::No;
+        }
+        match question.contents {
+            Contents::NotRead => Says::Ask,
+            Contents::Lookup(name, _) => Says::from(self.matches(name) || (deny && name.contains('\\'))),
+            _ => Says::from(deny),
+        }
+    }
+}
+
+impl From<bool> for Says {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes(Vec::new()) } else { Self::No }
+    }
+}
+
+/// Where the server name or Host is looked at.
+pub(super) fn is_checked(question: &Question<'_>) -> bool {
+    question.protocol == "TCP" && [80, 443].contains(&question.port)
+}
+
+/// Whether the destination is a pod that answers for the cluster's DNS.
+pub(super) fn is_resolver(case: &Case<'_>) -> bool {
+    let of_dns = |(key, value): &(String, String)| key == "k8s-app" && value == "kube-dns";
+    case.destination.is_some_and(|pod| pod.namespace() == "kube-system" && read::labels(pod.manifest).iter().any(of_dns))
+}
+
+/// An item of `dns`.
+pub(super) fn lookup(entry: &Value, name: &str, kind: u16) -> Read<bool> {
+    let types = match read::list(&entry["types"])? {
+        None if entry["types"].is_null() => Ok(true),
+        None => Err(Unreadable),
+        Some(types) => {
+            let number = |word: &Value| match word.as_str() {
+                Some("A") => Ok(1),
+                Some("AAAA") => Ok(28),
+                Some("TXT") => Ok(16),
+                _ => Err(Unreadable),
+            };
+            types.iter().map(number).collect::<Read<Vec<u16>>>().map(|types| types.contains(&kind))
+        }
+    };
+    let pattern = pattern(entry, &["matchName", "matchPattern", "types"]);
+    // Who takes such a name apart at its dots reads another.
+    let matches = pattern.and_then(|pattern| match pattern_matches(&pattern, name) {
+        false if name.contains('\\') => Err(Unreadable),
+        answer => Ok(answer),
     });
-    Ok(named && (private || !is_inside(case)))
+    and(matches, types)
 }
 
 /// Whether the other end is of the cluster, or its address is nobody's on the Internet.
@@ -117,9 +207,9 @@ fn is_inside(case: &Case<'_>) -> bool {
 }
 
 /// The labels of a name or a pattern. A name in another alphabet is written as DNS has it.
-fn pattern(entry: &Value) -> Read<Vec<String>> {
+fn pattern(entry: &Value, known: &[&str]) -> Read<Vec<String>> {
     let fields = entry.as_object().ok_or(Unreadable)?;
-    read::known(fields, &["matchName", "matchPattern"])?;
+    read::known(fields, known)?;
     let (written, wild) = match (&entry["matchName"], &entry["matchPattern"]) {
         (name, Value::Null) => (read::text(name)?, false),
         (Value::Null, pattern) => (read::text(pattern)?, true),
@@ -144,6 +234,7 @@ fn pattern_matches(pattern: &[String], name: &str) -> bool {
     let labels: Vec<&str> = name.split('.').collect();
     match pattern {
         [all] if all == "*" => true,
+        _ if name.contains('\\') => false,
         [deep, rest @ ..] if deep == "**" => labels.len() > rest.len() && all_match(rest, &labels[labels.len() - rest.len()..]),
         pattern => labels.len() == pattern.len() && all_match(pattern, &labels),
     }

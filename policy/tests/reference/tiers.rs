@@ -12,8 +12,9 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+use super::l7::Says;
 use super::read::{self, Read, Unreadable};
-use super::{Answer, Case, Half, Pod, and, terms_match};
+use super::{Answer, Case, Contents, Half, Pod, and, names, terms_match};
 
 const ACCEPT: &str = "Accept";
 const DENY: &str = "Deny";
@@ -34,7 +35,12 @@ pub(super) fn judge(case: &Case<'_>, tier: &str) -> Option<Half> {
         for (i, rule) in Vec::<&Value>::into_iter(rules).enumerate() {
             let title = || format!("ClusterNetworkPolicy {name} {rules_field}[{i}]");
             match decide(case, rule) {
-                None => {}
+                // A rule by name allows the look-up of its names at the resolvers, too.
+                None => match asked(case, rule) {
+                    Says::Yes(_) => return Some(half(Answer::Allow, title())),
+                    Says::Ask => return Some(half(Answer::L7, title())),
+                    Says::No => {}
+                },
                 Some(PASS) => return None,
                 Some(ACCEPT) => return Some(half(Answer::Allow, title())),
                 Some(_) => return Some(half(Answer::Deny, title())),
@@ -102,6 +108,31 @@ fn is_one_of(case: &Case<'_>, pod: Pod<'_>, (namespaces, pods): &(Terms, Terms))
 
 fn selects(case: &Case<'_>, policy: &Value) -> bool {
     subject_terms(&policy["spec"]["subject"]).is_ok_and(|terms| is_one_of(case, case.subject, &terms))
+}
+
+/// What an Accept by name says of a look-up.
+fn asked(case: &Case<'_>, rule: &Value) -> Says {
+    let question = case.question;
+    let is_lookup = question.port == 53 && ["TCP", "UDP"].contains(&question.protocol) && names::is_resolver(case);
+    let sound = rule["action"] == ACCEPT
+        && fields(rule, &["name", "action", "to", "protocols"]).is_ok()
+        && (rule["name"].is_null() || rule["name"].is_string());
+    if !is_lookup || !sound || case.direction != super::Direction::Egress {
+        return Says::No;
+    }
+    let texts = |list: &Value| -> Option<Vec<String>> {
+        let list = list.as_array().filter(|list| !list.is_empty())?;
+        list.iter().map(|text| text.as_str().filter(|text| is_domain_name(text)).map(str::to_owned)).collect()
+    };
+    let of_peer = |peer: &Value| only_one(peer, &["domainNames"]).ok().and_then(|(_, names)| texts(&names));
+    let peers = rule["to"].as_array().into_iter().flatten();
+    let patterns: Vec<String> = peers.filter_map(of_peer).flatten().collect();
+    match question.contents {
+        _ if patterns.is_empty() => Says::No,
+        Contents::NotRead => Says::Ask,
+        Contents::Lookup(name, _) => Says::from(patterns.iter().any(|pattern| name_matches(pattern, name))),
+        _ => Says::No,
+    }
 }
 
 /// The action of a rule that matches.

@@ -52,7 +52,7 @@ pub(super) fn part() -> BoxedStrategy<Value> {
         8 => list(grpc()).prop_map(|items| json!({"grpc": items})),
         8 => list(server_name()).prop_map(|names| json!({"tls": {"serverNames": names}})),
         1 => (list(http()), list(grpc())).prop_map(|(http, grpc)| json!({"http": http, "grpc": grpc})),
-        2 => Just(json!({"dns": [{"matchName": "api.example.org"}]})),
+        6 => super::names::lookups(),
         1 => Just(json!({"dns": [{"matchPattern": "*"}], "http": [{}]})),
         1 => Just(json!({"dns": []})),
         1 => Just(json!({"http": []})),

@@ -4,7 +4,7 @@
 //! filled ones, and a few parts are such that nobody can read them.
 
 pub(crate) mod l7;
-mod names;
+pub(crate) mod names;
 mod tiers;
 
 use std::net::IpAddr;
@@ -369,10 +369,10 @@ fn pod() -> BoxedStrategy<Value> {
 
 /// A cluster: three nodes, two to four namespaces, pods and policies.
 pub(crate) fn cluster() -> BoxedStrategy<Cluster> {
-    (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9), vec(names::known(), 0..4))
-        .prop_map(|(namespaces, pods, policies, known)| {
+    (vec(namespace(), 2..6), vec(pod(), 3..9), vec(policy(), 0..9), vec(names::known(), 0..4), vec(names::resolver(), 0..2))
+        .prop_map(|(namespaces, pods, policies, known, resolvers)| {
             let mut cluster = Cluster { objects: (0..NODES.len()).map(node).collect(), ..Cluster::default() };
-            let objects = known.into_iter().chain(namespaces).chain(pods).chain(policies);
+            let objects = known.into_iter().chain(namespaces).chain(pods).chain(resolvers).chain(policies);
             cluster.edit(&objects.map(Edit::Put).collect::<Vec<_>>());
             cluster
         })

@@ -7,6 +7,45 @@ use serde_json::{Value, json};
 
 use super::{OUTSIDE, object, one_of, sometimes};
 
+/// What is asked for, and the number of the type.
+pub(crate) const LOOKUPS: [(&str, u16); 6] = [
+    ("api.example.org", 1),
+    ("api.example.org", 16),
+    ("a.b.example.org", 28),
+    ("example.org", 1),
+    ("api.example.org.lan", 1),
+    ("x\\.example.org", 1),
+];
+
+/// A pod that answers for the cluster's DNS.
+pub(super) fn resolver() -> BoxedStrategy<Value> {
+    let labels =
+        select(vec![json!({"k8s-app": "kube-dns", "app": "b"}), json!({"k8s-app": "kube-dns"}), json!({"k8s-app": "other"})]);
+    (labels, select(vec!["k0", "k1"]))
+        .prop_map(|(labels, node)| {
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "kube-system", "name": "dns", "labels": labels},
+                "spec": {"nodeName": node}, "status": {"podIPs": [{"ip": "10.0.9.53"}]}})
+        })
+        .boxed()
+}
+
+/// Items of `dns`, sound ones mostly.
+pub(super) fn lookups() -> BoxedStrategy<Value> {
+    let name = prop_oneof![
+        3 => select(vec!["api.example.org", "EXAMPLE.org."]).prop_map(|name| json!({"matchName": name})),
+        3 => select(vec!["*.example.org", "**.example.org", "*"]).prop_map(|pattern| json!({"matchPattern": pattern})),
+        1 => Just(json!({"matchName": "*"})),
+    ];
+    let types = prop_oneof![3 => Just(None), 2 => Just(Some(json!(["A"]))), 1 => Just(Some(json!(["A", "AAAA"]))), 1 => Just(Some(json!(["B"])))];
+    let item = (name, types).prop_map(|(mut item, types)| {
+        if let Some(types) = types {
+            item["types"] = types;
+        }
+        item
+    });
+    vec(item, 1..3).prop_map(|items| json!({"dns": items})).boxed()
+}
+
 const NAMES: [&str; 4] = ["api.example.org", "a.b.example.org", "cdn.example.com", "example.org"];
 
 /// What DNS says of a name: addresses outside, of pods, of nodes.

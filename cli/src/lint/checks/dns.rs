@@ -62,9 +62,9 @@ fn is_dns(port: &PortMatch, protocol: Protocol) -> bool {
 
 /// Whether a rule lets a question through to something that may be a resolver.
 fn asks_a_resolver(scene: &Scene, rule: &Rule, protocol: Protocol, servers: &[ClassId]) -> bool {
-    // Nothing reads look-ups, so such a rule lets none through.
-    if rule.l7.as_ref().is_some_and(|l7| !l7.is_read()) {
-        return false;
+    // A rule by name allows the look-up of its names.
+    if rule.peers.iter().flatten().any(|peer| matches!(peer, Peer::Names(_))) {
+        return true;
     }
     let question = PortMatch::Range { protocol, first: 53, last: 53 };
     let ports = rule.ports.as_ref();
@@ -77,7 +77,7 @@ fn asks_a_resolver(scene: &Scene, rule: &Rule, protocol: Protocol, servers: &[Cl
         }
         Peer::Pods(selector) => matches!(selector.namespaces, sluice_policy::source::Namespaces::Matching(_)),
         Peer::Block { .. } | Peer::Nodes(_) => true,
-        Peer::Names(_) | Peer::Fqdns(_) => false,
+        Peer::Names(_) => false,
     };
     rule.peers.as_ref().is_none_or(|peers| peers.iter().any(may_be))
 }
