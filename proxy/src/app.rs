@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,11 +30,14 @@ use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::connection::{Dataplane, Drain};
 use crate::denials::{DenialMetrics, Witness};
-use crate::enforcer::{AskCounts, Enforcer, KernelState, kernel_config};
+use crate::dns::service::{self as dns, DnsMetrics};
+use crate::enforcer::{AskCounts, Enforcer, KernelState, Learner, Learning, Taught, kernel_config};
 use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
 use crate::intercept::{self, Listeners};
 use crate::kernel::Left;
+use crate::lookups::{LookupMetrics, Lookups};
 use crate::metrics::Metrics;
+use crate::names::{BootId, Journal, Moment, Names, NamesMetrics};
 use crate::records::{self, RecordSink};
 use crate::state;
 use crate::upstream::Dialer;
@@ -70,7 +73,8 @@ async fn live(options: Options) -> Result<()> {
     let denial_metrics = DenialMetrics::new(&mut registry, metrics.audit.clone());
     let admin_listener = TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
 
-    let (tables, table) = watch::channel(Arc::new(Table::empty()));
+    let nothing = Table::with(config.name_settings());
+    let (tables, table) = watch::channel(Arc::new(nothing.clone()));
     let (kernel_state, kernel) = watch::channel(KernelState::Waiting);
     let (sink, writer) =
         records::start(config.records.queue_lines, std::io::stdout()).context("start the thread that writes records")?;
@@ -79,14 +83,21 @@ async fn live(options: Options) -> Result<()> {
     if !reports {
         config.records.kernel_per_second = 0;
     }
-    let dataplane = Arc::new(Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent));
+    let learning = remembered(&config, &state_dir, &node, &mut registry)?;
+    let names = Arc::clone(&learning.names);
+    let dataplane = Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent);
+    let dataplane = Arc::new(Dataplane { names: Some(Arc::clone(&names)), ..dataplane });
     let drain = dataplane.drain.clone();
+    let (learner, lessons) = Learner::new();
+    let lookups = Arc::new(Lookups::new(&config, &dataplane, names, learner, LookupMetrics::new(&mut registry)));
+    let dns = dns::Service::new(lookups, config.dns.service(), DnsMetrics::new(&mut registry));
 
-    let workers = start_workers(&config, &dataplane)?;
-    drop(dataplane);
+    let workers = start_workers(&config, &dataplane, &dns)?;
+    drop((dataplane, dns));
     let (handovers, to_apply) = mpsc::channel(1);
     let (counts, asked) = mpsc::channel(1);
-    let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), (to_apply, asked)).await?;
+    let inputs = Inputs { handovers: to_apply, asked, lessons };
+    let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), learning, inputs).await?;
 
     let state = Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, draining: drain.begun.clone() };
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
@@ -95,8 +106,9 @@ async fn live(options: Options) -> Result<()> {
     let (held_in, held) = watch::channel::<Option<Held>>(None);
     let name: Arc<str> = node.as_str().into();
     let keeper = tokio::spawn(state::keep(state_dir.clone(), Arc::clone(&name), held, cancel.clone()));
-    let restored = state::unless_older(state::load_or_none(&state_dir, &node), left);
-    let feed_config = FeedConfig { controller: controller.clone(), node: name, timing: Timing::default() };
+    let restored = state::unless_older(state::load_or_none(&state_dir, &node, &nothing), left);
+    let resolvers = config.dns.pods_of_resolvers();
+    let feed_config = FeedConfig { controller: controller.clone(), node: name, resolvers, nothing, timing: Timing::default() };
     let feed = tokio::spawn(feed::run(feed_config, restored, handovers, held_in, feed_metrics, cancel.clone()));
     tracing::info!(node, %controller, %admin, port = config.port, "sluice-proxy started");
 
@@ -149,19 +161,40 @@ async fn enforcer_ended(enforcer: &Worker) {
     enforcer.ended.cancelled().await;
 }
 
-fn start_workers(config: &Config, dataplane: &Arc<Dataplane>) -> Result<Vec<Worker>> {
+/// What pods were told of names, as a former process left it.
+fn remembered(config: &Config, state_dir: &Path, node: &str, registry: &mut Registry) -> Result<Learning> {
+    let metrics = NamesMetrics::new(registry);
+    let now = Moment::now();
+    let boot = BootId::read().context("read the boot's id")?;
+    let (journal, entries) = Journal::open(state_dir, node, boot, metrics.clone(), now);
+    let names = Arc::new(Names::new(config.dns.limits(), metrics));
+    names.restore(&entries, now);
+    Ok(Learning { names, journal })
+}
+
+/// What the kernel's thread is told.
+struct Inputs {
+    handovers: mpsc::Receiver<feed::Handover>,
+    asked: mpsc::Receiver<AskCounts>,
+    lessons: mpsc::Receiver<Taught>,
+}
+
+fn start_workers(config: &Config, dataplane: &Arc<Dataplane>, dns: &Arc<dns::Service<Lookups>>) -> Result<Vec<Worker>> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     // All listeners before the first connection: a listener that joins a group later takes over connections of others.
-    let listeners: Vec<Listeners> =
-        (0..count).map(|_| Listeners::bind(config.port, config.audit_port())).collect::<Result<_, _>>()?;
+    let listeners: Vec<(Listeners, dns::Sockets)> = (0..count)
+        .map(|_| Ok((Listeners::bind(config.port, config.audit_port())?, dns::Sockets::bind(config.dns_port())?)))
+        .collect::<Result<_, intercept::ListenError>>()?;
     let mut workers = Vec::with_capacity(count);
-    for (core, listeners) in listeners.into_iter().enumerate() {
-        let dataplane = Arc::clone(dataplane);
+    for (core, (listeners, sockets)) in listeners.into_iter().enumerate() {
+        let (dataplane, dns) = (Arc::clone(dataplane), Arc::clone(dns));
         workers.push(start_thread(format!("worker-{core}"), move |runtime| {
-            if let Err(error) = runtime.block_on(intercept::run(listeners, dataplane)) {
+            let drain = dataplane.drain.begun.clone();
+            let both = async { tokio::try_join!(intercept::run(listeners, dataplane), dns.run(sockets, drain)) };
+            if let Err(error) = runtime.block_on(both) {
                 tracing::error!(%error, core, "worker ended");
             }
         })?);
@@ -198,16 +231,18 @@ async fn start_enforcer(
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
     metrics: Metrics,
-    (handovers, asked): (mpsc::Receiver<feed::Handover>, mpsc::Receiver<AskCounts>),
+    learning: Learning,
+    inputs: Inputs,
 ) -> Result<(Worker, Left)> {
     let (opened, is_open) = oneshot::channel();
     let config = config.clone();
     let worker = start_thread("kernel".into(), move |runtime| {
         let opening = Enforcer::open(&config, tables, state, metrics);
         match opening.and_then(|mut enforcer| Ok((enforcer.left()?, enforcer))) {
-            Ok((left, enforcer)) => {
+            Ok((left, mut enforcer)) => {
                 let _ = opened.send(Ok(left));
-                runtime.block_on(enforcer.run(handovers, asked));
+                enforcer.learn_names(learning);
+                runtime.block_on(enforcer.run(inputs.handovers, inputs.asked, inputs.lessons));
             }
             Err(error) => drop(opened.send(Err(error))),
         }

@@ -220,6 +220,11 @@ impl Config {
         self.port.saturating_add(1)
     }
 
+    /// Where look-ups arrive, over UDP and TCP.
+    pub fn dns_port(&self) -> u16 {
+        self.port.saturating_add(2)
+    }
+
     /// Reads `file` if one is given, puts `settings` (`key=value`, with dots between the parts of a key) over it, and checks.
     pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
         let mut config = match file {

@@ -31,6 +31,7 @@ use crate::ident::{Ids, RecordId};
 use crate::judge::{self, ClientAddr, Ends, Forwarded, JudgedRequest, OriginalDst, Ruling};
 use crate::limits::Admission;
 use crate::metrics::Metrics;
+use crate::names::{Moment, Names};
 use crate::observe::Observer;
 use crate::records::{Record, RecordSink, RecordType, RecordVerdict, TlsFacts};
 use crate::relay::{Seen, Side, relay_seen};
@@ -60,6 +61,8 @@ pub struct Dataplane {
     pub drain: Drain,
     pub dialer: Dialer,
     pub ids: Ids,
+    /// What pods were told of names. None: nobody's look-ups are known.
+    pub names: Option<Arc<Names>>,
 }
 
 impl Dataplane {
@@ -83,6 +86,7 @@ impl Dataplane {
             drain: Drain::default(),
             dialer,
             ids: Ids::default(),
+            names: None,
         }
     }
 }
@@ -154,10 +158,12 @@ pub async fn handle_audited(dataplane: Arc<Dataplane>, stream: TcpStream, client
 }
 
 async fn handle(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst, why: Why) {
-    let ends = Ends { client: ClientAddr(client), original };
+    let (pod, server) = (client.ip().to_canonical(), original.0.ip().to_canonical());
+    let names = dataplane.names.as_ref().map(|names| names.names_of(pod, server, Moment::now())).unwrap_or_default();
+    let ends = Ends { names: names.into(), ..Ends::new(ClientAddr(client), original) };
     let conn = Arc::new(Conn {
         id: dataplane.ids.next(),
-        ends,
+        ends: ends.clone(),
         started: Instant::now(),
         client: Arc::default(),
         server: Arc::default(),

@@ -16,6 +16,7 @@
 //! by [`node`].
 
 mod flows;
+mod learning;
 mod node;
 mod state;
 
@@ -41,6 +42,7 @@ use crate::metrics::Metrics;
 use flows::Unsettled;
 use node::Node;
 
+pub use learning::{Learner, Learning, Taught};
 pub use state::{KernelState, Trouble, Unready};
 
 /// How often routing and uplinks are looked at: others change them too.
@@ -80,6 +82,8 @@ pub struct Enforcer {
     tables: watch::Sender<Arc<Table>>,
     state: watch::Sender<KernelState>,
     metrics: Metrics,
+    /// Names, where look-ups are learned from.
+    learning: Option<Learning>,
     /// What was done to the rules, until they are whole again and the flows that began meanwhile are ended.
     harm: Option<Harm>,
     failures: Failures,
@@ -115,6 +119,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
         proxy_port_v4: config.port,
         proxy_port_v6: config.port,
         audit_port: config.audit_port(),
+        dns_port: config.dns_port(),
         uplinks: config.uplinks.clone(),
         deny: match config.deny {
             Deny::Drop => kernel::Deny::Drop,
@@ -160,6 +165,7 @@ impl Enforcer {
             tables,
             state,
             metrics,
+            learning: None,
             harm: None,
             failures: Failures::default(),
             unsettled: None,
@@ -172,8 +178,19 @@ impl Enforcer {
         Ok(self.kernel.left()?)
     }
 
+    /// From now on the kernel's sets are filled with what is remembered of names, and learn what pods are told.
+    pub fn learn_names(&mut self, learning: Learning) {
+        self.kernel.remember(Arc::clone(&learning.names));
+        self.learning = Some(learning);
+    }
+
     /// Works until nobody hands over tables any more.
-    pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>, mut asked: mpsc::Receiver<AskCounts>) {
+    pub async fn run(
+        mut self,
+        mut handovers: mpsc::Receiver<Handover>,
+        mut asked: mpsc::Receiver<AskCounts>,
+        mut lessons: mpsc::Receiver<Taught>,
+    ) {
         let changes = self.bridges.descriptor().and_then(readable);
         if let Err(error) = &changes {
             tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
@@ -190,6 +207,7 @@ impl Enforcer {
                     Some(handover) => self.take_over(handover),
                     None => return,
                 },
+                Some(taught) = lessons.recv() => self.learn(taught, &mut lessons),
                 Some(asks) = asked.recv() => drop(asks.send(self.kernel.counts())),
                 () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
                 _ = bridges.tick() => self.look_at_bridges(),
@@ -206,6 +224,7 @@ impl Enforcer {
         }
         let number = i64::try_from(generation.0).unwrap_or(i64::MAX);
         self.note_sizes(&table, number);
+        self.forget_pods(&table);
         self.tables.send_replace(Arc::clone(&table));
         let started = Instant::now();
         self.kernel.set_stand(Stand { epoch, generation: generation.0 });
@@ -316,6 +335,7 @@ impl Enforcer {
                 Some(error)
             }
         };
+        self.tidy_names();
         self.look_at_others();
         self.show_failures();
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use sluice_feed::FeedAddress;
+use sluice_feed::{FeedAddress, wire};
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
 use sluice_policy::table::Touched;
@@ -75,6 +75,10 @@ pub struct Held {
 pub struct FeedConfig {
     pub controller: FeedAddress,
     pub node: Arc<str>,
+    /// Which pods are resolvers to this node.
+    pub resolvers: Vec<wire::Resolvers>,
+    /// The table before the first snapshot, with this node's settings.
+    pub nothing: Table,
     pub timing: Timing,
 }
 
@@ -150,7 +154,15 @@ pub async fn run(
     let stand = restored.as_ref().map(|held| (held.epoch, held.generation));
     let (stand_in, stand_out) = watch::channel(stand);
     let (to_intake, from_link) = mpsc::channel(1);
-    let intake = intake::run(config.timing.clone(), restored, from_link, stand_in, tables, held, metrics.clone());
+    let intake = intake::run(
+        config.timing.clone(),
+        (config.nothing.clone(), restored),
+        from_link,
+        stand_in,
+        tables,
+        held,
+        metrics.clone(),
+    );
     let link = link::run(config, stand_out, to_intake, metrics);
     tokio::select! {
         () = cancel.cancelled() => {}

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ::http::HeaderMap;
 use sluice_policy::flow::{Direction, Flow, Protocol, Request};
@@ -20,10 +21,19 @@ pub struct OriginalDst(pub SocketAddr);
 pub struct ClientAddr(pub SocketAddr);
 
 /// Both ends of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     pub client: ClientAddr,
     pub original: OriginalDst,
+    /// The names that the client was told of the server's address, when the connection began: it outlives them.
+    pub names: Arc<[Arc<str>]>,
+}
+
+impl Ends {
+    /// Of a client that was told nothing.
+    pub fn new(client: ClientAddr, original: OriginalDst) -> Self {
+        Self { client, original, names: Arc::default() }
+    }
 }
 
 /// What was read of a connection, in a form that outlives the buffer it was read from.
@@ -99,13 +109,14 @@ impl JudgedRequest {
     }
 }
 
-pub(crate) fn flow<'a>(ends: &Ends, request: Option<Request<'a>>) -> Flow<'a> {
+pub(crate) fn flow<'a>(ends: &'a Ends, request: Option<Request<'a>>) -> Flow<'a> {
     Flow {
         source: ends.client.0.ip().to_canonical(),
         destination: ends.original.0.ip().to_canonical(),
         protocol: Protocol::Tcp,
         destination_port: ends.original.0.port(),
         icmp: None,
+        names: &ends.names,
         request,
     }
 }
@@ -136,16 +147,19 @@ pub fn sentence(table: &Table, ends: &Ends, request: Option<&JudgedRequest>, rul
         who(table, ends.original.0.ip()),
         ends.original.0.port()
     );
-    let names = ruling.by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let _ = match (ruling.reason, names.is_empty()) {
-        (Reason::NoRuleMatched, false) => {
-            write!(line, ": no {} rule of {names} allows it", ruling.direction)
-        }
-        (_, false) => write!(line, ": {} by {names} ({})", explained(ruling.reason), ruling.direction),
-        (_, true) => write!(line, ": {}", explained(ruling.reason)),
-    };
-    let _ = write!(line, " ({})", ruling.reason);
+    line.push_str(&because(ruling));
     line
+}
+
+/// `: no egress rule of SluiceNetworkPolicy shop/p allows it (NoRuleMatched)`: the end of a sentence that says what was denied.
+pub(crate) fn because(ruling: &Ruling) -> String {
+    let names = ruling.by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let why = match (ruling.reason, names.is_empty()) {
+        (Reason::NoRuleMatched, false) => format!("no {} rule of {names} allows it", ruling.direction),
+        (_, false) => format!("{} by {names} ({})", explained(ruling.reason), ruling.direction),
+        (_, true) => explained(ruling.reason).to_owned(),
+    };
+    format!(": {why} ({})", ruling.reason)
 }
 
 /// The reason as the middle of a sentence.

@@ -27,6 +27,7 @@ pub mod intercept;
 pub mod judge;
 pub mod kernel;
 pub mod limits;
+pub mod lookups;
 pub mod metrics;
 pub mod names;
 mod observe;

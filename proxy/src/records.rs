@@ -28,6 +28,7 @@ const MOST_TEXT_BYTES: usize = 2048;
 pub enum RecordType {
     Connection,
     Request,
+    Lookup,
 }
 
 /// Whether the flow passed.
@@ -63,6 +64,9 @@ pub struct RecordEnd {
     pub pod: Option<Arc<str>>,
     pub ip: String,
     pub port: u16,
+    /// Of a destination: the name by which the source was told of it. Of several, any one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Arc<str>>,
 }
 
 impl RecordEnd {
@@ -75,6 +79,7 @@ impl RecordEnd {
             pod: pod.map(|pod| Arc::clone(&pod.name)),
             ip: ip.to_string(),
             port: address.port(),
+            name: None,
         }
     }
 }
@@ -125,6 +130,24 @@ pub struct TlsFacts {
     pub server_name: Option<String>,
 }
 
+/// What was asked of DNS, and answered. Texts are [`shortened`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DnsFacts {
+    /// In lower case, without a final dot.
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the client was answered, by the server or by the proxy in its place. Absent if it was answered nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rcode: Option<String>,
+    /// Those that the name has by the answer: at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// In seconds: the least of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,6 +186,8 @@ pub struct Record {
     pub grpc: Option<GrpcFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsFacts>,
     /// By which interface of the node a packet came that the kernel dropped for no policy's sake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -189,7 +214,7 @@ impl Record {
             connection: None,
             node: Arc::clone(node),
             source: RecordEnd::new(table, ends.client.0),
-            destination: RecordEnd::new(table, ends.original.0),
+            destination: RecordEnd { name: ends.names.first().cloned(), ..RecordEnd::new(table, ends.original.0) },
             protocol: Cow::Borrowed("TCP"),
             verdict: RecordVerdict::Allow,
             enforced: None,
@@ -201,6 +226,7 @@ impl Record {
             http: None,
             grpc: None,
             tls: None,
+            dns: None,
             interface: None,
             bytes_sent: None,
             bytes_received: None,

@@ -70,7 +70,7 @@ pub(crate) fn path_of(dir: &Path, what: &str, node: &str) -> PathBuf {
 }
 
 /// The table that `node` last held; `None` if none was ever written.
-pub fn load(dir: &Path, node: &str) -> Result<Option<Held>, LoadError> {
+pub fn load(dir: &Path, node: &str, nothing: &Table) -> Result<Option<Held>, LoadError> {
     let path = path(dir, node);
     let bytes = match read(&path) {
         Ok(Some(bytes)) => bytes,
@@ -85,7 +85,7 @@ pub fn load(dir: &Path, node: &str) -> Result<Option<Held>, LoadError> {
     if saved.node != node {
         return Err(LoadError::OtherNode { path, found: saved.node, wanted: node.to_owned() });
     }
-    let (table, _) = match Table::empty().apply(&saved.changes) {
+    let (table, _) = match nothing.apply(&saved.changes) {
         Ok(applied) => applied,
         Err(source) => return Err(LoadError::Contradicts { path, source }),
     };
@@ -96,8 +96,8 @@ pub fn load(dir: &Path, node: &str) -> Result<Option<Held>, LoadError> {
 }
 
 /// [`load`], where an error is logged and counts as no table.
-pub fn load_or_none(dir: &Path, node: &str) -> Option<Held> {
-    load(dir, node).unwrap_or_else(|error| {
+pub fn load_or_none(dir: &Path, node: &str, nothing: &Table) -> Option<Held> {
+    load(dir, node, nothing).unwrap_or_else(|error| {
         let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
         let cause = cause.filter(|cause| !error.to_string().contains(cause.as_str())).unwrap_or_default();
         tracing::warn!("saved table ignored: {error}{cause}; until the controller answers, the kernel's rules stay as they are");

@@ -90,8 +90,15 @@ fn judge(stage: &Stage, pods: &[Pod; 4], round: u8) {
             let sender = pod.ns().run(|| raw(to));
             for (kind, code) in messages {
                 let icmp = Some(IcmpMessage { kind, code });
-                let flow =
-                    Flow { source: from, destination: to, protocol: Protocol::Icmp, destination_port: 0, icmp, request: None };
+                let flow = Flow {
+                    source: from,
+                    destination: to,
+                    protocol: Protocol::Icmp,
+                    destination_port: 0,
+                    icmp,
+                    names: &[],
+                    request: None,
+                };
                 if stage.engine.table.verdict(&flow).is_allowed() {
                     expected.push((place, kind, code));
                 }

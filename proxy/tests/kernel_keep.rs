@@ -47,7 +47,7 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let metrics = Metrics::new(&mut Registry::default());
             let enforcer = Enforcer::open(&Config::default(), tables, shown, metrics).unwrap();
-            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1));
+            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1, tokio::sync::mpsc::channel(1).1));
         };
         let thread = std::thread::spawn(move || ns.run(work));
         Self { handovers: Some(handovers), state, thread: Some(thread) }

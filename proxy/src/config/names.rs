@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
-use crate::dns;
+use sluice_feed::wire;
+use sluice_policy::table::NameSettings;
+
+use super::{Config, ConfigError};
+use crate::dns::{self, service::Settings};
 use crate::names::Limits;
 
 /// A year. A longer TTL is a mistake, and so is a setting.
@@ -121,6 +124,17 @@ impl Default for NameCheck {
     }
 }
 
+impl Config {
+    /// What the engine must know of names.
+    pub fn name_settings(&self) -> NameSettings {
+        let ip = |resolver: &Resolver| if let Resolver::Ip(ip) = resolver { Some(*ip) } else { None };
+        NameSettings {
+            checked_ports: self.name_check.tls_ports.iter().chain(&self.name_check.http_ports).copied().collect(),
+            resolvers: self.dns.resolvers.iter().filter_map(ip).collect(),
+        }
+    }
+}
+
 impl TryFrom<ResolverFields> for Resolver {
     type Error = &'static str;
 
@@ -175,6 +189,23 @@ impl Dns {
             addresses_per_name: count(self.addresses_per_name),
             ..Limits::default()
         }
+    }
+
+    /// The bounds of the service that answers look-ups.
+    pub fn service(&self) -> Settings {
+        Settings { upstream_timeout: self.upstream_timeout(), ..Settings::default() }
+    }
+
+    /// Those of the resolvers that are pods, for the controller.
+    pub fn pods_of_resolvers(&self) -> Vec<wire::Resolvers> {
+        let pods = |resolver: &Resolver| match resolver {
+            Resolver::Pods { namespace, pod_selector } => Some(wire::Resolvers {
+                namespace: namespace.clone(),
+                labels: pod_selector.match_labels.clone().into_iter().collect(),
+            }),
+            Resolver::Ip(_) => None,
+        };
+        self.resolvers.iter().filter_map(pods).collect()
     }
 
     pub fn upstream_timeout(&self) -> Duration {

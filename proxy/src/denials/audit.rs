@@ -34,7 +34,7 @@ pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table
         return None;
     }
     let audit = table.audit(&flow, &verdict)?;
-    let ends = Ends { client: ClientAddr(headers.source), original: OriginalDst(headers.destination) };
+    let ends = Ends::new(ClientAddr(headers.source), OriginalDst(headers.destination));
     let mut record = Record::new(RecordType::Connection, id, node, table, &ends);
     record.protocol = word(headers.protocol);
     record.audited(verdict.decision(), &audit);

@@ -16,7 +16,7 @@ use crate::records::{Record, RecordType};
 
 pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table) -> Record {
     let headers = &entry.headers;
-    let ends = Ends { client: ClientAddr(headers.source), original: OriginalDst(headers.destination) };
+    let ends = Ends::new(ClientAddr(headers.source), OriginalDst(headers.destination));
     let mut record = Record::new(RecordType::Connection, id, node, table, &ends);
     record.protocol = word(headers.protocol);
     let ruling = ruling(table, entry.site, headers);
@@ -64,6 +64,7 @@ pub(super) fn flow(site: Site, headers: &Headers) -> Flow<'static> {
         protocol: headers.protocol,
         destination_port: headers.destination.port(),
         icmp: headers.icmp,
+        names: &[],
         request: is_unreadable.then_some(Request::Opaque),
     }
 }

@@ -1,11 +1,13 @@
 //! A table put in force together with the end of the flows that it forbids.
 
+use std::sync::Arc;
+
 use sluice_policy::Table;
 
 use super::{EnforceError, Enforcer};
 use crate::feed::Extent;
 use crate::kernel::conntrack::Entry;
-use crate::kernel::revoke::{self, Revoked, Suspects};
+use crate::kernel::revoke::{self, Judge, Revoked, Suspects};
 
 /// Flows can begin under the former table until the new one is in force. Looking again finds them; more than this is somebody
 /// opening flows faster than they can be found, and the kernel's rules already judge those.
@@ -76,16 +78,17 @@ impl Enforcer {
         if suspects.is_empty() {
             return Ok(Revoked::default());
         }
-        let label = self.label_bit;
+        let names = self.learning.as_ref().map(|learning| Arc::clone(&learning.names));
+        let judge = Judge { table, diverted: self.label_bit, names: names.as_deref() };
         let own = revoke::own_addresses().map_err(|error| EnforceError::Conntrack(error.into()))?;
         let is_judged = |entry: &Entry| suspects.contains(entry) && !own.contains(&entry.original.source);
-        let ends = |entry: &Entry| is_judged(entry) && revoke::must_end(table, label, entry);
+        let ends = |entry: &Entry| is_judged(entry) && revoke::must_end(&judge, entry);
         let entries = match reading {
             Reading::Glance => self.conntrack.glance(ends),
             Reading::Whole => self.conntrack.keep(|entry| ends(&entry).then_some(entry)),
         };
         let entries = entries.map_err(|error| EnforceError::Conntrack(error.into()))?;
-        Ok(revoke::judge(table, suspects, label, entries))
+        Ok(revoke::judge(&judge, suspects, entries))
     }
 
     fn forget(&mut self, revoked: &Revoked) -> Result<(), EnforceError> {

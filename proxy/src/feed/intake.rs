@@ -44,6 +44,8 @@ pub(super) type Stand = Option<(u64, Generation)>;
 /// The table as received, and how far the kernel is behind it.
 #[derive(Debug)]
 struct Intake {
+    /// What each snapshot begins from.
+    nothing: Table,
     table: Arc<Table>,
     stand: Stand,
     /// What has changed since the last hand-over; `None`: nothing.
@@ -62,14 +64,14 @@ struct Applying {
 /// Runs until the link or the applier is gone.
 pub(super) async fn run(
     timing: Timing,
-    restored: Option<Held>,
+    (nothing, restored): (Table, Option<Held>),
     mut arrivals: mpsc::Receiver<Arrival>,
     stand: watch::Sender<Stand>,
     tables: mpsc::Sender<Handover>,
     held: watch::Sender<Option<Held>>,
     metrics: FeedMetrics,
 ) {
-    let mut intake = Intake::new(restored);
+    let mut intake = Intake::new(nothing, restored);
     let mut node: Arc<str> = Arc::from("");
     let mut session_epoch = None;
     let mut answers: Option<mpsc::Sender<Answer>> = None;
@@ -173,15 +175,16 @@ impl Retry {
 }
 
 impl Intake {
-    fn new(restored: Option<Held>) -> Self {
+    fn new(nothing: Table, restored: Option<Held>) -> Self {
         match restored {
             Some(held) => Self {
+                nothing,
                 table: held.table,
                 stand: Some((held.epoch, held.generation)),
                 due: Some(Extent::Whole),
                 wants_snapshot: false,
             },
-            None => Self { table: Arc::new(Table::empty()), stand: None, due: None, wants_snapshot: false },
+            None => Self { table: Arc::new(nothing.clone()), nothing, stand: None, due: None, wants_snapshot: false },
         }
     }
 
@@ -193,7 +196,7 @@ impl Intake {
             return self.refuse(format!("the update is for the node {other:?}, not for {node:?}"));
         }
         let Some(base) = heading.base else {
-            let (table, _) = match Table::empty().apply(&update.changes) {
+            let (table, _) = match self.nothing.apply(&update.changes) {
                 Ok(applied) => applied,
                 Err(error) => return self.refuse(format!("the snapshot contradicts itself: {error}")),
             };

@@ -115,7 +115,13 @@ impl Session<'_> {
         let timing = &self.config.timing;
         let (outgoing, outbox) = mpsc::channel(ANSWERS);
         let (epoch, generation) = stand.map_or((0, 0), |(epoch, generation)| (epoch, generation.0));
-        let hello = wire::Hello { version: VERSION, node: self.config.node.to_string(), epoch, generation };
+        let hello = wire::Hello {
+            version: VERSION,
+            node: self.config.node.to_string(),
+            epoch,
+            generation,
+            resolvers: self.config.resolvers.clone(),
+        };
         let greet = outgoing.send(wire::NodeMessage { body: Some(node_message::Body::Hello(hello)) });
         greet.await.map_err(|_| LinkError::Ended)?;
 

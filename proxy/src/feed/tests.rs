@@ -121,7 +121,13 @@ fn follow(path: &Path, restored: Option<Held>) -> Node {
         first_backoff: Duration::from_millis(10),
         longest_backoff: Duration::from_millis(50),
     };
-    let config = FeedConfig { controller: FeedAddress::Unix(path.to_owned()), node: NODE.into(), timing };
+    let config = FeedConfig {
+        controller: FeedAddress::Unix(path.to_owned()),
+        node: NODE.into(),
+        resolvers: Vec::new(),
+        nothing: Table::empty(),
+        timing,
+    };
     let (tables_in, tables) = mpsc::channel(1);
     let (held_in, held) = watch::channel(None);
     let (metrics, cancel) = (FeedMetrics::default(), CancellationToken::new());

@@ -31,6 +31,8 @@ pub(super) enum Place {
     Itself(Family),
     /// The addresses of this node's pods that an Audit policy selects. Nothing is decided by them.
     Audited(Family),
+    /// Where this node's pods ask for names, so that their look-ups are diverted.
+    Lookups(Family),
     /// Those of them of which Audit policies read what they send, or are sent, at every port; and at which ports of the others.
     Read(Direction, Family),
     ReadPort(Direction, Family),
@@ -47,6 +49,7 @@ impl Place {
             Self::Elsewhere(family) => edition.sets_of(base::ELSEWHERE, *family),
             Self::Itself(family) => edition.sets_of(base::ITSELF, *family),
             Self::Audited(family) => edition.sets_of(base::AUDITED, *family),
+            Self::Lookups(family) => edition.sets_of(base::LOOKUPS, *family),
             Self::Read(direction, family) => edition.sets_of(&base::read(*direction), *family),
             Self::ReadPort(direction, family) => edition.sets_of(&base::read_port(*direction), *family),
             Self::Pods(set, family) => edition.pods(*set, *family),
@@ -119,6 +122,10 @@ pub(super) fn elements<'b, I>(
         visit(Place::Local(family), key.clone(), Says::Present);
         if !endpoint.conflict {
             visit(Place::Itself(family), concatenation([key.as_slice(), &key]), Says::Present);
+        }
+        for (protocol, port) in table.lookups(ip) {
+            let key = concatenation([key.as_slice(), &[protocol.number()], &port.to_be_bytes()]);
+            visit(Place::Lookups(family), key, Says::Present);
         }
         if let Some(reads) = table.audit_reads(ip) {
             visit(Place::Audited(family), key.clone(), Says::Present);

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | from `::` to the link, neighbour discovery: accept | None: a pod without an address yet (duplicate address detection). It stays on the link. |
 //! | `fib saddr . iif oif missing`: drop | Any forged source: another pod's answer in its established flow (so before everything that trusts a flow), the node's own address (which policy always admits), an outside address from an `ipBlock`. |
+//! | a look-up of a pod that has rules by name: `goto lookups_divert` ([`lookups`]) | Whatever is known of its flow: a second question from the port of an answered one is no part of anything that was judged. |
 //! | `jump live` | |
 //! | to the node, a group or everybody, by UDP to the port of a tunnel (VXLAN, Geneve) or by a protocol that carries packets: drop | The node's end of a tunnel trusts its peers by their knowing it: what a pod wraps up arrives here as a packet of another node's pod. |
 //! | `ip saddr . ip daddr @itself`: accept | None: a pod to itself, also through a Service. Behind the spoof check, and not from outside, where the pair can only be forged. |
@@ -74,6 +75,7 @@
 //! nothing is enforced; nor, where no proxy runs to notice it, until one is started.
 
 mod audited;
+mod lookups;
 mod sets;
 
 use std::collections::BTreeMap;
@@ -93,7 +95,8 @@ use super::site::Site;
 use super::transaction::BaseHook;
 
 pub(super) use sets::{
-    AUDITED, ELSEWHERE, INSIDE, ITSELF, LOCAL, OUTSIDE, POD_CIDRS, UPLINKS, read, read_port, revoked_set, sets, stand_set,
+    AUDITED, ELSEWHERE, INSIDE, ITSELF, LOCAL, LOOKUPS, OUTSIDE, POD_CIDRS, UPLINKS, read, read_port, revoked_set, sets,
+    stand_set,
 };
 use sets::{NEIGHBOURS, ON_LINK, OUTSIDE_KINDS};
 
@@ -147,9 +150,10 @@ pub(super) fn chains(config: &Config, edition: Edition, cutting: bool) -> Vec<Ch
             chain(LIVE, live(config, family, edition)),
             chain(JUDGE, judge(config, family, edition)),
             chain(FIRST_SEEN, first_seen(family, edition)),
-            chain(FROM_POD, from_pod(family, edition)),
+            chain(FROM_POD, from_pod(config, family, edition)),
         ]);
         chains.extend(audited::chains(config, family, edition));
+        chains.extend(lookups::chain(config, family, edition));
     }
     chains
 }
@@ -228,7 +232,7 @@ pub(super) fn neither(side: Side, edition: Edition) -> Vec<expr::Expr> {
     expr::interface_is_neither(side, &edition.name(UPLINKS), &edition.name(OUTSIDE_KINDS))
 }
 
-fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
+fn from_pod(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
     let chain = |name: &str| edition.sets_of(name, family);
     let mut rules = Vec::new();
     if family == Family::V6 {
@@ -246,9 +250,10 @@ fn from_pod(family: Family, edition: Edition) -> Vec<Rule> {
         Family::V6 => expr::frame::dhcp_v6(),
     };
     rules.extend([
-        Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source"),
-        Rule::new([], &Verdict::Jump(chain(LIVE))),
+        Rule::new([expr::source_not_behind_its_interface()], &denied::goto(Site::Forged, edition)).because("forged source")
     ]);
+    rules.extend(lookups::from_pod(config, family, edition));
+    rules.push(Rule::new([], &Verdict::Jump(chain(LIVE))));
     rules.extend(pretence::tunnels(edition));
     rules.extend([
         Rule::new([expr::both_addresses_in(family, &chain(ITSELF))], &Verdict::Accept).because("a pod to itself"),

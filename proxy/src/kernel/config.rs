@@ -20,6 +20,8 @@ pub struct Config {
     pub proxy_port_v6: u16,
     /// The TPROXY listeners on 127.0.0.1 and ::1 of flows that nothing but Audit policies want read. Where none listens, these pass.
     pub audit_port: u16,
+    /// The listeners on 127.0.0.1 and ::1, of both protocols, of look-ups.
+    pub dns_port: u16,
     /// Interfaces that lead away from the node, beside those that are found out: behind any other interface of a virtual kind are
     /// pods.
     pub uplinks: Vec<String>,
@@ -34,6 +36,8 @@ pub struct Config {
     /// Whether what begins allowed flows of pods that an Audit policy selects is offered to the proxy, where contents matter to such a
     /// policy, and else reported: as long as there are such pods.
     pub audits: bool,
+    /// Whether look-ups of any pod are diverted.
+    pub looks_up: bool,
 }
 
 /// How packets are reported.
@@ -91,9 +95,11 @@ impl Default for Config {
             hook_priority: DEFAULT_HOOK_PRIORITY,
             diverts: true,
             audits: false,
+            looks_up: false,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             audit_port: 15_002,
+            dns_port: 15_003,
             uplinks: Vec::new(),
             deny: Deny::default(),
             label_bit: 111,

@@ -17,7 +17,9 @@ use super::names::Edition;
 use super::object::{Element, Family, Key};
 use super::program::{self, Auxiliary, Rendered};
 use super::replace::pods_set;
+use super::told;
 use super::transaction::Transaction;
+use crate::names::Names;
 
 /// The state that a change starts from.
 pub(super) struct Before<'a> {
@@ -26,6 +28,8 @@ pub(super) struct Before<'a> {
     pub(super) bundles: &'a Index,
     pub(super) edition: Edition,
     pub(super) in_series: usize,
+    /// What pods were told of names.
+    pub(super) names: Option<&'a Names>,
 }
 
 /// Programs as they are after the change, where they differ; `None`: gone.
@@ -78,7 +82,13 @@ pub(super) fn delta(before: &Before<'_>, table: &Table, touched: &Touched) -> (T
     let named_after = named_ports(ids.iter().filter_map(|id| after(id)));
     let bundles = Bundles::new(before, &changed);
     let elements = Elements { before, table, named_before, named_after, bundles, had: &had, has: &has, touched };
-    elements.write(&mut transaction);
+    let addresses = elements.addresses();
+    elements.write(&addresses, &mut transaction);
+    if let Some(names) = before.names {
+        // What pods were told under former rules counts for those that they have now.
+        let wanted = |pod: &IpAddr, program: ProgramId| addresses.contains(pod) || changed.contains_key(&program);
+        told::fill(&mut transaction, table, |id| after(&id), names, wanted);
+    }
     for name in names_before.difference(&names_after) {
         transaction.delete_chain(name);
     }
@@ -170,12 +180,12 @@ struct Elements<'a> {
 }
 
 impl Elements<'_> {
-    fn write(&self, transaction: &mut Transaction) {
+    fn write(&self, addresses: &BTreeSet<IpAddr>, transaction: &mut Transaction) {
         let mut turns: BTreeMap<Place, BTreeMap<Key, Turn>> = BTreeMap::new();
-        for ip in self.addresses() {
+        for ip in addresses {
             address::elements(
                 self.before.table,
-                ip,
+                *ip,
                 |p, n| self.named_before.contains(&(p, n)),
                 |set| self.bundles.before.of_set(set),
                 |place, key, says| {
@@ -184,7 +194,7 @@ impl Elements<'_> {
             );
             address::elements(
                 self.table,
-                ip,
+                *ip,
                 |p, n| self.named_after.contains(&(p, n)),
                 |set| self.bundles.after(set),
                 |place, key, says| {
@@ -249,6 +259,15 @@ impl Elements<'_> {
         for set in &self.bundles.sets {
             addresses.extend(self.before.table.addresses(*set));
             addresses.extend(self.table.addresses(*set));
+        }
+        // A program that begins or ceases to say something of names is that of pods that nobody touched.
+        let lookups = |table: &Table, id: &ProgramId| table.lines(*id).map(|lines| lines.lookups.clone()).unwrap_or_default();
+        let differs = |id: &&ProgramId| lookups(self.before.table, id) != lookups(self.table, id);
+        let programs: BTreeSet<ProgramId> = touched.programs.iter().filter(differs).copied().collect();
+        for table in [self.before.table, self.table].into_iter().filter(|_| !programs.is_empty()) {
+            let is_judged_by = |program: Option<ProgramId>| program.is_some_and(|program| programs.contains(&program));
+            let judged = table.endpoints().filter(|(_, endpoint)| is_judged_by(table.programs(endpoint.identity).egress));
+            addresses.extend(judged.map(|(ip, _)| ip));
         }
         // A port that gets its first rule, or loses its last one, is found at endpoints that nobody touched.
         for (protocol, port) in self.named_before.symmetric_difference(&self.named_after) {

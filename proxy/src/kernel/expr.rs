@@ -46,7 +46,7 @@ pub(super) enum Value {
 pub(super) const TCP: u8 = 6;
 pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
-const UDP: u8 = 17;
+pub(super) const UDP: u8 = 17;
 
 pub(super) const REGISTER: u32 = 1;
 const SECOND: u32 = 2;

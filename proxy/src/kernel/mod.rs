@@ -22,6 +22,7 @@
 //! | [`path`] | whether the pods' packets come by here at all |
 //! | [`write`] | the two ways to a new state: a small change, or everything anew |
 //! | [`uplinks`] | which interfaces lead away from the node |
+//! | [`told`] | which addresses names have, for each pod |
 //! | [`conntrack`], [`revoke`] | live flows, and which of them a new table ends |
 //! | [`routes`] | policy routing for the proxy's sockets |
 //! | [`bridge`] | pods on bridges: tables `bridge sluice` and `netdev sluice`, and filters at their ports |
@@ -57,11 +58,13 @@ mod rtnl;
 mod site;
 mod stand;
 pub mod tally;
+mod told;
 mod transaction;
 mod uplinks;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
@@ -78,6 +81,8 @@ use program::Rendered;
 use revoke::Revocation;
 use transaction::Transaction;
 use write::{Small, write_established};
+
+use crate::names::Names;
 
 pub use channel::ChannelError;
 pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark};
@@ -117,6 +122,8 @@ pub struct Kernel {
     config: Config,
     channel: Channel,
     names: netlink::Socket,
+    /// What pods were told of names.
+    names_told: Option<Arc<Names>>,
     /// What the next change writes beside the rules, so that a successor can tell an older table from this one.
     stand: Option<Stand>,
     /// Bridges that aren't pods', by name.
@@ -191,7 +198,8 @@ impl Kernel {
         let mut names = Held::socket().map_err(Error::Held)?;
         Held::read(&mut names).map_err(Error::Held)?;
         let foreign_bridges = BTreeSet::new();
-        Ok(Self { config, channel, names, stand: None, foreign_bridges, installed: None, former: Former::default() })
+        let former = Former::default();
+        Ok(Self { config, channel, names, names_told: None, stand: None, foreign_bridges, installed: None, former })
     }
 
     /// What was there before this process put anything in force. A table without rules, which a replacement that was never
@@ -224,9 +232,11 @@ impl Kernel {
     pub fn apply(&mut self, table: &Table, touched: Option<&Touched>, revocations: &[Revocation]) -> Result<Applied, Error> {
         let start = Instant::now();
         self.config.audits = table.has_audit();
+        self.config.looks_up = table.diverts_lookups();
         // Rules of the base chains, which a small change doesn't write.
-        let audits_alike = self.installed.as_ref().is_none_or(|installed| installed.table.has_audit() == table.has_audit());
-        if let Some(touched) = touched.filter(|touched| !touched.node && audits_alike) {
+        let of_base = |table: &Table| (table.has_audit(), table.diverts_lookups());
+        let base_alike = self.installed.as_ref().is_none_or(|installed| of_base(&installed.table) == of_base(table));
+        if let Some(touched) = touched.filter(|touched| !touched.node && base_alike) {
             match self.change(table, touched, revocations, start) {
                 Ok(applied) => return Ok(applied),
                 Err(Small::Unfit) => {}

@@ -18,11 +18,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_policy::snapshot::{Peer, ProgramId, SetId};
-use sluice_policy::source::{PortMatch, Tier};
-use sluice_policy::table::{Line, LineAction, Lines};
+use sluice_policy::source::{Named, PortMatch, Tier};
+use sluice_policy::table::{Line, LineAction, Lines, Where};
 use sluice_policy::verdict::RuleId;
 use sluice_policy::{Decision, Direction, IcmpFamily, Protocol, Table};
 
@@ -31,6 +32,7 @@ use super::expr::{self, Address, Expr};
 use super::names::Edition;
 use super::object::{Chain, Element, Family, Field, Rule, Set, SetKind, Verdict, octets, ranges};
 use super::site::Site;
+use super::told;
 
 /// The chains of a program, and the sets that its rules look into beside those of pods.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +70,8 @@ pub(super) enum Auxiliary {
     },
     /// Goes by its program's name, and its elements come and go.
     Bundle(BundleId, Family),
+    /// Pods and the addresses that they were told of these names. Elements come and go by themselves.
+    Names(Arc<Named>, Family),
 }
 
 impl Auxiliary {
@@ -77,6 +81,7 @@ impl Auxiliary {
             Self::Addresses(family, _) => Set::new(name, &[Field::Address(*family)], SetKind::Interval),
             Self::NamedPort { family, .. } => Set::new(name, &[Field::Address(*family), Field::Port], SetKind::Plain),
             Self::Bundle(id, family) => id.kind.set(name, *family),
+            Self::Names(_, family) => told::set(name, *family),
         }
     }
 
@@ -87,7 +92,7 @@ impl Auxiliary {
                 ranges(list.iter().map(|(first, last)| (first.to_be_bytes().to_vec(), last.to_be_bytes().to_vec())))
             }
             Self::Addresses(_, list) => ranges(list.iter().map(|(first, last)| (octets(*first), octets(*last)))),
-            Self::NamedPort { .. } | Self::Bundle(..) => Vec::new(),
+            Self::NamedPort { .. } | Self::Bundle(..) | Self::Names(..) => Vec::new(),
         }
     }
 }
@@ -99,6 +104,7 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
         edition,
         direction: lines.direction,
         program,
+        checked_ports: lines.checked_ports.clone(),
         rendered: Rendered::default(),
         room: bundle::MOST_ELEMENTS,
     };
@@ -106,17 +112,22 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
     writer.push(Rule::new([expr::state(expr::NEW | expr::INVALID), expr::not_a_bare_syn()], &Verdict::Drop));
     let passes = lines.lines.iter().any(|line| line.action == LineAction::Pass);
     let mut previous: Option<Tier> = None;
-    for run in lines.lines.chunk_by(|a, b| a.action == b.action && same_tier(a.tier, b.tier)) {
+    // Look-ups never come here: they are diverted before anything is judged.
+    let judged: Vec<Line> = lines.lines.iter().filter(|line| !line.reads.is_lookup()).cloned().collect();
+    for run in judged.chunk_by(|a, b| a.action == b.action && same_tier(a.tier, b.tier)) {
         let tier = run[0].tier;
         if passes && previous.is_some_and(|previous| !same_tier(previous, tier)) {
             writer.next_part();
         }
         previous = Some(tier);
-        if run.len() > in_series {
-            writer.bundle(run);
+        // Which of them matches first makes no difference.
+        let (plain, by_name): (Vec<Line>, Vec<Line>) = run.iter().cloned().partition(is_plain);
+        if plain.len() > in_series {
+            writer.bundle(&plain);
         } else {
-            run.iter().for_each(|line| writer.line(line));
+            plain.iter().for_each(|line| writer.line(line));
         }
+        by_name.iter().for_each(|line| writer.line(line));
     }
     // A Pass in the last tier that has lines still needs somewhere to go: past all of them, to the default.
     if lines.lines.iter().any(|line| line.action == LineAction::Pass && previous.is_some_and(|last| same_tier(last, line.tier))) {
@@ -124,6 +135,11 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
     }
     writer.end(lines);
     writer.rendered
+}
+
+/// Whether addresses of the table and ports are all that a line asks.
+fn is_plain(line: &Line) -> bool {
+    line.place == Where::Anywhere && !line.peers.iter().flatten().any(|peer| matches!(peer, Peer::Names(_) | Peer::Resolvers))
 }
 
 /// Whatever the priority.
@@ -136,6 +152,8 @@ struct Writer<'t> {
     edition: Edition,
     direction: Direction,
     program: ProgramId,
+    /// Where names are checked.
+    checked_ports: Arc<[u16]>,
     rendered: Rendered,
     /// For so many more elements of bundles.
     room: usize,
@@ -188,7 +206,7 @@ impl Writer<'_> {
 
     fn line(&mut self, line: &Line) {
         let peers = self.peers(line.peers.as_deref());
-        let ports = self.ports(line.ports.as_deref());
+        let ports = self.ports_in(line.ports.as_deref(), line.place);
         self.rules(&[line.rule], line.action, &peers, &ports);
     }
 
@@ -298,6 +316,14 @@ impl Writer<'_> {
                     words: expr::address_in(family, address, &self.edition.pods(*set, family), false),
                 })),
                 Peer::Block { cidr, except } => blocks[usize::from(cidr.addr().is_ipv6())].extend(carve(cidr, except)),
+                Peer::Names(named) => alternatives.extend(Family::BOTH.map(|family| {
+                    let name = told::set_name(self.edition, named, family, contents);
+                    let words = expr::both_addresses_in(family, &name);
+                    self.rendered.sets.insert(name, Auxiliary::Names(named.clone(), family));
+                    Alternative { family: Some(family), words }
+                })),
+                // Of look-ups alone, which never come here.
+                Peer::Resolvers => {}
             }
         }
         for (family, ranges) in Family::BOTH.into_iter().zip(blocks) {
@@ -310,6 +336,48 @@ impl Writer<'_> {
             self.rendered.sets.insert(name, Auxiliary::Addresses(family, list));
             alternatives.push(Alternative { family: Some(family), words });
         }
+        alternatives
+    }
+
+    /// The alternatives for protocol and destination port, where names are checked or aren't.
+    fn ports_in(&mut self, ports: Option<&[PortMatch]>, place: Where) -> Vec<Alternative> {
+        let checked = ranges_of(&self.checked_ports);
+        let wanted = match place {
+            Where::Anywhere => return self.ports(ports),
+            Where::Checked => checked,
+            Where::Unchecked => all_but(&checked),
+        };
+        let tcp = |(first, last): &(u128, u128)| PortMatch::Range {
+            protocol: Protocol::Tcp,
+            first: to_port(*first),
+            last: to_port(*last),
+        };
+        let mut alternatives = Vec::new();
+        let mut narrowed: Vec<PortMatch> = Vec::new();
+        for port in ports.unwrap_or(&[PortMatch::All { protocol: Protocol::Tcp }]) {
+            match port {
+                PortMatch::All { protocol: Protocol::Tcp } => narrowed.extend(wanted.iter().map(tcp)),
+                PortMatch::Range { protocol: Protocol::Tcp, first, last } => {
+                    let within = |(from, to): &(u128, u128)| (*from.max(&u128::from(*first)), *to.min(&u128::from(*last)));
+                    narrowed.extend(wanted.iter().map(within).filter(|(from, to)| from <= to).map(|range| tcp(&range)));
+                }
+                PortMatch::Named { protocol: Protocol::Tcp, .. } => {
+                    let named = self.ports(Some(std::slice::from_ref(port)));
+                    let places = self.ports(Some(&wanted.iter().map(tcp).collect::<Vec<_>>()));
+                    for (named, place) in named.iter().flat_map(|named| places.iter().map(move |place| (named, place))) {
+                        let words = [named.words.clone(), place.words.clone()].concat();
+                        alternatives.push(Alternative { family: named.family, words });
+                    }
+                }
+                // Names are checked in TCP alone.
+                other if place == Where::Unchecked => narrowed.push(other.clone()),
+                _ => {}
+            }
+        }
+        if ports.is_none() && place == Where::Unchecked {
+            alternatives.push(Alternative { family: None, words: expr::not_protocol(expr::TCP) });
+        }
+        alternatives.extend(self.ports(Some(&narrowed)));
         alternatives
     }
 
@@ -362,6 +430,27 @@ impl Writer<'_> {
         }
         alternatives
     }
+}
+
+/// Ports, ascending, as ranges.
+fn ranges_of(ports: &[u16]) -> Vec<(u128, u128)> {
+    merge(ports.iter().map(|port| (u128::from(*port), u128::from(*port))).collect())
+}
+
+/// The ports that are in none of these ranges, which are ascending and don't touch.
+fn all_but(ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
+    let mut left = Vec::new();
+    let mut from = 0;
+    for (first, last) in ranges {
+        if *first > from {
+            left.push((from, first - 1));
+        }
+        from = last + 1;
+    }
+    if from <= u128::from(u16::MAX) {
+        left.push((from, u128::from(u16::MAX)));
+    }
+    left
 }
 
 /// One way in which a rule can match. Without a family it says nothing about addresses.

@@ -41,6 +41,7 @@ use sluice_policy::table::Touched;
 use sluice_policy::{Decision, Direction, Flow, Protocol, Table};
 
 use super::conntrack::Entry;
+use crate::names::{Moment, Names};
 
 /// A flow that must end, from the one who opened it to the real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,30 +135,53 @@ pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     Ok(addresses.collect())
 }
 
-/// Whether `entry` has to end. `diverted` is the number of the conntrack label *diverted*.
-pub fn must_end(table: &Table, diverted: u8, entry: &Entry) -> bool {
+/// By what live flows are judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    pub table: &'a Table,
+    /// The number of the conntrack label *diverted*.
+    pub diverted: u8,
+    /// What pods were told of names. A flow outlives the time of the name that it began by, so what has expired counts as long as it is
+    /// remembered.
+    pub names: Option<&'a Names>,
+}
+
+/// Whether `entry` has to end.
+pub fn must_end(judge: &Judge<'_>, entry: &Entry) -> bool {
+    let Judge { table, diverted, names } = *judge;
     if entry.has_label(diverted) {
         return false;
     }
     let (destination, destination_port) = entry.destination();
+    let source = entry.original.source;
+    let names = names.map(|names| names.names_of(source, destination, Moment::default())).unwrap_or_default();
     let flow = Flow {
-        source: entry.original.source,
+        source,
         destination,
         protocol: entry.protocol,
         destination_port: if entry.protocol.has_ports() { destination_port } else { 0 },
         icmp: entry.icmp(),
+        names: &names,
         request: None,
     };
+    // A look-up over UDP is no flow that goes on by itself: each of its datagrams is diverted.
+    if entry.protocol == Protocol::Udp && table.is_lookup(&flow) {
+        return false;
+    }
+    // Over TCP it would be one that began unread.
+    if table.is_lookup(&flow) {
+        return true;
+    }
     // Inspect without the label: the flow began under a table that let it pass unread.
     table.verdict(&flow).decision() != Decision::Allow
 }
 
 /// What of `entries` has to end under `table`. See the module for what to do with it.
-pub fn judge(table: &Table, suspects: &Suspects, diverted: u8, entries: impl IntoIterator<Item = Entry>) -> Revoked {
-    if !table.is_loaded() {
+pub fn judge(judge: &Judge<'_>, suspects: &Suspects, entries: impl IntoIterator<Item = Entry>) -> Revoked {
+    if !judge.table.is_loaded() {
         return Revoked::default();
     }
-    let entries: Vec<Entry> = entries.into_iter().filter(|e| suspects.contains(e) && must_end(table, diverted, e)).collect();
+    let entries: Vec<Entry> = entries.into_iter().filter(|e| suspects.contains(e) && must_end(judge, e)).collect();
     let mut tuples: Vec<Revocation> = entries
         .iter()
         .filter(|e| e.protocol.has_ports())

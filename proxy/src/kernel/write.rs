@@ -15,7 +15,7 @@ use super::names::{self, Edition};
 use super::object::{Element, Family, concatenation, octets};
 use super::revoke::Revocation;
 use super::transaction::Transaction;
-use super::{Applied, Error, Installed, Kernel, REVOKED_FOR, Stand, base, netlink, replace};
+use super::{Applied, Error, Installed, Kernel, REVOKED_FOR, Stand, base, netlink, replace, told};
 
 impl Kernel {
     pub(super) fn change(
@@ -34,6 +34,7 @@ impl Kernel {
             bundles: &installed.bundles,
             edition: installed.edition,
             in_series: self.config.in_series,
+            names: self.names_told.as_deref(),
         };
         let (mut transaction, changed) = delta::delta(&before, table, touched);
         let counted = if changed.is_empty() {
@@ -98,6 +99,9 @@ impl Kernel {
         // Those of a former process too.
         let cutting = held.revoked || !revocations.is_empty();
         let mut replacement = replace::replacement(&self.config, table, &uplinks, &held, edition, cutting);
+        if let Some(names) = &self.names_told {
+            told::fill(&mut replacement.fill, table, |id| replacement.programs.get(&id), names, |_, _| true);
+        }
         // Any pod may have opened any number of flows, so they don't belong into the transaction that can't be split: closed a moment
         // early, they are closed.
         revoke(&mut replacement.fill, revocations);

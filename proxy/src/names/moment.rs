@@ -38,6 +38,13 @@ impl Moment {
         Self { nanos: self.nanos.saturating_add(nanos) }
     }
 
+    /// The moment `time` earlier, but none before the boot.
+    #[must_use]
+    pub fn before(self, time: Duration) -> Self {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self { nanos: self.nanos.saturating_sub(nanos) }
+    }
+
     /// The time from this moment to `later`; zero if that has passed.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_nanos(later.nanos.saturating_sub(self.nanos))

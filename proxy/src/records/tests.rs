@@ -13,10 +13,10 @@ use crate::ident::Ids;
 use crate::judge::{ClientAddr, Ends, OriginalDst};
 
 fn record() -> Record {
-    let ends = Ends {
-        client: ClientAddr("10.0.0.1:4000".parse::<SocketAddr>().unwrap()),
-        original: OriginalDst("[::ffff:10.0.0.2]:80".parse::<SocketAddr>().unwrap()),
-    };
+    let ends = Ends::new(
+        ClientAddr("10.0.0.1:4000".parse::<SocketAddr>().unwrap()),
+        OriginalDst("[::ffff:10.0.0.2]:80".parse::<SocketAddr>().unwrap()),
+    );
     Record::new(RecordType::Connection, Ids::default().next(), &"node-1".into(), &Table::empty(), &ends)
 }
 

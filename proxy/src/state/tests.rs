@@ -28,17 +28,17 @@ fn held(node: &str, generation: u64) -> Held {
 fn a_table_comes_back_for_its_own_node_only() {
     let dir = tempfile::tempdir().expect("a folder");
     let state = dir.path().join("not/yet/there");
-    assert!(load(&state, "node-a").expect("nothing is no error").is_none());
+    assert!(load(&state, "node-a", &Table::empty()).expect("nothing is no error").is_none());
     save(&state, "node-a", &held("node-a", 5)).expect("saved");
-    let back = load(&state, "node-a").expect("sound").expect("there");
+    let back = load(&state, "node-a", &Table::empty()).expect("sound").expect("there");
     assert_eq!((back.epoch, back.generation), (7, Generation(5)));
     assert_eq!(back.table.endpoints().count(), 1);
     assert_eq!(&*back.table.node().name, "node-a");
-    assert!(load(&state, "node-b").expect("no error").is_none());
+    assert!(load(&state, "node-b", &Table::empty()).expect("no error").is_none());
     // Two odd names that share a file are told apart.
     save(&state, "a/b", &held("a/b", 1)).expect("saved");
-    assert!(matches!(load(&state, "a_b"), Err(LoadError::OtherNode { .. })));
-    assert!(load_or_none(&state, "a_b").is_none());
+    assert!(matches!(load(&state, "a_b", &Table::empty()), Err(LoadError::OtherNode { .. })));
+    assert!(load_or_none(&state, "a_b", &Table::empty()).is_none());
     let names: Vec<_> =
         std::fs::read_dir(&state).expect("a folder").filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     assert_eq!(names.len(), 2, "nothing is left lying about: {names:?}");
@@ -64,13 +64,13 @@ fn what_is_damaged_counts_as_nothing() {
     ];
     for (what, bytes) in rows {
         std::fs::write(&file, bytes).expect("write");
-        let error = load(dir.path(), "n").expect_err(what);
+        let error = load(dir.path(), "n", &Table::empty()).expect_err(what);
         assert!(error.to_string().contains("table-n"), "{what}: {error}");
-        assert!(load_or_none(dir.path(), "n").is_none(), "{what}");
+        assert!(load_or_none(dir.path(), "n", &Table::empty()).is_none(), "{what}");
     }
     std::fs::remove_file(&file).expect("remove");
     std::fs::create_dir(&file).expect("a folder in its place");
-    assert!(matches!(load(dir.path(), "n"), Err(LoadError::Read { .. })));
+    assert!(matches!(load(dir.path(), "n", &Table::empty()), Err(LoadError::Read { .. })));
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn the_newest_is_on_disk_soon_and_at_the_end() {
     let (tables, newest) = watch::channel(None);
     let cancel = CancellationToken::new();
     let keeper = tokio::spawn(keep(dir.path().to_owned(), "n".into(), newest, cancel.clone()));
-    let saved = || load(dir.path(), "n").ok().flatten().map(|held| held.generation);
+    let saved = || load(dir.path(), "n", &Table::empty()).ok().flatten().map(|held| held.generation);
     tables.send_replace(Some(held("n", 1)));
     let begun = std::time::Instant::now();
     while saved().is_none() {
@@ -120,8 +120,8 @@ async fn a_table_that_cannot_be_saved_takes_the_older_one_off_the_disk() {
     }
     cancel.cancel();
     keeper.await.expect("no panic");
-    assert_eq!(load(dir.path(), "n").expect("sound").expect("there").generation, Generation(3));
-    assert!(load(dir.path(), "m").expect("sound").is_some(), "another node's stays");
+    assert_eq!(load(dir.path(), "n", &Table::empty()).expect("sound").expect("there").generation, Generation(3));
+    assert!(load(dir.path(), "m", &Table::empty()).expect("sound").is_some(), "another node's stays");
     // Where even that fails, the words say so.
     std::fs::remove_file(path(dir.path(), "n")).expect("remove");
     std::fs::create_dir(path(dir.path(), "n")).expect("a folder in its place");

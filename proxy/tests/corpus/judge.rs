@@ -214,6 +214,7 @@ fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
         protocol: probe.protocol,
         destination_port: probe.port,
         icmp: probe.icmp,
+        names: &[],
         request: None,
     };
     enforced.table.verdict(&flow).decision()

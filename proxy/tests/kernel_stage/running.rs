@@ -40,7 +40,7 @@ impl Running {
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let enforcer = Enforcer::open(&config, tables, shown, counted).expect("an enforcer");
-            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1));
+            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1, tokio::sync::mpsc::channel(1).1));
         };
         let thread = std::thread::spawn(move || ns.run(work));
         Self { handovers: Some(handovers), state, metrics, thread: Some(thread) }

@@ -45,7 +45,7 @@ pub(super) async fn serve<J: Judge>(
         return;
     };
     let mut socket = Socket::new(stream, Arc::new(Leg::default()));
-    let ends = Ends { client: ClientAddr(client), original: server };
+    let ends = Ends::new(ClientAddr(client), server);
     let is_whole = Conversation::new(service, ends).run(&mut socket, &drain).await;
     if is_whole {
         socket.linger().await;
@@ -235,7 +235,7 @@ impl<J: Judge> Conversation<J> {
         let until = asked.began + self.service.settings.upstream_timeout;
         self.open.insert(asked.query.id, Open { asked, until, transferred: None, place });
         if matches!(self.server, Server::Closed) {
-            let (ends, limit) = (self.ends, self.service.settings.upstream_timeout);
+            let (ends, limit) = (self.ends.clone(), self.service.settings.upstream_timeout);
             let mut connecting = JoinSet::new();
             connecting.spawn(async move {
                 let dialer = if is_of_this_node(ends.original.0.ip()) { Dialer::Plain } else { Dialer::Transparent };

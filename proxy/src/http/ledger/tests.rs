@@ -42,7 +42,7 @@ impl Case {
 
     fn open(&self, path: usize) -> Arc<Entry> {
         let address = |text: &str| text.parse().unwrap();
-        let ends = Ends { client: ClientAddr(address("10.0.0.1:4000")), original: OriginalDst(address("10.0.0.2:80")) };
+        let ends = Ends::new(ClientAddr(address("10.0.0.1:4000")), OriginalDst(address("10.0.0.2:80")));
         let mut record = Record::new(RecordType::Request, Ids::default().next(), &"n".into(), &Table::empty(), &ends);
         record.http = Some(HttpFacts { path: Some(format!("/{path}")), ..HttpFacts::default() });
         self.ledger.open(record)

@@ -107,7 +107,7 @@ fn what_the_table_allows_stays_and_the_rest_ends() {
     denied_behind_service.reply = tuple(("10.1.0.1", 81), ("10.1.0.2", 4000));
 
     let check = |table: &Table, what: &str, entry: &Entry, ends: bool| {
-        assert_eq!(must_end(table, DIVERTED, entry), ends, "{what}: {entry:?}");
+        assert_eq!(must_end(&Judge { table: table, diverted: DIVERTED, names: None }, entry), ends, "{what}: {entry:?}");
     };
     let allowed = tcp(("10.1.0.2", 4000), ("10.1.0.1", 80));
     check(&allowing, "a rule allows it", &allowed, false);
@@ -148,13 +148,17 @@ fn tuples_come_once_and_only_with_ports() {
     let echo = Entry { protocol: Protocol::Icmp, ..tcp(("10.1.0.3", 0), ("10.1.0.1", 0)) };
     let cut = tcp(("10.1.0.3", 4000), ("10.1.0.1", 80));
     let entries = [cut.clone(), echo.clone(), tcp(("10.1.0.2", 4000), ("10.1.0.1", 80)), cut.clone()];
-    let revoked = judge(&table, &Suspects::All, DIVERTED, entries);
+    let revoked = judge(&Judge { table: &table, diverted: DIVERTED, names: None }, &Suspects::All, entries);
     assert_eq!(
         revoked.tuples,
         [Revocation { protocol: Protocol::Tcp, source: (ip("10.1.0.3"), 4000), destination: (ip("10.1.0.1"), 80) }]
     );
     assert_eq!(revoked.entries, [cut.clone(), echo, cut.clone()]);
-    assert_eq!(judge(&Table::empty(), &Suspects::All, DIVERTED, [cut]), Revoked::default(), "no table, no judgement");
+    assert_eq!(
+        judge(&Judge { table: &Table::empty(), diverted: DIVERTED, names: None }, &Suspects::All, [cut]),
+        Revoked::default(),
+        "no table, no judgement"
+    );
 }
 
 #[test]
@@ -216,8 +220,9 @@ fn real_connections_are_told_apart() {
     });
     let mut conntrack = netns.run(Conntrack::open).unwrap();
     let table = table(&base());
-    let entries = conntrack.keep(|e| must_end(&table, DIVERTED, &e).then_some(e)).unwrap();
-    let revoked = judge(&table, &Suspects::All, DIVERTED, entries);
+    let entries =
+        conntrack.keep(|e| must_end(&Judge { table: &table, diverted: DIVERTED, names: None }, &e).then_some(e)).unwrap();
+    let revoked = judge(&Judge { table: &table, diverted: DIVERTED, names: None }, &Suspects::All, entries);
     let cut = stranger.local_addr().unwrap();
     assert_eq!(
         revoked.tuples,

@@ -1,0 +1,126 @@
+//! Names on their way into the kernel: many look-ups, few transactions.
+//!
+//! ```text
+//! look-up -> Learner::learn -> queue -> one transaction of all that wait -> journal -> confirmed -> the answer goes to the pod
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_policy::Table;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Enforcer;
+use crate::names::{Journal, Lesson, Moment, Names};
+
+/// Lessons that wait for the kernel; who comes then waits for a place.
+const QUEUE: usize = 4096;
+/// Lessons in one transaction: it is the latency of those that come meanwhile.
+const TOGETHER: usize = 512;
+/// How long what has expired is remembered, for flows that began by it and go on.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// What was learned and where it is written down.
+#[derive(Debug)]
+pub struct Learning {
+    pub names: Arc<Names>,
+    pub journal: Journal,
+}
+
+/// A lesson, and who waits for the kernel to hold it.
+#[derive(Debug)]
+pub struct Taught {
+    lesson: Lesson,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+/// Hands lessons to the kernel's thread.
+#[derive(Clone, Debug)]
+pub struct Learner {
+    lessons: mpsc::Sender<Taught>,
+}
+
+impl Learner {
+    /// And where the kernel's thread gets them.
+    pub fn new() -> (Self, mpsc::Receiver<Taught>) {
+        let (lessons, taught) = mpsc::channel(QUEUE);
+        (Self { lessons }, taught)
+    }
+
+    /// Ok: the kernel holds it, and it is written down.
+    pub async fn learn(&self, lesson: Lesson) -> Result<(), String> {
+        let (done, ack) = oneshot::channel();
+        let ended = |_| "the kernel's thread has ended".to_owned();
+        self.lessons.send(Taught { lesson, done }).await.map_err(|_| ended(()))?;
+        ack.await.map_err(|_| ended(()))?
+    }
+}
+
+impl Enforcer {
+    /// Puts a lesson, and all that wait behind it, into the kernel.
+    pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
+        let mut taught = vec![first];
+        while taught.len() < TOGETHER
+            && let Ok(next) = others.try_recv()
+        {
+            taught.push(next);
+        }
+        let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.into_iter().map(|taught| (taught.lesson, taught.done)).unzip();
+        let learned = match self.kernel.learn(&lessons) {
+            Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
+            learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
+        };
+        for ((lesson, done), learned) in lessons.iter().zip(waiting).zip(learned) {
+            if learned.is_ok() {
+                self.note_learned(lesson);
+            }
+            // Who doesn't wait any more has answered SERVFAIL.
+            let _ = done.send(learned);
+        }
+    }
+
+    /// One lesson that the kernel refuses must not take others with it.
+    fn learn_alone(&mut self, lesson: &Lesson) -> Result<(), String> {
+        self.kernel.learn(std::slice::from_ref(lesson)).map_err(|error| crate::error_chain(&error))
+    }
+
+    fn note_learned(&self, lesson: &Lesson) {
+        let Some(Learning { names, journal }) = &self.learning else { return };
+        // Counted and said there; the answer holds all the same, until this process is killed.
+        let _ = journal.append(lesson);
+        names.confirm(lesson);
+    }
+
+    /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing.
+    pub(super) fn forget_pods(&mut self, table: &Table) {
+        let (Some(Learning { names, journal }), Some(before)) = (&self.learning, self.kernel.in_force()) else { return };
+        let is_same = |ip: &IpAddr| match (before.endpoint(*ip), table.endpoint(*ip)) {
+            (Some(old), Some(new)) => new.local && old.pod == new.pod,
+            // Unknown before, and so without anything that was told; or not yet known again.
+            (None, Some(new)) => new.local,
+            (_, None) => false,
+        };
+        let gone: Vec<IpAddr> = names.pods().into_iter().filter(|ip| !is_same(ip)).collect();
+        for ip in &gone {
+            // As above.
+            let _ = journal.forget(names.forget(*ip, Moment::now()));
+        }
+        if let Err(error) = self.kernel.forget(&gone) {
+            tracing::warn!(
+                "addresses that pods were told, which are gone, stay open until their time: {}",
+                crate::error_chain(&error)
+            );
+        }
+    }
+
+    /// Now and then.
+    pub(super) fn tidy_names(&self) {
+        let Some(Learning { names, journal }) = &self.learning else { return };
+        let now = Moment::now();
+        names.sweep(now.before(REMEMBERED));
+        if let Err(error) = journal.compact_if_due(now) {
+            tracing::warn!("the journal of names can't be written anew: {}", crate::error_chain(&error));
+        }
+    }
+}
