@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Asked, Fate, Judge, Service, Transport, said};
+use super::{Asked, Fate, Judge, Service, Settings, Transport, said};
 use crate::dns::{Answer, Frames, Query, RecordType, believe, frame, unreadable};
 use crate::judge::{ClientAddr, Ends, OriginalDst};
 use crate::limits::Place;
@@ -136,7 +136,7 @@ impl<J: Judge> Conversation<J> {
             }
             match self.next(client, &mut from_server, drain).await {
                 // What was read last waits until there is room; then comes the end.
-                Event::FromClient(Ok(0)) | Event::Drain => self.ended = true,
+                Event::FromClient(Ok(0)) | Event::Drain => self.end(),
                 Event::FromClient(Ok(_)) => {}
                 Event::FromClient(Err(_)) | Event::ToClient(Err(_) | Ok(0)) => break false,
                 Event::ToClient(Ok(_)) => self.active = Instant::now(),
@@ -262,7 +262,8 @@ impl<J: Judge> Conversation<J> {
             return;
         };
         if is_transfer(&open.asked.query) {
-            open.until = Instant::now() + self.service.settings.upstream_timeout;
+            let Settings { idle, upstream_timeout, .. } = self.service.settings;
+            open.until = Instant::now() + if self.ended { upstream_timeout } else { idle };
             let upstream = open.asked.began.elapsed();
             open.transferred.get_or_insert(Fate::Answered { answer, upstream, learned: Duration::ZERO });
             return self.say(&response);
@@ -304,6 +305,13 @@ impl<J: Judge> Conversation<J> {
         }
     }
 
+    /// Nothing is read from the client any more. That a transfer is over is not to be known, so it gets less time to go on.
+    fn end(&mut self) {
+        self.ended = true;
+        let soon = Instant::now() + self.service.settings.upstream_timeout;
+        self.open.values_mut().for_each(|open| open.until = open.until.min(soon));
+    }
+
     /// The server is gone: what it has, it won't answer.
     fn lose_server(&mut self, fate: &Fate) {
         self.server = Server::Closed;
@@ -329,9 +337,9 @@ impl<J: Judge> Conversation<J> {
     fn give_up(&mut self, open: Open, fate: &Fate) {
         match open.transferred {
             None => self.fail(&open.asked, fate),
-            // What the client has of it is all that there is. That it ends is said by the end of the connection.
+            // What the client has of it is all that there is, which only the end of the connection can say.
             Some(transferred) => {
-                self.ended |= *fate == Fate::Unreachable;
+                self.ended = true;
                 self.service.judge.seen(&open.asked, &transferred);
             }
         }
