@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Asked, Fate, Judge, Service, Settings, Transport, said};
+use super::{Asked, Fate, Judge, Service, Settings, Transport, is_diverted, said};
 use crate::dns::{Answer, Frames, Query, RecordType, believe, frame, unreadable};
 use crate::judge::{ClientAddr, Ends, OriginalDst};
 use crate::limits::Place;
@@ -39,8 +39,11 @@ pub(super) async fn serve<J: Judge>(
     server: OriginalDst,
     drain: CancellationToken,
 ) {
-    // A loopback address is the listener's own: nothing was diverted.
-    let Some(_place) = service.connections.enter(client.ip()).filter(|_| !server.0.ip().is_loopback()) else {
+    if !is_diverted(client, server.0) {
+        service.metrics.not_diverted.inc();
+        return;
+    }
+    let Some(_place) = service.connections.enter(client.ip()) else {
         service.metrics.connections_refused.inc();
         return;
     };
@@ -213,7 +216,7 @@ impl<J: Judge> Conversation<J> {
                 return match unreadable(message) {
                     Some(answer) => self.say(&answer),
                     // Less than a header, or a response: whoever sends such doesn't ask.
-                    None => self.ended = true,
+                    None => self.end(),
                 };
             }
         };
@@ -301,7 +304,9 @@ impl<J: Judge> Conversation<J> {
     fn say(&mut self, message: &[u8]) {
         match frame(message) {
             Ok(framed) => self.to_client.extend_from_slice(&framed),
-            Err(_) => drop(self.service.metrics.unsent.inc()),
+            Err(_) => {
+                self.service.metrics.unsent.inc();
+            }
         }
     }
 
