@@ -8,7 +8,7 @@ use crate::flow::{Direction, Flow, Protocol, Request};
 use crate::http::Hit;
 use crate::memo;
 use crate::name::{NamePattern, plain_name};
-use crate::program::{Compiled, Line, LineAction, Reads};
+use crate::program::{Compiled, Line, LineAction, Reads, Where};
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Peer, SetId};
 use crate::source::{Action, DnsMatch, L7, Named, PortMatch, Tier};
@@ -272,7 +272,7 @@ fn half(table: &Table, plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
     let mut from = 0;
     loop {
         let Some((number, item)) = judged.first(from, candidates, unindexed) else {
-            return default_half(program, flow);
+            return judged.default_half();
         };
         let line = &program.lines.lines[number];
         let (decision, reason) = match line.action {
@@ -356,6 +356,22 @@ struct Judged<'a> {
 impl<'a> Judged<'a> {
     fn new(table: &'a Table, program: &'a Compiled, flow: &'a Flow<'a>, ends: &Ends<'a>) -> Self {
         Self { table, program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
+    }
+
+    /// What holds where no line matches.
+    fn default_half(&self) -> Half {
+        let lines = &self.program.lines;
+        if lines.default == Decision::Allow {
+            return Half::allow(Reason::NotIsolated);
+        }
+        let is_refused = |line: &Line| {
+            let anywhere = Line { place: Where::Anywhere, ..line.clone() };
+            line.place == Where::Elsewhere && self.names_match(line) && lines.ports_match(&anywhere, self.flow, None)
+        };
+        if lines.is_quic(self.flow) && lines.lines.iter().any(is_refused) {
+            return Half::deny(Reason::NotTheProtocol);
+        }
+        Half::deny(nothing_matched(self.program, self.flow))
     }
 
     /// The lines that the request matches, ascending, and the item of each that does; none without an HTTP request.
@@ -566,19 +582,16 @@ fn next_tier(program: &Compiled, number: usize) -> usize {
     lines[number..].iter().position(|line| rank(line) > here).map_or(lines.len(), |offset| number + offset)
 }
 
-/// What holds where no line matches.
-fn default_half(program: &Compiled, flow: &Flow<'_>) -> Half {
+/// Why nothing of a request matches.
+fn nothing_matched(program: &Compiled, flow: &Flow<'_>) -> Reason {
     let lines = &program.lines;
-    if lines.default == Decision::Allow {
-        return Half::allow(Reason::NotIsolated);
-    }
     let of_tls = |line: &Line| {
         let by_contents = || program.rule(line.rule).is_some_and(|rule| matches!(rule.l7, Some(L7::Tls(_))));
         matches!(line.reads, Reads::Name(_)) || by_contents()
     };
-    Half::deny(match flow.request {
+    match flow.request {
         Some(Request::Opaque) => Reason::NotTheProtocol,
         Some(Request::Tls { .. }) if !lines.lines.iter().any(of_tls) => Reason::NotTheProtocol,
         _ => Reason::NoRuleMatched,
-    })
+    }
 }

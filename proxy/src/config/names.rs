@@ -130,6 +130,7 @@ impl Config {
         let ip = |resolver: &Resolver| if let Resolver::Ip(ip) = resolver { Some(*ip) } else { None };
         NameSettings {
             checked_ports: self.name_check.tls_ports.iter().chain(&self.name_check.http_ports).copied().collect(),
+            quic_ports: self.name_check.tls_ports.iter().copied().collect(),
             resolvers: self.dns.resolvers.iter().filter_map(ip).collect(),
         }
     }

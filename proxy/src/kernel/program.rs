@@ -105,6 +105,7 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
         direction: lines.direction,
         program,
         checked_ports: lines.checked_ports.clone(),
+        quic_ports: lines.quic_ports.clone(),
         rendered: Rendered::default(),
         room: bundle::MOST_ELEMENTS,
     };
@@ -154,6 +155,8 @@ struct Writer<'t> {
     program: ProgramId,
     /// Where names are checked.
     checked_ports: Arc<[u16]>,
+    /// Where QUIC is refused.
+    quic_ports: Arc<[u16]>,
     rendered: Rendered,
     /// For so many more elements of bundles.
     room: usize,
@@ -183,6 +186,7 @@ impl Writer<'_> {
         if lines.default != Decision::Deny {
             return;
         }
+        lines.lines.iter().filter(|line| line.place == Where::Elsewhere).for_each(|line| self.refuse_quic(line));
         let mut names = lines.isolated_by.iter().filter_map(|id| self.table.policy(*id)).map(|p| p.reference.to_string());
         let comment = match (names.next(), names.count()) {
             (None, _) => "isolated".to_owned(),
@@ -341,44 +345,72 @@ impl Writer<'_> {
 
     /// The alternatives for protocol and destination port, where names are checked or aren't.
     fn ports_in(&mut self, ports: Option<&[PortMatch]>, place: Where) -> Vec<Alternative> {
-        let checked = ranges_of(&self.checked_ports);
-        let wanted = match place {
-            Where::Anywhere => return self.ports(ports),
-            Where::Checked => checked,
-            Where::Unchecked => all_but(&checked),
-        };
-        let tcp = |(first, last): &(u128, u128)| PortMatch::Range {
-            protocol: Protocol::Tcp,
-            first: to_port(*first),
-            last: to_port(*last),
-        };
+        if place == Where::Anywhere {
+            return self.ports(ports);
+        }
+        let both = [Protocol::Tcp, Protocol::Udp].map(|protocol| PortMatch::All { protocol });
         let mut alternatives = Vec::new();
         let mut narrowed: Vec<PortMatch> = Vec::new();
-        for port in ports.unwrap_or(&[PortMatch::All { protocol: Protocol::Tcp }]) {
+        for port in ports.unwrap_or(&both) {
+            let wanted = self.wanted(port.protocol(), place);
             match port {
-                PortMatch::All { protocol: Protocol::Tcp } => narrowed.extend(wanted.iter().map(tcp)),
-                PortMatch::Range { protocol: Protocol::Tcp, first, last } => {
-                    let within = |(from, to): &(u128, u128)| (*from.max(&u128::from(*first)), *to.min(&u128::from(*last)));
-                    narrowed.extend(wanted.iter().map(within).filter(|(from, to)| from <= to).map(|range| tcp(&range)));
-                }
-                PortMatch::Named { protocol: Protocol::Tcp, .. } => {
+                PortMatch::All { protocol } => narrowed.extend(within(*protocol, &wanted, (0, u16::MAX))),
+                PortMatch::Range { protocol, first, last } => narrowed.extend(within(*protocol, &wanted, (*first, *last))),
+                PortMatch::Named { protocol, .. } => {
                     let named = self.ports(Some(std::slice::from_ref(port)));
-                    let places = self.ports(Some(&wanted.iter().map(tcp).collect::<Vec<_>>()));
+                    let places = self.ports(Some(&within(*protocol, &wanted, (0, u16::MAX))));
                     for (named, place) in named.iter().flat_map(|named| places.iter().map(move |place| (named, place))) {
                         let words = [named.words.clone(), place.words.clone()].concat();
                         alternatives.push(Alternative { family: named.family, words });
                     }
                 }
-                // Names are checked in TCP alone.
-                other if place == Where::Unchecked => narrowed.push(other.clone()),
-                _ => {}
+                PortMatch::Icmp(_) if place == Where::Checked => {}
+                PortMatch::Icmp(_) => narrowed.push(port.clone()),
             }
         }
-        if ports.is_none() && place == Where::Unchecked {
-            alternatives.push(Alternative { family: None, words: expr::not_protocol(expr::TCP) });
+        if ports.is_none() && place != Where::Checked {
+            let words = [expr::not_protocol(expr::TCP), expr::not_protocol(expr::UDP)].concat();
+            alternatives.push(Alternative { family: None, words });
         }
         alternatives.extend(self.ports(Some(&narrowed)));
         alternatives
+    }
+
+    /// The ports of a protocol that are in a place.
+    fn wanted(&self, protocol: Protocol, place: Where) -> Vec<(u128, u128)> {
+        let checked = || ranges_of(&self.checked_ports);
+        match (place, protocol) {
+            (Where::Checked, Protocol::Tcp) => checked(),
+            (Where::Checked, _) => Vec::new(),
+            (Where::Unchecked | Where::Elsewhere, Protocol::Tcp) => all_but(&checked()),
+            (Where::Elsewhere, Protocol::Udp) => all_but(&ranges_of(&self.quic_ports)),
+            _ => all_but(&[]),
+        }
+    }
+
+    /// What a rule that checks names would allow, if it weren't QUIC: the client hears at once that it can't be read, and falls back.
+    fn refuse_quic(&mut self, line: &Line) {
+        let quic = ranges_of(&self.quic_ports);
+        let ports: Vec<PortMatch> = match line.ports.as_deref() {
+            None => within(Protocol::Udp, &quic, (0, u16::MAX)),
+            Some(ports) => ports
+                .iter()
+                .flat_map(|port| match port {
+                    PortMatch::All { protocol: Protocol::Udp } => within(Protocol::Udp, &quic, (0, u16::MAX)),
+                    PortMatch::Range { protocol: Protocol::Udp, first, last } => within(Protocol::Udp, &quic, (*first, *last)),
+                    _ => Vec::new(),
+                })
+                .collect(),
+        };
+        if ports.is_empty() {
+            return;
+        }
+        let (peers, ports) = (self.peers(line.peers.as_deref()), self.ports(Some(&ports)));
+        let comment = format!("QUIC hides its server name: {}", self.named(&[line.rule]));
+        for (peer, port) in peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port))) {
+            let verdict = self.denied(Site::Unreadable);
+            self.push(Rule::new([peer.words.clone(), port.words.clone()], &verdict).because(comment.clone()));
+        }
     }
 
     /// The alternatives for protocol and destination port.
@@ -435,6 +467,18 @@ impl Writer<'_> {
 /// Ports, ascending, as ranges.
 fn ranges_of(ports: &[u16]) -> Vec<(u128, u128)> {
     merge(ports.iter().map(|port| (u128::from(*port), u128::from(*port))).collect())
+}
+
+/// What of `ports` is wanted, all of them if that is all.
+fn within(protocol: Protocol, wanted: &[(u128, u128)], (first, last): (u16, u16)) -> Vec<PortMatch> {
+    let (first, last) = (u128::from(first), u128::from(last));
+    let common = wanted.iter().map(|(from, to)| (*from.max(&first), *to.min(&last))).filter(|(from, to)| from <= to);
+    common
+        .map(|range| match range {
+            (0, to) if to == u128::from(u16::MAX) => PortMatch::All { protocol },
+            (from, to) => PortMatch::Range { protocol, first: to_port(from), last: to_port(to) },
+        })
+        .collect()
 }
 
 /// The ports that are in none of these ranges, which are ascending and don't touch.
