@@ -1,6 +1,7 @@
 //! The one walk that decides a flow, and that explains it.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -91,17 +92,18 @@ impl Table {
     /// Whether rules of the pod at `source` name `name`, and none of them takes `ip` for an address of it: it is of the cluster, or
     /// private.
     pub fn withholds(&self, source: IpAddr, name: &str, ip: IpAddr) -> bool {
+        let of_name: Vec<_> = self.names_in_rules(source).into_iter().filter(|(_, named)| named.matches(name)).collect();
+        !of_name.is_empty() && !of_name.iter().any(|(_, named)| self.may_have(named, ip))
+    }
+
+    /// The peers by name in the egress rules that judge the pod at `source`, each with its rule.
+    pub fn names_in_rules(&self, source: IpAddr) -> BTreeSet<(RuleId, &Arc<Named>)> {
         let endpoint = self.endpoints.get(&source).filter(|slot| slot.local);
-        let program = endpoint.and_then(|slot| self.programs(slot.identity).egress);
-        let Some(lines) = program.and_then(|program| self.lines(program)) else { return false };
-        let all = lines.lines.iter().flat_map(|line| line.peers.iter().flatten());
-        let mut named = all.filter_map(|peer| if let Peer::Names(named) = peer { Some(named) } else { None });
-        let mut is_named = false;
-        !named.any(|named| {
-            let matches = named.matches(name);
-            is_named |= matches;
-            matches && self.may_have(named, ip)
-        }) && is_named
+        let lines = endpoint.and_then(|slot| self.lines(self.programs(slot.identity).egress?));
+        let all = lines.into_iter().flat_map(|lines| &lines.lines).filter(|line| !line.reads.is_lookup());
+        all.flat_map(|line| line.peers.iter().flatten().map(move |peer| (line.rule, peer)))
+            .filter_map(|(rule, peer)| if let Peer::Names(named) = peer { Some((rule, named)) } else { None })
+            .collect()
     }
 
     /// The endpoints of the flow, or the answer that needs no policy.

@@ -85,6 +85,7 @@ async fn live(options: Options) -> Result<()> {
     }
     let learning = remembered(&config, &state_dir, &node, &mut registry)?;
     let names = Arc::clone(&learning.names);
+    let (known, newest) = (Arc::clone(&names), table.clone());
     let dataplane = Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent);
     let dataplane = Arc::new(Dataplane { names: Some(Arc::clone(&names)), ..dataplane });
     let drain = dataplane.drain.clone();
@@ -99,7 +100,9 @@ async fn live(options: Options) -> Result<()> {
     let inputs = Inputs { handovers: to_apply, asked, lessons };
     let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), learning, inputs).await?;
 
-    let state = Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, draining: drain.begun.clone() };
+    let draining = drain.begun.clone();
+    let state =
+        Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, names: known, table: newest, draining };
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
 
     let cancel = CancellationToken::new();

@@ -16,6 +16,7 @@
 
 mod journal;
 mod lesson;
+mod listing;
 mod metrics;
 mod moment;
 mod pod;
@@ -23,6 +24,7 @@ mod store;
 
 pub use journal::{BootId, Entry, Journal, WriteError, path};
 pub use lesson::{Displaced, Forgotten, Learned, LearnedName, Lesson};
+pub use listing::{Listed, listing};
 pub use metrics::NamesMetrics;
 pub use moment::Moment;
 pub use store::{Known, Limits, Names};
