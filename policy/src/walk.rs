@@ -195,7 +195,8 @@ impl Table {
             let Some(rule) = self.named(line.rule) else {
                 continue;
             };
-            steps.push(Step { id: line.rule, tier: line.tier, rule, action: line.action, outcome });
+            let (tier, action, reads) = (line.tier, line.action, line.reads.clone());
+            steps.push(Step { id: line.rule, tier, rule, action, reads, outcome });
         }
         steps
     }
@@ -303,7 +304,7 @@ pub struct Explanation {
     pub ingress: Vec<Step>,
 }
 
-/// One rule that was looked at.
+/// One line of a rule that was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The rule, for what [`Table::policy`] knows of it.
@@ -311,6 +312,8 @@ pub struct Step {
     pub tier: Tier,
     pub rule: NamedRule,
     pub action: LineAction,
+    /// A rule by name is looked at several times, each time for something else.
+    pub reads: Reads,
     pub outcome: Outcome,
 }
 
