@@ -172,7 +172,7 @@ fn remembered(config: &Config, state_dir: &Path, node: &str, registry: &mut Regi
     let (journal, entries) = Journal::open(state_dir, node, boot, metrics.clone(), now);
     let names = Arc::new(Names::new(config.dns.limits(), metrics));
     names.restore(&entries, now);
-    Ok(Learning { names, journal })
+    Ok(Learning::new(names, journal))
 }
 
 /// What the kernel's thread is told.

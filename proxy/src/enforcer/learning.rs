@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
 use tokio::sync::{mpsc, oneshot};
@@ -21,11 +21,21 @@ const TOGETHER: usize = 512;
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
+/// How often all that is remembered is looked through.
+const TIDY: Duration = Duration::from_secs(60);
+
 /// What was learned and where it is written down.
 #[derive(Debug)]
 pub struct Learning {
     pub names: Arc<Names>,
-    pub journal: Journal,
+    journal: Journal,
+    tidied: Instant,
+}
+
+impl Learning {
+    pub fn new(names: Arc<Names>, journal: Journal) -> Self {
+        Self { names, journal, tidied: Instant::now() }
+    }
 }
 
 /// A lesson, and who waits for the kernel to hold it.
@@ -86,7 +96,7 @@ impl Enforcer {
     }
 
     fn note_learned(&self, lesson: &Lesson) {
-        let Some(Learning { names, journal }) = &self.learning else { return };
+        let Some(Learning { names, journal, .. }) = &self.learning else { return };
         // Counted and said there; the answer holds all the same, until this process is killed.
         let _ = journal.append(lesson);
         names.confirm(lesson);
@@ -94,7 +104,7 @@ impl Enforcer {
 
     /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing.
     pub(super) fn forget_pods(&mut self, table: &Table) {
-        let (Some(Learning { names, journal }), Some(before)) = (&self.learning, self.kernel.in_force()) else { return };
+        let (Some(Learning { names, journal, .. }), Some(before)) = (&self.learning, self.kernel.in_force()) else { return };
         let is_same = |ip: &IpAddr| match (before.endpoint(*ip), table.endpoint(*ip)) {
             (Some(old), Some(new)) => new.local && old.pod == new.pod,
             // Unknown before, and so without anything that was told; or not yet known again.
@@ -115,8 +125,11 @@ impl Enforcer {
     }
 
     /// Now and then.
-    pub(super) fn tidy_names(&self) {
-        let Some(Learning { names, journal }) = &self.learning else { return };
+    pub(super) fn tidy_names(&mut self) {
+        let Some(Learning { names, journal, tidied }) = self.learning.as_mut().filter(|it| it.tidied.elapsed() >= TIDY) else {
+            return;
+        };
+        *tidied = Instant::now();
         let now = Moment::now();
         names.sweep(now.before(REMEMBERED));
         if let Err(error) = journal.compact_if_due(now) {
