@@ -11,11 +11,14 @@ use crate::memo::TableId;
 use crate::program::{self, Compiled};
 use crate::sharded::Sharded;
 use crate::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Policy, PolicyId, Program, ProgramId, Programs, SetId};
+use crate::table::pods::LocalPods;
+pub(crate) use crate::table::pods::Slot;
 use crate::table::whereabouts::Whereabouts;
 use crate::verdict::{NamedRule, RuleId};
 
 mod audit;
 mod check;
+mod pods;
 mod whereabouts;
 
 pub use crate::program::{DNS_PORT, Line, LineAction, Lines, MOST_LOOKUP_PORTS, NameSettings, Reads, Where};
@@ -36,6 +39,7 @@ pub struct Table {
     programs: Sharded<ProgramId, ProgramEntry>,
     identities: Sharded<IdentityId, Arc<Identity>>,
     pub(crate) endpoints: Sharded<IpAddr, Slot>,
+    pods: LocalPods,
     /// Node addresses, and whose they are.
     pub(crate) node_ips: Arc<FxHashMap<IpAddr, Arc<str>>>,
     whereabouts: Whereabouts,
@@ -43,21 +47,6 @@ pub struct Table {
     pub(crate) is_audit: bool,
     /// The second table, if an Audit policy selects a pod that is judged here.
     pub(crate) audit: Option<Arc<Audited>>,
-}
-
-/// An endpoint, and of it what every verdict asks, to be had without another step.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) identity: IdentityId,
-    pub(crate) local: bool,
-    pub(crate) conflict: bool,
-    pub(crate) endpoint: Arc<Endpoint>,
-}
-
-impl Slot {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self { identity: endpoint.identity, local: endpoint.local, conflict: endpoint.conflict, endpoint }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +114,7 @@ impl Table {
             programs: Sharded::new(),
             identities: Sharded::new(),
             endpoints: Sharded::new(),
+            pods: LocalPods::new(),
             node_ips: Arc::default(),
             whereabouts: Whereabouts::default(),
             is_audit: false,
@@ -274,7 +264,12 @@ impl Table {
     }
 
     fn put_endpoint(&mut self, ip: IpAddr, endpoint: &Arc<Endpoint>, touched: &mut Touched) {
-        match self.endpoints.insert(ip, Slot::new(endpoint.clone())) {
+        let before = self.endpoints.insert(ip, Slot::new(endpoint.clone()));
+        if let Some(old) = &before {
+            self.pods.leave(ip, &old.endpoint);
+        }
+        self.pods.join(ip, endpoint);
+        match before {
             None if touched.endpoints.insert(ip) => {
                 touched.appeared.insert(ip);
             }
@@ -288,6 +283,7 @@ impl Table {
     fn drop_endpoint(&mut self, ip: IpAddr, touched: &mut Touched) -> Result<(), ApplyError> {
         touched.endpoints.insert(ip);
         let old = self.endpoints.remove(&ip).ok_or_else(|| ApplyError::new("endpoint", ip))?;
+        self.pods.leave(ip, &old.endpoint);
         self.leave_identity(ip, old.identity);
         Ok(())
     }

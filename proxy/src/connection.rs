@@ -35,7 +35,7 @@ use crate::names::{Moment, Names};
 use crate::observe::Observer;
 use crate::records::{Record, RecordSink, RecordType, RecordVerdict, TlsFacts};
 use crate::relay::{Seen, Side, relay_seen};
-use crate::socket::{Leg, Socket};
+use crate::socket::{Leg, Socket, asked_for};
 use crate::upstream::{DialError, Dialer, SourcePort};
 
 /// The two steps of the end of the process.
@@ -158,9 +158,7 @@ pub async fn handle_audited(dataplane: Arc<Dataplane>, stream: TcpStream, client
 }
 
 async fn handle(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr, original: OriginalDst, why: Why) {
-    let (pod, server) = (client.ip().to_canonical(), original.0.ip().to_canonical());
-    let names = dataplane.names.as_ref().map(|names| names.names_of(pod, server, Moment::now())).unwrap_or_default();
-    let ends = Ends { names: names.into(), ..Ends::new(ClientAddr(client), original) };
+    let ends = Ends { names: names(&dataplane, &stream, client, original).into(), ..Ends::new(ClientAddr(client), original) };
     let conn = Arc::new(Conn {
         id: dataplane.ids.next(),
         ends: ends.clone(),
@@ -211,6 +209,14 @@ async fn handle(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr
         record.decided(ruling);
     }
     conn.write_record(record, &ended);
+}
+
+/// The names that the client was told of where it goes.
+fn names(dataplane: &Dataplane, stream: &TcpStream, client: SocketAddr, OriginalDst(original): OriginalDst) -> Vec<Arc<str>> {
+    let Some(names) = &dataplane.names else { return Vec::new() };
+    let (pod, server) = (client.ip().to_canonical(), original.ip().to_canonical());
+    let asked = asked_for(stream).unwrap_or(server);
+    names.of_flow(&dataplane.table.borrow(), pod, asked, server, Moment::now())
 }
 
 async fn serve(

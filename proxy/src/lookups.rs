@@ -7,7 +7,8 @@
 //! | anything else | REFUSED, or NXDOMAIN by configuration, with the policy's name |
 //!
 //! What an answer teaches is this pod's alone, all of it: which rule takes which address of which name is the table's to say, for each
-//! connection. The kernel is told before the pod.
+//! connection. A pod of two families asks by one of them about both, so each of its addresses is taught what it can connect to. The
+//! kernel is told before the pod.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::dns::{Address, Answer, DenyWith, Kind, Rcode};
 use crate::enforcer::Learner;
 use crate::ident::Ids;
 use crate::judge::{self, ClientAddr, Ends, OriginalDst, Ruling};
-use crate::names::{Moment, Names};
+use crate::names::{Lesson, Moment, Names};
 use crate::records::{DnsFacts, Record, RecordSink, RecordType, RecordVerdict, shortened};
 
 /// Addresses that a record repeats.
@@ -147,11 +148,14 @@ impl Judge for Lookups {
     }
 
     async fn learn(&self, asked: &Asked, answer: &Answer) -> Result<(), NotLearned> {
-        let lesson = self.names.learn(asked.client.ip().to_canonical(), answer, Moment::now());
-        if lesson.is_empty() {
-            return Ok(());
-        }
-        self.learner.learn(lesson).await.map_err(NotLearned::Kernel)
+        let client = asked.client.ip().to_canonical();
+        let now = Moment::now();
+        let table = self.table();
+        let others = table.addresses_of_pod(client).filter(|own| *own != client);
+        let lessons = [client].into_iter().chain(others).map(|own| self.names.learn(own, answer, now));
+        let lessons: Vec<Lesson> = lessons.filter(|lesson| !lesson.is_empty()).collect();
+        drop(table);
+        self.learner.learn(lessons).await.map_err(NotLearned::Kernel)
     }
 
     fn seen(&self, asked: &Asked, fate: &Fate) {

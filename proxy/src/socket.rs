@@ -4,12 +4,14 @@
 //! went through, and whether the leg ends with RST) lies in a [`Leg`] that both sides hold.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -50,6 +52,18 @@ impl Leg {
 
     pub(crate) fn add_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Where the client of a diverted connection wanted to go before any translation, such as to a Service's address. None: nothing
+/// tracks it.
+pub(crate) fn asked_for(stream: &TcpStream) -> Option<IpAddr> {
+    if stream.local_addr().is_ok_and(|own| own.is_ipv4()) {
+        let asked = getsockopt(stream, sockopt::OriginalDst).ok()?;
+        Some(Ipv4Addr::from(u32::from_be(asked.sin_addr.s_addr)).into())
+    } else {
+        let asked = getsockopt(stream, sockopt::Ip6tOriginalDst).ok()?;
+        Some(Ipv6Addr::from(asked.sin6_addr.s6_addr).into())
     }
 }
 

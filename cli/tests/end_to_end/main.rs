@@ -20,6 +20,7 @@ mod hostile_clients;
 mod hostile_files;
 mod http;
 mod killed;
+mod names;
 mod node_processes;
 mod others;
 mod redirect;

@@ -19,7 +19,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 /// For what must not happen: as long as is looked whether it does.
 pub(crate) const SHORT: Duration = Duration::from_millis(700);
 
-/// A pod: `namespace/name`, the node, its addresses. Its label `app` is its name, its port `http` is 8080.
+/// A pod: `namespace/name`, the node, its addresses. Its label `app` is its name, its port `http` is 8080. `kube-system/dns` is the
+/// cluster's resolver, by the label that it has everywhere.
 pub(crate) type PodSpec<'a> = (&'a str, &'a str, &'a [&'a str]);
 
 /// Nodes, pods, the controller and a proxy on each node. The pods' web servers answer at 8080.
@@ -231,8 +232,9 @@ fn inventory(nodes: &[Node], pods: &[PodSpec<'_>]) -> String {
 pub(crate) fn pod_manifest(pod: &str, node: &str, addresses: &[&str]) -> String {
     let (namespace, name) = pod.split_once('/').expect("namespace/name");
     let addresses: Vec<_> = addresses.iter().map(|a| format!("{{ ip: \"{a}\" }}")).collect();
+    let of_system = if namespace == "kube-system" { format!(", k8s-app: kube-{name}") } else { String::new() };
     format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: {name}, namespace: {namespace}, labels: {{ app: {name} }} }}\n\
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: {name}, namespace: {namespace}, labels: {{ app: {name}{of_system} }} }}\n\
          spec:\n  nodeName: {node}\n  containers:\n  - name: main\n    ports: [ {{ name: http, containerPort: 8080 }} ]\n\
          status: {{ phase: Running, podIPs: [ {} ] }}\n",
         addresses.join(", ")

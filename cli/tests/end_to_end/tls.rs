@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use sluice_testnet::{Child, Pod, wait_until};
+use sluice_testnet::{Child, Netns, wait_until};
 
 use crate::client::curl;
 use crate::scene::{LONG, Scene};
@@ -25,8 +25,8 @@ spec:
     tls: { serverNames: [ api.example.com, "*.example.org" ] }
 "#;
 
-/// Answers requests inside TLS, at one address of the pod.
-fn serve(pod: &Pod, address: &str, folder: &Path) -> Child {
+/// Answers requests inside TLS, at one address of a namespace.
+pub(crate) fn serve(ns: &Netns, address: &str, folder: &Path) -> Child {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let mut made = Command::new("openssl");
     made.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
@@ -36,9 +36,9 @@ fn serve(pod: &Pod, address: &str, folder: &Path) -> Child {
     let mut server = Command::new("openssl");
     server.args(["s_server", "-quiet", "-www", "-accept", address, "-key", &path("key"), "-cert", &path("certificate")]);
     server.stdin(Stdio::null());
-    let server = pod.ns().spawn(server).unwrap();
+    let server = ns.spawn(server).unwrap();
     let own = address.parse().unwrap();
-    assert!(wait_until(LONG, || pod.ns().tcp_connect(None, own, LONG).is_ok()), "{server:?}");
+    assert!(wait_until(LONG, || ns.tcp_connect(None, own, LONG).is_ok()), "{server:?}");
     server
 }
 
@@ -49,7 +49,7 @@ fn server_names_decide() {
     let frontend = scene.pod("shop/frontend");
     let mut count = 0;
     for address in ["10.1.0.2", "[fd00:1::2]"] {
-        let _server = serve(&scene.pod("shop/api"), &format!("{address}:8443"), files.path());
+        let _server = serve(scene.pod("shop/api").ns(), &format!("{address}:8443"), files.path());
         let rows = [
             ("api.example.com", true),
             ("API.EXAMPLE.COM", true),

@@ -102,9 +102,14 @@ impl Table {
         self.endpoints.get(&ip).is_some() || self.node_ips.contains_key(&ip) || self.whereabouts.cluster.contains(ip)
     }
 
+    /// Whether an address can be no server's on the Internet: it is the cluster's own, or private.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        !is_outside(ip) || self.is_of_cluster(ip)
+    }
+
     /// Whether a name of the rule may have this address, as far as the address says.
     pub fn may_have(&self, named: &Named, ip: IpAddr) -> bool {
-        named.allow_private || (is_outside(ip) && !self.is_of_cluster(ip))
+        named.allow_private || !self.is_inside(ip)
     }
 
     /// Whether pods may ask this address for the names of their rules.

@@ -58,12 +58,19 @@ impl Learner {
         (Self { lessons }, taught)
     }
 
-    /// Ok: the kernel holds it, and it is written down.
-    pub async fn learn(&self, lesson: Lesson) -> Result<(), String> {
-        let (done, ack) = oneshot::channel();
-        let ended = |_| "the kernel's thread has ended".to_owned();
-        self.lessons.send(Taught { lesson, done }).await.map_err(|_| ended(()))?;
-        ack.await.map_err(|_| ended(()))?
+    /// Ok: the kernel holds all of them, and they are written down.
+    pub async fn learn(&self, lessons: Vec<Lesson>) -> Result<(), String> {
+        let ended = || "the kernel's thread has ended".to_owned();
+        let mut acks = Vec::with_capacity(lessons.len());
+        for lesson in lessons {
+            let (done, ack) = oneshot::channel();
+            self.lessons.send(Taught { lesson, done }).await.map_err(|_| ended())?;
+            acks.push(ack);
+        }
+        for ack in acks {
+            ack.await.map_err(|_| ended())??;
+        }
+        Ok(())
     }
 }
 

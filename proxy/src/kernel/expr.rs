@@ -18,7 +18,7 @@ pub(super) mod frame;
 
 pub(super) use flow::{
     ESTABLISHED, INVALID, NEW, ORIGINAL, RELATED, REPLY, bare_syn, has_label, lacks_label, not_a_bare_syn, not_state,
-    original_direction, reply_direction, sender_is_not_the_flows, set_label, state,
+    original_direction, reply_direction, sender_is_not_the_flows, set_label, source_and_asked_in, state,
 };
 
 /// One expression of a rule.

@@ -322,11 +322,13 @@ impl Writer<'_> {
                     words: expr::address_in(family, address, &self.edition.pods(*set, family), false),
                 })),
                 Peer::Block { cidr, except } => blocks[usize::from(cidr.addr().is_ipv6())].extend(carve(cidr, except)),
-                Peer::Names(named) => alternatives.extend(Family::BOTH.map(|family| {
+                Peer::Names(named) => alternatives.extend(Family::BOTH.into_iter().flat_map(|family| {
                     let name = told::set_name(self.edition, named, family, contents);
-                    let words = expr::both_addresses_in(family, &name);
+                    let told = expr::both_addresses_in(family, &name);
+                    // A name may lead to a Service, whose address is translated by now.
+                    let of_service = named.allow_private.then(|| expr::source_and_asked_in(family, &name));
                     self.rendered.sets.insert(name, Auxiliary::Names(named.clone(), family));
-                    Alternative { family: Some(family), words }
+                    [told].into_iter().chain(of_service).map(move |words| Alternative { family: Some(family), words })
                 })),
                 // Of look-ups alone, which never come here.
                 Peer::Resolvers => {}

@@ -154,7 +154,9 @@ pub fn must_end(judge: &Judge<'_>, entry: &Entry) -> bool {
     }
     let (destination, destination_port) = entry.destination();
     let source = entry.original.source;
-    let names = names.map(|names| names.names_of(source, destination, Moment::default())).unwrap_or_default();
+    let names = names
+        .map(|names| names.of_flow(table, source, entry.original.destination, destination, Moment::default()))
+        .unwrap_or_default();
     let flow = Flow {
         source,
         destination,

@@ -14,6 +14,7 @@
 //! the same second for the store, the kernel, the listing and the journal. So an address is never closed before its answer says and at
 //! most one second later, and a name with a constant TTL that is looked up again and again is news once a second.
 
+mod flow;
 mod journal;
 mod lesson;
 mod listing;

@@ -91,23 +91,25 @@ impl Names {
         Self { limits, metrics, pods: RwLock::default(), entries: AtomicUsize::new(0), stamps: AtomicU64::new(1) }
     }
 
-    /// Learns, for `pod` alone, the addresses of `answer` under each name that leads to them.
+    /// Learns, for `pod` alone, the addresses of `answer` under each name that leads to them: those of the pod's own family, as it can
+    /// connect to no others from this address.
     ///
     /// Returns what the kernel has not confirmed of it. That includes what another look-up has just learned and not yet had
     /// confirmed: whoever gets it tells it too, and waits for its own acknowledgement.
     pub fn learn(&self, pod: IpAddr, answer: &Answer, now: Moment) -> Lesson {
-        if answer.addresses.is_empty() {
-            return Lesson::nothing(pod, now);
-        }
         let facts: Vec<Fact> = answer
             .addresses
             .iter()
+            .filter(|address| address.ip.is_ipv4() == pod.is_ipv4())
             .map(|address| Fact {
                 address: address.ip,
                 names: answer.names_of(address).len(),
                 expires: self.expiry(address.ttl_seconds, now),
             })
             .collect();
+        if facts.is_empty() {
+            return Lesson::nothing(pod, now);
+        }
         let names: Vec<&str> = answer.names.iter().map(String::as_str).collect();
         self.learn_facts(pod, &names, &facts, now)
     }

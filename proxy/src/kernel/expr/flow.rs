@@ -44,6 +44,26 @@ pub(in crate::kernel) fn reply_direction() -> Vec<Expr> {
     vec![ct(CT_DIRECTION), compare(EQUAL, &[REPLY])]
 }
 
+/// `ip saddr . ct original ip daddr @set`: the packet's sender, and where it wanted to go before any translation. Without a flow no
+/// packet matches.
+pub(in crate::kernel) fn source_and_asked_in(of: Family, set: &str) -> Vec<Expr> {
+    const CT_DESTINATION_V4: u32 = 20;
+    const CT_DESTINATION_V6: u32 = 22;
+    let key = if of == Family::V4 { CT_DESTINATION_V4 } else { CT_DESTINATION_V6 };
+    let second = word_register(of.address_bytes() / 4);
+    let asked = expr(
+        "ct",
+        [
+            (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
+            (sys::NFTNL_EXPR_CT_DREG, Value::U32(second)),
+            (sys::NFTNL_EXPR_CT_DIR, Value::U8(ORIGINAL)),
+        ],
+    );
+    let mut words = family(of);
+    words.extend([address_at(of, Address::Source, REGISTER), asked, lookup(set, false)]);
+    words
+}
+
 /// `ct direction original ct original ip saddr . ip saddr != @set`: the flow's sender in this direction and the packet's make no
 /// pair of the set. Without a flow no packet matches.
 pub(in crate::kernel) fn sender_is_not_the_flows(of: Family, direction: u8, set: &str) -> Vec<Expr> {
