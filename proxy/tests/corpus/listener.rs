@@ -1,14 +1,16 @@
 //! What stands in for the proxy on a node: it accepts what the kernel diverts, and says who asked.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::io::{self, IoSliceMut, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg};
+use sluice_proxy::dns::service::Sockets;
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Node, bound};
 use socket2::{Domain, Socket, Type};
@@ -29,6 +31,11 @@ pub(crate) fn identity(node: &str) -> String {
     format!("proxy-of-{node}")
 }
 
+/// What the listeners for look-ups answer by.
+pub(crate) fn identity_for_lookups(node: &str) -> String {
+    format!("dns-of-{node}")
+}
+
 impl Listener {
     pub(crate) fn start(node: &Node, config: &Config) -> io::Result<Self> {
         let addresses = [
@@ -37,13 +44,23 @@ impl Listener {
         ];
         let sockets =
             node.ns().run(|| addresses.into_iter().map(|address| bound(|| listen(address))).collect::<io::Result<Vec<_>>>())?;
+        let lookups = node.ns().run(|| bound(|| Sockets::bind(config.dns_port).map_err(io::Error::other)))?;
+        let (datagrams, streams) = lookups.into_held();
+        let streams: Vec<Socket> = streams.into_iter().map(Socket::from).collect();
         let ended = Arc::new(AtomicBool::new(false));
-        let (until, identity) = (Arc::clone(&ended), identity(node.name()));
-        let thread = std::thread::spawn(move || {
+        let (until, identity, for_lookups) = (Arc::clone(&ended), identity(node.name()), identity_for_lookups(node.name()));
+        let ns = node.ns().clone();
+        let work = move || {
             while !until.load(Ordering::Relaxed) {
-                accept_ready(&sockets, &identity);
+                let all = sockets.iter().chain(&streams).map(AsFd::as_fd).chain(datagrams.iter().map(AsFd::as_fd));
+                if is_any_ready(all) {
+                    accept_ready(&sockets, &identity);
+                    accept_ready(&streams, &for_lookups);
+                    answer_ready(&datagrams, &for_lookups);
+                }
             }
-        });
+        };
+        let thread = std::thread::spawn(move || ns.run(work));
         Ok(Self { ended, thread: Some(thread) })
     }
 }
@@ -67,11 +84,12 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+fn is_any_ready<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> bool {
+    let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+    poll(&mut polled, PollTimeout::from(TICK_MS)).is_ok_and(|ready| ready > 0)
+}
+
 fn accept_ready(sockets: &[Socket], identity: &str) {
-    let mut polled: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
-    if poll(&mut polled, PollTimeout::from(TICK_MS)).is_err() {
-        return;
-    }
     for socket in sockets {
         while let Ok((client, from)) = socket.accept() {
             // A client that has gone meanwhile is not the listener's concern.
@@ -88,4 +106,43 @@ fn answer(mut client: &Socket, from: SocketAddr, identity: &str) -> io::Result<(
     let length = client.read(&mut line)?;
     let line = String::from_utf8_lossy(line.get(..length).unwrap_or_default()).into_owned();
     client.write_all(format!("{identity} {from} {}\n", line.trim_end()).as_bytes())
+}
+
+fn answer_ready(sockets: &[UdpSocket], identity: &str) {
+    for socket in sockets {
+        while let Some((client, server, line)) = receive(socket) {
+            // As above.
+            let _ = answer_from(server, client, &format!("{identity} {client} {}\n", line.trim_end()));
+        }
+    }
+}
+
+/// A diverted datagram: who asked whom what.
+fn receive(socket: &UdpSocket) -> Option<(SocketAddr, SocketAddr, String)> {
+    let mut line = [0; 256];
+    let mut parts = [IoSliceMut::new(&mut line)];
+    let mut control = nix::cmsg_space!(SockaddrStorage);
+    let got =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
+    let from = got.address?;
+    let v4 = from.as_sockaddr_in().map(|from| SocketAddrV4::from(*from).into());
+    let client = v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddrV6::from(*from).into()))?;
+    let server = got.cmsgs().ok()?.find_map(|message| match message {
+        ControlMessageOwned::Ipv4OrigDstAddr(to) => Some(SocketAddrV4::from(SockaddrIn::from(to)).into()),
+        ControlMessageOwned::Ipv6OrigDstAddr(to) => Some(SocketAddrV6::from(SockaddrIn6::from(to)).into()),
+        _ => None,
+    })?;
+    let bytes = got.bytes;
+    Some((client, server, String::from_utf8_lossy(&line[..bytes]).into_owned()))
+}
+
+/// By a socket that is connected, so that nobody else's datagrams are its own.
+fn answer_from(server: SocketAddr, client: SocketAddr, text: &str) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
+    socket.set_ip_transparent_v4(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&server.into())?;
+    socket.connect(&client.into())?;
+    socket.send(text.as_bytes())?;
+    Ok(())
 }
