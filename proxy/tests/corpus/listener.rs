@@ -1,24 +1,29 @@
 //! What stands in for the proxy on a node: it accepts what the kernel diverts, and says who asked.
 
-use std::io::{self, IoSliceMut, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg};
 use sluice_proxy::dns::service::Sockets;
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Node, bound};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::diverted::{Diverted, receive};
+use crate::packet::datagram;
 
 /// How soon a listener that is no longer wanted ends.
 const TICK_MS: u8 = 50;
 /// A client that is there has sent its line by then.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Headers come with what is sent (IPPROTO_RAW).
+const IP_RAW: i32 = 255;
 
 /// Listens on the proxy's ports of a node, until dropped.
 pub(crate) struct Listener {
@@ -110,39 +115,17 @@ fn answer(mut client: &Socket, from: SocketAddr, identity: &str) -> io::Result<(
 
 fn answer_ready(sockets: &[UdpSocket], identity: &str) {
     for socket in sockets {
-        while let Some((client, server, line)) = receive(socket) {
+        while let Some(Diverted { client, server, text }) = receive(socket) {
             // As above.
-            let _ = answer_from(server, client, &format!("{identity} {client} {}\n", line.trim_end()));
+            let _ = answer_from(server, client, &format!("{identity} {client} {}\n", text.trim_end()));
         }
     }
 }
 
-/// A diverted datagram: who asked whom what.
-fn receive(socket: &UdpSocket) -> Option<(SocketAddr, SocketAddr, String)> {
-    let mut line = [0; 256];
-    let mut parts = [IoSliceMut::new(&mut line)];
-    let mut control = nix::cmsg_space!(SockaddrStorage);
-    let got =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
-    let from = got.address?;
-    let v4 = from.as_sockaddr_in().map(|from| SocketAddrV4::from(*from).into());
-    let client = v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddrV6::from(*from).into()))?;
-    let server = got.cmsgs().ok()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4OrigDstAddr(to) => Some(SocketAddrV4::from(SockaddrIn::from(to)).into()),
-        ControlMessageOwned::Ipv6OrigDstAddr(to) => Some(SocketAddrV6::from(SockaddrIn6::from(to)).into()),
-        _ => None,
-    })?;
-    let bytes = got.bytes;
-    Some((client, server, String::from_utf8_lossy(&line[..bytes]).into_owned()))
-}
-
-/// By a socket that is connected, so that nobody else's datagrams are its own.
+/// By hand: on the node itself somebody may hold the address and port that was asked.
 fn answer_from(server: SocketAddr, client: SocketAddr, text: &str) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
-    socket.set_ip_transparent_v4(true)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&server.into())?;
-    socket.connect(&client.into())?;
-    socket.send(text.as_bytes())?;
+    let socket = Socket::new(Domain::for_address(client), Type::RAW, Some(Protocol::from(IP_RAW)))?;
+    let to = SocketAddr::new(client.ip(), 0);
+    socket.send_to(&datagram(server, client, &[], text), &to.into())?;
     Ok(())
 }

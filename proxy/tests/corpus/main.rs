@@ -18,9 +18,16 @@
 #[path = "../kernel_stage/answer.rs"]
 #[expect(unreachable_pub, reason = "the module belongs to several test programs")]
 mod answer;
+#[path = "../kernel_stage/diverted.rs"]
+#[expect(unreachable_pub, reason = "the module belongs to several test programs")]
+mod diverted;
 mod domains;
 mod judge;
 mod listener;
+#[path = "../kernel_stage/packet.rs"]
+#[expect(unreachable_pub, reason = "the module belongs to several test programs")]
+#[expect(dead_code, reason = "answers are all that is sent by hand here")]
+mod packet;
 mod random;
 mod select;
 mod stage;
