@@ -10,6 +10,7 @@
 //! connection. The kernel is told before the pod.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +126,16 @@ const fn protocol(transport: Transport) -> Protocol {
     }
 }
 
+/// The addresses by which the pod that asked can use these servers: a pod of both families asks by one of them for servers of the other.
+fn learners(table: &Table, client: IpAddr, servers: &[IpAddr]) -> Vec<IpAddr> {
+    let is_told = |pod: &IpAddr| servers.iter().any(|server| server.is_ipv4() == pod.is_ipv4());
+    if is_told(&client) {
+        // Servers have the one family that was asked for.
+        return vec![client];
+    }
+    table.addresses_of_pod(client).filter(is_told).collect()
+}
+
 /// What the table says of a query, as records say it.
 fn rule(table: &Table, flow: &Flow<'_>) -> Ruling {
     let verdict = table.verdict(flow);
@@ -147,11 +158,15 @@ impl Judge for Lookups {
     }
 
     async fn learn(&self, asked: &Asked, answer: &Answer) -> Result<(), NotLearned> {
-        let lesson = self.names.learn(asked.client.ip().to_canonical(), answer, Moment::now());
-        if lesson.is_empty() {
-            return Ok(());
+        let now = Moment::now();
+        let servers: Vec<IpAddr> = answer.addresses.iter().map(|address| address.ip).collect();
+        for pod in learners(&self.table(), asked.client.ip().to_canonical(), &servers) {
+            let lesson = self.names.learn(pod, answer, now);
+            if !lesson.is_empty() {
+                self.learner.learn(lesson).await.map_err(NotLearned::Kernel)?;
+            }
         }
-        self.learner.learn(lesson).await.map_err(NotLearned::Kernel)
+        Ok(())
     }
 
     fn seen(&self, asked: &Asked, fate: &Fate) {
@@ -230,4 +245,46 @@ fn sentence(table: &Table, asked: &Asked, ruling: &Ruling) -> String {
     line.push_str(&judge::because(ruling));
     line.truncate(line.floor_char_boundary(MOST_TEXT_BYTES));
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_policy::snapshot::{Change, Endpoint, IdentityId, Programs};
+    use sluice_policy::source::PodRef;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_of_both_families_is_told_by_the_one_and_uses_the_other() {
+        let endpoint = |ip: &str, name: &str, local| {
+            let pod = PodRef { namespace: "x".into(), name: name.into() };
+            let endpoint = Endpoint { pod, identity: IdentityId(1), local, conflict: false, host: None, ports: [].into() };
+            Change::PutEndpoint(ip.parse().unwrap(), Arc::new(endpoint))
+        };
+        let changes = [
+            Change::PutIdentity(IdentityId(1), Programs::default()),
+            endpoint("10.0.0.1", "both", true),
+            endpoint("fd00::1", "both", true),
+            endpoint("10.0.0.2", "v4", true),
+            endpoint("fd00::3", "v6", true),
+            endpoint("10.0.0.4", "away", false),
+            endpoint("fd00::4", "away", false),
+        ];
+        let (table, _) = Table::empty().apply(&changes).unwrap();
+        for (client, answered, told) in [
+            ("10.0.0.1", "203.0.113.1", "10.0.0.1"),
+            ("10.0.0.1", "2001:db8::1", "fd00::1"),
+            ("fd00::1", "203.0.113.1", "10.0.0.1"),
+            ("fd00::1", "2001:db8::1", "fd00::1"),
+            ("10.0.0.2", "203.0.113.1", "10.0.0.2"),
+            ("10.0.0.2", "2001:db8::1", ""),
+            ("10.0.0.4", "2001:db8::1", ""),
+            ("10.0.0.9", "203.0.113.1", "10.0.0.9"),
+            ("10.0.0.9", "2001:db8::1", ""),
+        ] {
+            let learners: Vec<String> =
+                learners(&table, client.parse().unwrap(), &[answered.parse().unwrap()]).iter().map(IpAddr::to_string).collect();
+            assert_eq!(learners.join(" "), told, "{client} {answered}");
+        }
+    }
 }

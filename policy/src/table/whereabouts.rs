@@ -146,8 +146,22 @@ impl Table {
         self.programs.iter().any(|(_, entry)| !entry.compiled.lines.lookups.is_empty()) || of_audits()
     }
 
-    /// Whether it is the proxy of look-ups that `flow` is handed to, if it comes to be diverted.
+    /// Whether it is the proxy of look-ups that `flow` is handed to. What a pod asks itself, nobody reads.
     pub fn is_lookup(&self, flow: &Flow<'_>) -> bool {
-        self.lookups(flow.source).any(|port| port == (flow.protocol, flow.destination_port))
+        let is_read = |port| port == (flow.protocol, flow.destination_port);
+        flow.source != flow.destination && self.lookups(flow.source).any(is_read)
+    }
+
+    /// The addresses of the pod on this node that has `ip`, and `ip` itself, in no particular order. What the pod is told by one of
+    /// them it uses by all.
+    pub fn addresses_of_pod(&self, ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let here = self.endpoints.get(&ip).filter(|slot| slot.local && !slot.conflict);
+        let others = here.into_iter().flat_map(move |here| {
+            let is_same = move |other: &IpAddr| {
+                self.endpoints.get(other).is_some_and(|slot| slot.local && slot.endpoint.pod == here.endpoint.pod)
+            };
+            self.addresses_of(here.identity).filter(move |other| *other != ip && is_same(other))
+        });
+        std::iter::once(ip).chain(others)
     }
 }
