@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use kernel_stage::answer::answer;
 use kernel_stage::proxy::{accept, listen};
+use kernel_stage::running::Running;
 use kernel_stage::{SILENCE, Stage, edits, ip, pod_yaml, possible};
 use sluice_policy::source::{Key, PodRef};
 use sluice_policy::world::Edit;
+use sluice_proxy::enforcer::Learning;
+use sluice_proxy::feed::Extent;
 use sluice_proxy::kernel::{Config, Kernel};
-use sluice_proxy::names::{Limits, Moment, Names, NamesMetrics};
+use sluice_proxy::names::{BootId, Journal, Lesson, Limits, Moment, Names, NamesMetrics};
 use sluice_testnet::Protocol::{self, Tcp, Udp};
 use sluice_testnet::{Net, Pod, Port};
 
@@ -336,15 +339,57 @@ fn who_comes_to_the_address_of_a_pod_was_told_nothing() {
     scene.tell_both("api.example.com", LONG);
     scene.tell("10.0.1.2", "api.example.com", &["203.0.113.10"], LONG);
     scene.expect_at(&web, &outside(), &[(443, Tcp, true)]);
-    let pod = |name: &str| Edit::Remove(Key::Pod(PodRef { namespace: "x".into(), name: name.into() }));
     scene.forget(&["10.0.1.1", "fd00:1::1"]);
     scene.expect_no_harm();
-    let mut change = vec![pod("web")];
-    change.extend(edits(&pod_yaml("node-1", "x", "next", "web", &["10.0.1.1", "fd00:1::1"])));
-    assert!(!scene.stage.change_by(change).whole);
+    assert!(!scene.stage.change_by(next_instead_of_web()).whole);
     scene.expect_at(&web, &outside(), &[(443, Tcp, false), (5353, Udp, false)]);
     scene.expect_at(&like, &outside()[..1], &[(443, Tcp, true)]);
     scene.stage.apply_whole();
     scene.expect_at(&web, &outside(), &[(443, Tcp, false), (5353, Udp, false)]);
     scene.expect_at(&like, &outside()[..1], &[(443, Tcp, true)]);
+}
+
+fn next_instead_of_web() -> Vec<Edit> {
+    let web = PodRef { namespace: "x".into(), name: "web".into() };
+    let next = edits(&pod_yaml("node-1", "x", "next", "web", &["10.0.1.1", "fd00:1::1"]));
+    std::iter::once(Edit::Remove(Key::Pod(web))).chain(next).collect()
+}
+
+/// The same by way of the proxy's thread for the kernel, which forgets by itself, in the journal too.
+#[test]
+fn the_enforcer_forgets_pods_that_go() {
+    if !possible() {
+        return;
+    }
+    let mut scene = scene(&policy("names", "web", &to_name("api.example.com", ADDRESS_ONLY)));
+    let dir = std::env::temp_dir().join(format!("sluice-kernel-names-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let open = || Journal::open(&dir, "node-1", BootId::read().unwrap(), NamesMetrics::default(), Moment::now());
+    let running = Running::learning(&scene.stage, Learning { names: Arc::clone(&scene.names), journal: open().0 });
+    running.hand_over(&scene.stage.engine.table, Extent::Whole);
+    let (web, like) = (scene.web.clone(), scene.like.clone());
+    let learn = |scene: &Scene, pod: &str, to: IpAddr| -> Lesson {
+        scene.names.learn(ip(pod), &answer("api.example.com", &[to], LONG), Moment::now())
+    };
+    let [v4, v6] = outside();
+    for (pod, to) in [("10.0.1.1", v4), ("fd00:1::1", v6), ("10.0.1.2", v4)] {
+        running.learn(learn(&scene, pod, to)).unwrap();
+    }
+    scene.expect_at(&web, &outside(), &[(443, Tcp, true)]);
+    scene.expect_at(&like, &[v4], &[(443, Tcp, true)]);
+    // Learned for the pod that goes, and on its way meanwhile.
+    let late = learn(&scene, "10.0.1.1", elsewhere()[0]);
+    let touched = scene.stage.engine.edit(next_instead_of_web());
+    running.hand_over(&scene.stage.engine.table, Extent::Touched(touched));
+    assert!(running.learn(late).is_err());
+    scene.expect_at(&web, &outside(), &[(443, Tcp, false), (5353, Udp, false)]);
+    scene.expect_at(&web, &elsewhere(), &[(443, Tcp, false)]);
+    scene.expect_at(&like, &[v4], &[(443, Tcp, true)]);
+    assert_eq!(scene.names.pods(), [ip("10.0.1.2")]);
+    running.learn(learn(&scene, "10.0.1.1", v4)).unwrap();
+    scene.expect_at(&web, &[v4], &[(443, Tcp, true)]);
+    drop(running);
+    let kept: Vec<(IpAddr, IpAddr)> = open().1.iter().map(|entry| (entry.pod, entry.address)).collect();
+    assert_eq!(kept, [(ip("10.0.1.1"), v4), (ip("10.0.1.2"), v4)]);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
