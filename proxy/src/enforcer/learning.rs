@@ -83,6 +83,11 @@ impl Enforcer {
         {
             taught.push(next);
         }
+        let is_forgotten = |taught: &Taught| self.learning.as_ref().is_some_and(|l| l.names.is_forgotten(&taught.lesson));
+        let (late, taught): (Vec<Taught>, Vec<Taught>) = taught.into_iter().partition(is_forgotten);
+        for Taught { done, .. } in late {
+            let _ = done.send(Err("the pod that asked is gone".to_owned()));
+        }
         let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.into_iter().map(|taught| (taught.lesson, taught.done)).unzip();
         let learned = match self.kernel.learn(&lessons) {
             Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),

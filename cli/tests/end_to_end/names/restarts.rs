@@ -39,7 +39,10 @@ fn names_outlive_a_killed_proxy() {
     assert!(stage.opens_now("shop/web", (ip(API[0]), GIT).into()));
     let closed = stage.closes("shop/web", SPARE[0], Duration::from_secs(20)).expect("it closes");
     let after = closed.duration_since(asked);
-    assert!(after > Duration::from_millis(10_500) && after < Duration::from_millis(13_500), "what was left of its time: {after:?}");
+    assert!(
+        after > Duration::from_millis(10_500) && after < Duration::from_millis(13_500),
+        "what was left of its time: {after:?}"
+    );
     stage.look_up("shop/web", "short.example.test");
     assert!(stage.opens_now("shop/web", (ip(SPARE[0]), GIT).into()), "and look-ups go on");
 }
