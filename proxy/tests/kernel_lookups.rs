@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use kernel_stage::diverted::{Diverted, receive};
-use kernel_stage::packet::{arrived, listen};
+use kernel_stage::packet::{answer_by_hand, arrived, listen};
 use kernel_stage::proxy::accept;
 use kernel_stage::{BRIDGES, SILENCE, Stage, edits, possible};
 use sluice_proxy::dns::service::Sockets;
@@ -200,6 +200,38 @@ fn every_look_up_comes_to_its_listener_tracked_or_not() {
     }
 }
 
+/// An answer of the proxy's makes no flow of it by which the server could reach the pod, past what the pod may receive.
+#[test]
+fn a_server_that_was_never_asked_has_nothing_to_answer() {
+    if !possible() {
+        return;
+    }
+    for policies in ["", OF_OTHERS] {
+        let mut scene = scene(kernel_stage::layout(), policies);
+        let servers = servers(&scene);
+        let ports = || (4000..).zip(&servers);
+        let asking: Vec<_> = ports().map(|(port, server)| client(&scene.web, server.at.ip(), port)).collect();
+        // In the second round the flows are older than the policy.
+        let is_older = !policies.is_empty();
+        if is_older {
+            for (server, asking) in servers.iter().zip(&asking) {
+                asking.send_to(b"before", server.at).unwrap();
+                assert!(arrived(&server.udp).is_some());
+            }
+        }
+        scene.stage.change(&BY_NAME.replace("[Egress]", "[Egress, Ingress]"));
+        let listeners = Listeners::start(&scene.stage);
+        for (server, asking) in servers.iter().zip(&asking) {
+            asking.send_to(b"asked", server.at).unwrap();
+            let Diverted { client, server: at, .. } = listeners.datagram(server.at.ip()).unwrap();
+            scene.stage.node.ns().run(|| answer_by_hand(at, client, "refused")).unwrap();
+            assert_eq!(arrived(asking).as_deref(), Some("refused"), "{}", scene.stage.listing());
+            server.udp.send_to(b"pushed", client).unwrap();
+            assert_eq!(arrived(asking), None, "{at}\n{}", scene.stage.listing());
+        }
+    }
+}
+
 #[test]
 fn where_nobody_listens_nothing_is_asked() {
     if !possible() {
@@ -286,14 +318,16 @@ spec:
     let mut scene = scene(kernel_stage::layout(), &AT.replace("PORT", "5353"));
     let server = own(&scene.dns, Net::OUTSIDE_V4, 0).ip();
     let ports = [53_u16, 5353, 5354, 5355].map(|port| listen(scene.dns.ns(), SocketAddr::new(server, port)));
-    for (named, read) in [("5353", [true, true, false, false]), ("5354, endPort: 5355", [true, false, true, true])] {
+    for (from, named, read) in
+        [(4000, "5353", [true, true, false, false]), (4001, "5354, endPort: 5355", [true, false, true, true])]
+    {
         if named != "5353" {
             assert!(!scene.stage.change(&AT.replace("PORT", named)).whole);
         }
         let listeners = Listeners::start(&scene.stage);
         for (socket, read) in ports.iter().zip(read) {
             let to = socket.local_addr().unwrap();
-            client(&scene.web, to.ip(), 4000).send_to(b"asked", to).unwrap();
+            client(&scene.web, to.ip(), from).send_to(b"asked", to).unwrap();
             if read {
                 assert_eq!(listeners.datagram(to.ip()).map(|came| came.server), Some(to), "{}", scene.stage.listing());
             }

@@ -121,7 +121,9 @@ impl Fqdns {
             Contents::Other | Contents::Lookup(..) => None,
         };
         let name = name.map(|name| name.strip_suffix('.').unwrap_or(name).to_lowercase());
-        let name = name.filter(|name| !name.is_empty() && name.parse::<IpAddr>().is_err());
+        // A Host has an address of IPv6 in brackets.
+        let bare = |name: &str| name.trim_matches(['[', ']']).to_owned();
+        let name = name.filter(|name| !name.is_empty() && bare(name).parse::<IpAddr>().is_err());
         Says::from(name.map_or(deny, |name| self.matches(&name)))
     }
 

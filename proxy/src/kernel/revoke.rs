@@ -19,6 +19,9 @@
 //! | Deny | no | revoked |
 //! | Deny | yes | stays: the proxy closes it |
 //!
+//! A look-up is Inspect whatever the table says of it. Datagrams that carry the label are look-ups; where they are none any more, their entry
+//! is deleted, so that what follows goes the ordinary way, and the tuple is not closed.
+//!
 //! **The proxy's own legs.** Every flow that the proxy handles carries the label, client legs and upstream legs alike: the chain
 //! in prerouting labels what it diverts, the chain in output labels what leaves by a transparent socket (`socket transparent 1`;
 //! on this node only the proxy has such sockets, and no pod's packet passes output). An upstream leg has the client's addresses,
@@ -149,7 +152,8 @@ pub struct Judge<'a> {
 /// Whether `entry` has to end.
 pub fn must_end(judge: &Judge<'_>, entry: &Entry) -> bool {
     let Judge { table, diverted, names } = *judge;
-    if entry.has_label(diverted) {
+    let is_diverted = entry.has_label(diverted);
+    if is_diverted && entry.protocol != Protocol::Udp {
         return false;
     }
     let (destination, destination_port) = entry.destination();
@@ -166,11 +170,11 @@ pub fn must_end(judge: &Judge<'_>, entry: &Entry) -> bool {
         names: &names,
         request: None,
     };
-    // A look-up over UDP is no flow that goes on by itself: each of its datagrams is diverted.
-    if entry.protocol == Protocol::Udp && table.is_lookup(&flow) {
-        return false;
+    if is_diverted {
+        // A look-up. Where it is none any more, its tuple shall go the ordinary way.
+        return !table.is_lookup(&flow);
     }
-    // Over TCP it would be one that began unread.
+    // It began unread: what the pod sends is diverted from now on, and the server would still have its say.
     if table.is_lookup(&flow) {
         return true;
     }
@@ -186,7 +190,7 @@ pub fn judge(judge: &Judge<'_>, suspects: &Suspects, entries: impl IntoIterator<
     let entries: Vec<Entry> = entries.into_iter().filter(|e| suspects.contains(e) && must_end(judge, e)).collect();
     let mut tuples: Vec<Revocation> = entries
         .iter()
-        .filter(|e| e.protocol.has_ports())
+        .filter(|e| e.protocol.has_ports() && !e.has_label(judge.diverted))
         .map(|e| Revocation { protocol: e.protocol, source: e.source(), destination: e.destination() })
         .collect();
     tuples.sort_unstable();

@@ -12,18 +12,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sluice_proxy::dns::service::Sockets;
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Node, bound};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::diverted::{Diverted, receive};
-use crate::packet::datagram;
+use crate::packet::answer_by_hand;
 
 /// How soon a listener that is no longer wanted ends.
 const TICK_MS: u8 = 50;
 /// A client that is there has sent its line by then.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Headers come with what is sent (IPPROTO_RAW).
-const IP_RAW: i32 = 255;
 
 /// Listens on the proxy's ports of a node, until dropped.
 pub(crate) struct Listener {
@@ -116,16 +113,8 @@ fn answer(mut client: &Socket, from: SocketAddr, identity: &str) -> io::Result<(
 fn answer_ready(sockets: &[UdpSocket], identity: &str) {
     for socket in sockets {
         while let Some(Diverted { client, server, text }) = receive(socket) {
-            // As above.
-            let _ = answer_from(server, client, &format!("{identity} {client} {}\n", text.trim_end()));
+            // As above. By hand: on the node itself somebody may hold the address and port that was asked.
+            let _ = answer_by_hand(server, client, &format!("{identity} {client} {}\n", text.trim_end()));
         }
     }
-}
-
-/// By hand: on the node itself somebody may hold the address and port that was asked.
-fn answer_from(server: SocketAddr, client: SocketAddr, text: &str) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(client), Type::RAW, Some(Protocol::from(IP_RAW)))?;
-    let to = SocketAddr::new(client.ip(), 0);
-    socket.send_to(&datagram(server, client, &[], text), &to.into())?;
-    Ok(())
 }

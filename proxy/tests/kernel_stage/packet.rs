@@ -23,6 +23,19 @@ pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], t
     });
 }
 
+/// A datagram in a server's name, as the proxy answers.
+pub fn answer_by_hand(server: SocketAddr, client: SocketAddr, text: &str) -> std::io::Result<()> {
+    // IPPROTO_RAW: the headers come with it.
+    let socket = Socket::new(Domain::for_address(client), Type::RAW, Some(Protocol::from(255)))?;
+    if server.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    socket.send_to(&datagram(server, client, &[], text), &SockAddr::from(SocketAddr::new(client.ip(), 0)))?;
+    Ok(())
+}
+
 /// The packet itself.
 pub fn datagram(source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) -> Vec<u8> {
     match (source.ip(), to.ip()) {

@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use super::DnsMetrics;
 use super::packet::Datagram;
 
-/// The raw socket of a family: it only sends, headers included. Needs CAP_NET_RAW.
+/// The raw socket of a family: it only sends, headers included. Needs CAP_NET_RAW, and CAP_NET_ADMIN where that isn't enough to be transparent.
 #[derive(Debug)]
 pub(super) struct Sender {
     /// Its type is what the runtime has for datagrams: it is only waited on, and sent by through [`SockRef`].
@@ -27,6 +27,12 @@ impl Sender {
         let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         socket.set_nonblocking(true)?;
+        // What others say in a flow that is the proxy's, the kernel's rules turn back.
+        if is_v4 {
+            socket.set_ip_transparent_v4(true)?;
+        } else {
+            socket.set_ip_transparent_v6(true)?;
+        }
         let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self { socket, next_fragmented: Arc::clone(next_fragmented), metrics: metrics.clone() })
     }

@@ -8,7 +8,10 @@
 //! | `ip saddr . ip daddr @itself`: accept | A pod's own server on port 53 would be asked by the proxy. |
 //! | to 127.0.0.0/8: drop | With `route_localnet` the proxy would ask the node's own resolver for the pod. |
 //! | IPv6, a fragment header: drop | As in `live`. |
-//! | TCP: the label *diverted* | The connection would be ended as one that nobody reads when the next table comes. Datagrams get none: their answers leave by `output`, which turns back what is labelled. |
+//! | the label *diverted*: of TCP where it begins, of UDP always | The proxy's answer makes a flow of what it answers. The server, which was never asked, could send to the pod as if it answered too, past all that the pod may receive; and a connection would be ended as one that nobody reads when the next table comes. |
+//!
+//! The proxy answers datagrams by sockets that are transparent, since `output` turns back what else is said in a labelled flow. A
+//! connection from before the policy gets no label, so that it ends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -48,6 +51,7 @@ fn divert(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
     };
     if config.diverts {
         rules.push(Rule::acting([expr::protocol(expr::TCP), expr::state(expr::NEW), expr::set_label(config.label_bit)]));
+        rules.push(Rule::acting([expr::protocol(expr::UDP), expr::set_label(config.label_bit)]));
         rules.extend([expr::TCP, expr::UDP].map(|protocol| {
             let taken = [expr::family(family), expr::protocol(protocol), expr::tproxy(listener, config.dns_port)];
             Rule::new(taken.into_iter().chain([expr::set_mark(config.mark.value, config.mark.mask)]), &Verdict::Accept)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_policy::IcmpFamily;
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Policy, PolicyId, Program, Programs, Rule, SetId};
-use sluice_policy::source::{Action, IcmpMatch, L7, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::source::{Action, DnsMatch, IcmpMatch, L7, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
 use sluice_testnet::Netns;
 
 use super::super::conntrack::{Conntrack, Tuple, Upper};
@@ -140,6 +140,43 @@ fn what_the_table_allows_stays_and_the_rest_ends() {
     check(&inspecting, "nobody reads it", &allowed, true);
     check(&inspecting, "the proxy reads it", &diverted(allowed.clone()), false);
     check(&inspecting, "the proxy closes it", &diverted(tcp(("10.1.0.3", 4000), ("10.1.0.1", 80))), false);
+}
+
+/// Datagrams of the proxy's are look-ups, and stay as long as they are some.
+#[test]
+fn look_ups_from_before_end_and_so_do_those_that_are_none_any_more() {
+    let asks = |names: bool| {
+        let dns = L7::Dns(vec![DnsMatch { index: 0, name: None, types: Vec::new() }]);
+        let l7 = names.then_some(dns);
+        let path = "egress[0]".into();
+        let rule = Rule { direction: Direction::Egress, path, action: Action::Allow, peers: None, ports: None, l7 };
+        let reference = PolicyRef { kind: PolicyKind::SluiceNetworkPolicy, namespace: "n".into(), name: "client".into() };
+        let policy = Policy { reference, tier: Tier::Additive, ingress: false, egress: true, audit: false, rules: vec![rule] };
+        table(&[
+            Change::PutNode(NodeFacts { name: "here".into(), ..NodeFacts::default() }),
+            Change::PutPolicy(PolicyId(1), Arc::new(policy)),
+            Change::PutProgram(INGRESS, Program { direction: Direction::Egress, policies: vec![PolicyId(1)] }),
+            Change::PutIdentity(CLIENT, Programs { ingress: None, egress: Some(INGRESS) }),
+            endpoint("10.1.0.2", "client", CLIENT, true),
+        ])
+    };
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let unread = entry(protocol, ("10.1.0.2", 4000), ("10.9.0.9", 53));
+        let itself = entry(protocol, ("10.1.0.2", 4000), ("10.1.0.2", 53));
+        let read = diverted(unread.clone());
+        for (names, entry, ends) in [
+            (true, &unread, true),
+            (true, &read, false),
+            (true, &itself, false),
+            (false, &unread, false),
+            (false, &read, protocol == Protocol::Udp),
+        ] {
+            let table = asks(names);
+            let judged = judge(&Judge { table: &table, diverted: DIVERTED, names: None }, &Suspects::All, [entry.clone()]);
+            assert_eq!(!judged.entries.is_empty(), ends, "{names} {entry:?}");
+            assert_eq!(judged.tuples.len(), usize::from(ends && entry == &unread), "{names} {entry:?}");
+        }
+    }
 }
 
 #[test]
