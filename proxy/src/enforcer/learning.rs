@@ -26,6 +26,9 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 pub struct Learning {
     pub names: Arc<Names>,
     pub journal: Journal,
+    /// The table that a former process wrote down, which says whose the remembered names are. It may be older than what that process
+    /// had in force at last.
+    pub former: Option<Arc<Table>>,
 }
 
 /// A lesson, and who waits for the kernel to hold it.
@@ -93,19 +96,22 @@ impl Enforcer {
     }
 
     fn note_learned(&self, lesson: &Lesson) {
-        let Some(Learning { names, journal }) = &self.learning else { return };
+        let Some(Learning { names, journal, .. }) = &self.learning else { return };
         // Counted and said there; the answer holds all the same, until this process is killed.
         let _ = journal.append(lesson);
         names.confirm(lesson);
     }
 
-    /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing.
+    /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing. Nor, before the first
+    /// table, does what nobody can say whose it is.
     pub(super) fn forget_pods(&mut self, table: &Table) {
-        let (Some(Learning { names, journal }), Some(before)) = (&self.learning, self.kernel.in_force()) else { return };
-        let is_same = |ip: &IpAddr| match (before.endpoint(*ip), table.endpoint(*ip)) {
+        let Some(Learning { names, journal, former }) = &self.learning else { return };
+        let in_force = self.kernel.in_force();
+        let before = in_force.or(former.as_deref());
+        let is_same = |ip: &IpAddr| match (before.and_then(|before| before.endpoint(*ip)), table.endpoint(*ip)) {
             (Some(old), Some(new)) => new.local && old.pod == new.pod,
-            // Unknown before, and so without anything that was told; or not yet known again.
-            (None, Some(new)) => new.local,
+            // Unknown to the table in force, and so without anything that was told.
+            (None, Some(new)) => new.local && in_force.is_some(),
             (_, None) => false,
         };
         let gone: Vec<IpAddr> = names.pods().into_iter().filter(|ip| !is_same(ip)).collect();
@@ -123,7 +129,7 @@ impl Enforcer {
 
     /// Now and then.
     pub(super) fn tidy_names(&self) {
-        let Some(Learning { names, journal }) = &self.learning else { return };
+        let Some(Learning { names, journal, .. }) = &self.learning else { return };
         let now = Moment::now();
         names.sweep(now.before(REMEMBERED));
         if let Err(error) = journal.compact_if_due(now) {
