@@ -3,9 +3,11 @@
 //! `web` has the rules of each test. `other` has the same rules and asks for itself; `free` has none. The resolver is unbound in
 //! `kube-system/dns`, and who knows the names is nsd outside, where the servers behind the names are too.
 
+mod answers;
 mod contents;
 mod lifetimes;
 mod names_alone;
+mod nodes;
 mod race;
 mod rebinding;
 mod restarts;

@@ -146,18 +146,45 @@ fn lies_teach_nothing() {
         let asked = query.message().expect("DNS");
         let name = asked.questions[0].name.clone();
         let lie = asked.reply().answer(Record::address(&name, 60, ip(SPARE[1])));
-        let truth = Reply::message(&asked.reply().answer(Record::address(&name, 60, ip(SPARE[0])))).after(Duration::from_millis(200));
-        let lied = match name.split('.').next().unwrap_or_default() {
-            "id" => Reply::message(&Message { id: asked.id.wrapping_add(1), ..lie }),
-            "name" => Reply::message(&Message { id: asked.id, ..Message::query(0, "other.example.test", Kind::A).reply() }.answer(Record::address("other.example.test", 60, ip(SPARE[1])))),
-            "type" => Reply::message(&Message { id: asked.id, ..Message::query(0, &name, Kind::AAAA).reply() }.answer(Record::address(&name, 60, ip(SPARE[1])))),
-            "port" => Reply::message(&lie).from((ip(SERVER), 5353).into()),
-            "server" => Reply::message(&lie).from((ip(SPARE[3]), 53).into()),
-            // A record of somebody else's name beside the right one.
-            "foreign" => return vec![Reply::message(&asked.reply().answer(Record::address("bank.example.test", 60, ip(SPARE[1]))).answer(Record::address(&name, 60, ip(SPARE[0]))))],
-            "loop" => return vec![Reply::message(&asked.reply().answer(Record::alias(&name, 60, "x.example.test")).answer(Record::alias("x.example.test", 60, &name)).answer(Record::address("y.example.test", 60, ip(SPARE[1]))))],
-            other => panic!("{other}"),
-        };
+        let truth =
+            Reply::message(&asked.reply().answer(Record::address(&name, 60, ip(SPARE[0])))).after(Duration::from_millis(200));
+        let lied =
+            match name.split('.').next().unwrap_or_default() {
+                "id" => Reply::message(&Message { id: asked.id.wrapping_add(1), ..lie }),
+                "name" => Reply::message(
+                    &Message { id: asked.id, ..Message::query(0, "other.example.test", Kind::A).reply() }
+                        .answer(Record::address("other.example.test", 60, ip(SPARE[1]))),
+                ),
+                "type" => Reply::message(
+                    &Message { id: asked.id, ..Message::query(0, &name, Kind::AAAA).reply() }.answer(Record::address(
+                        &name,
+                        60,
+                        ip(SPARE[1]),
+                    )),
+                ),
+                "port" => Reply::message(&lie).from((ip(SERVER), 5353).into()),
+                "server" => Reply::message(&lie).from((ip(SPARE[3]), 53).into()),
+                // A record of somebody else's name beside the right one.
+                "foreign" => {
+                    return vec![Reply::message(
+                        &asked.reply().answer(Record::address("bank.example.test", 60, ip(SPARE[1]))).answer(Record::address(
+                            &name,
+                            60,
+                            ip(SPARE[0]),
+                        )),
+                    )];
+                }
+                "loop" => {
+                    return vec![Reply::message(
+                        &asked
+                            .reply()
+                            .answer(Record::alias(&name, 60, "x.example.test"))
+                            .answer(Record::alias("x.example.test", 60, &name))
+                            .answer(Record::address("y.example.test", 60, ip(SPARE[1]))),
+                    )];
+                }
+                other => panic!("{other}"),
+            };
         vec![lied, truth]
     };
     let Some((server, stage)) = scripted(script) else { return };
@@ -174,5 +201,8 @@ fn lies_teach_nothing() {
     assert!(socket.ask("loop.example.test", Kind::A, LONG).unwrap().is_some());
     assert!(stage.is_closed("shop/web", SPARE[1]), "a loop");
     assert_eq!(server.troubles(), [""; 0]);
-    assert!(server.queries().iter().all(|query| query.transport == Transport::Udp && query.from.ip() == ip("10.1.0.1")), "as the pod");
+    assert!(
+        server.queries().iter().all(|query| query.transport == Transport::Udp && query.from.ip() == ip("10.1.0.1")),
+        "as the pod"
+    );
 }
