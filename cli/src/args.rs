@@ -62,6 +62,7 @@ pub enum Command {
     Diff(DiffArgs),
     Test(TestArgs),
     Counters(CountersArgs),
+    Names(NamesArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
@@ -259,6 +260,33 @@ pub struct CountersArgs {
     /// Rules that have matched nothing, too.
     #[arg(long)]
     pub zero: bool,
+    /// How the answer is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// What the pods of a node have learned from DNS: which addresses are open to them by which name, by which rule, and for how long.
+///
+/// Asks the proxy of this node at its admin address.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice names                            on the node, or in the proxy's pod
+  sluice names --pod shop/web             of one pod
+  sluice names --name api.github.com      of one name
+  sluice names -o json | jq '.names[] | select(.private)'
+
+Exit status: 0 answered, 2 the proxy doesn't answer.")]
+pub struct NamesArgs {
+    /// The proxy's admin address.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15020")]
+    pub admin: String,
+    /// Only what this pod has learned: NAMESPACE/POD, or its address.
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
+    /// Only this name.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

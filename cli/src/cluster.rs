@@ -179,6 +179,17 @@ impl Names {
         self.addresses.get(&plain_name(name)).map(Vec::as_slice)
     }
 
+    /// Gives a name that nothing is known of an address of the Internet that stands for what DNS would say, one of each family. They
+    /// are for documentation (RFC 5737, RFC 3849), so nobody's rule means them.
+    pub fn stand_in_for(&mut self, end: &End) {
+        if let End::Name(name) = end
+            && self.of(name).is_none()
+        {
+            let stand_ins = [IpAddr::from([203, 0, 113, 254]), IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0xfffe])];
+            self.add([(name.clone(), stand_ins.to_vec())]);
+        }
+    }
+
     /// Adds these names, each in the place of what it was.
     pub fn add(&mut self, listed: impl IntoIterator<Item = (String, Vec<IpAddr>)>) {
         self.addresses.extend(listed.into_iter().map(|(name, ips)| (plain_name(&name), ips)));

@@ -203,7 +203,7 @@ impl std::fmt::Display for Contents {
         match self {
             Self::Http { method, target, .. } => write!(f, "{method} {target}"),
             Self::Grpc { service, method, .. } => write!(f, "gRPC {service}/{method}"),
-            Self::Lookup { name, kind } => write!(f, "look-up of {name} ({})", sluice_crds::type_of_number(*kind)),
+            Self::Lookup { name, kind } => write!(f, "the look-up of {name} ({})", sluice_crds::type_of_number(*kind)),
             Self::Tls { server_name: Some(name) } => write!(f, "TLS for {name}"),
             Self::Tls { server_name: None } => f.write_str("TLS without a server name"),
         }

@@ -1,17 +1,13 @@
 //! `sluice counters`: what the rules of a node's policies have decided in the kernel.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
-use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::admin;
 use crate::args::CountersArgs;
 use crate::config::Settings;
 use crate::output::{Format, Paint, Tone, write_structured};
-
-/// The proxy itself gives up after 5 s.
-const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the proxy answers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +39,7 @@ pub struct Named {
 
 /// Asks the proxy and prints; returns the exit status.
 pub fn run(args: &CountersArgs, settings: &Settings) -> anyhow::Result<u8> {
-    let mut counters = ask(&args.admin)?;
+    let mut counters: Counters = admin::ask(&args.admin, "/counters")?;
     if !args.zero {
         counters.counters.retain(|counter| counter.packets > 0);
     }
@@ -54,21 +50,6 @@ pub fn run(args: &CountersArgs, settings: &Settings) -> anyhow::Result<u8> {
     }
     out.flush()?;
     Ok(0)
-}
-
-fn ask(admin: &str) -> anyhow::Result<Counters> {
-    let url = format!("http://{admin}/counters");
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).proxy(None).build().into();
-    let mut answer = agent
-        .get(&url)
-        .call()
-        .with_context(|| format!("ask the proxy at {admin} (is sluice-proxy running here? --admin says where it answers)"))?;
-    let body = answer.body_mut().read_to_string().with_context(|| format!("read the answer of {url}"))?;
-    if answer.status() != 200 {
-        bail!("{url} answers {}: {}", answer.status(), body.trim());
-    }
-    serde_json::from_str(&body).with_context(|| format!("{url} is no proxy of Sluice: its answer can't be read"))
 }
 
 impl Counters {

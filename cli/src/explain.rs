@@ -8,6 +8,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use sluice_policy::source::{L7, Policy, PolicyRef, Rule, Tier};
+use sluice_policy::table::Reads;
 use sluice_policy::verdict::{Half, NamedRule};
 use sluice_policy::walk::{Miss, Outcome, Step};
 use sluice_policy::{Decision, Direction, Explanation, Flow, Reason};
@@ -87,10 +88,11 @@ pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
     if let Some(contents) = &mut question.contents {
         args.header.iter().try_for_each(|field| contents.add_header(field))?;
     }
-    let names = match &args.names {
+    let mut names = match &args.names {
         Some(path) => Names::read(path)?,
         None => Names::default(),
     };
+    names.stand_in_for(&question.to);
     let cluster = Cluster::load_for(&args.manifests.paths, &names, args.manifests.time(), &question);
     cluster.report(settings);
     let explained = Explained::of(&cluster, &question, &names)?;
@@ -165,15 +167,35 @@ fn walk(cluster: &Cluster, flow: &Flow<'_>, explanation: &Explanation, direction
             Reason::NoRuleMatched | Reason::NotTheProtocol => nearest::nearest(cluster, flow, steps, direction),
             _ => None,
         },
-        steps: steps.iter().map(|step| looked(cluster, flow, step, half)).collect(),
+        steps: of_rules(steps).into_iter().map(|step| looked(cluster, flow, step, half)).collect(),
     }
+}
+
+/// Each rule once: where it matched, or else came furthest.
+fn of_rules(steps: &[Step]) -> Vec<&Step> {
+    let far = |step: &Step| match step.outcome {
+        Outcome::NotReached => 0,
+        Outcome::Missed(Miss::Peer) => 1,
+        Outcome::Missed(Miss::Port) => 2,
+        Outcome::Missed(Miss::Request) => 3,
+        Outcome::Matched { .. } => 4,
+    };
+    let is_best = |(place, step): &(usize, &Step)| {
+        let others = steps.iter().enumerate().filter(|(other, another)| other != place && another.id == step.id);
+        others.into_iter().all(|(other, another)| far(another) < far(step) || (far(another) == far(step) && other > *place))
+    };
+    steps.iter().enumerate().filter(is_best).map(|(_, step)| step).collect()
 }
 
 fn looked(cluster: &Cluster, flow: &Flow<'_>, step: &Step, half: &Half) -> Looked {
     let written = cluster.table().policy(step.id.policy).and_then(|policy| written(cluster, &policy.reference, step));
     let (outcome, because) = match step.outcome {
-        Outcome::Matched { item } => ("matched", matched(item, half, written.and_then(|(_, rule)| rule.l7.as_ref()))),
-        Outcome::Missed(miss) => ("missed", written.map_or_else(String::new, |(policy, rule)| missed(flow, miss, policy, rule))),
+        Outcome::Matched { item } => {
+            ("matched", matched(item, half, &step.reads, written.and_then(|(_, rule)| rule.l7.as_ref())))
+        }
+        Outcome::Missed(miss) => {
+            ("missed", written.map_or_else(String::new, |(policy, rule)| missed(flow, miss, &step.reads, policy, rule)))
+        }
         Outcome::NotReached => ("notReached", "it was decided before".to_owned()),
     };
     Looked {
@@ -192,7 +214,16 @@ fn written<'c>(cluster: &'c Cluster, reference: &PolicyRef, step: &Step) -> Opti
     policy.rules.iter().find(|rule| *rule.path == *path).map(|rule| (policy, rule))
 }
 
-fn matched(item: Option<u16>, half: &Half, l7: Option<&L7>) -> String {
+fn matched(item: Option<u16>, half: &Half, reads: &Reads, l7: Option<&L7>) -> String {
+    match (reads, half.decision) {
+        (Reads::NamesAsked(_), Decision::Inspect) => {
+            return "the port is that of look-ups; the name that is asked for decides".to_owned();
+        }
+        (Reads::NamesAsked(_), _) => return "its names may be looked up at the cluster's resolvers".to_owned(),
+        (Reads::Name(_), Decision::Inspect) => return "peer and port match; the server name or Host decides".to_owned(),
+        (Reads::Name(_), _) => return "peer and port match, and so does the server name or Host".to_owned(),
+        _ => {}
+    }
     match (item.zip(l7), half.decision) {
         (Some((item, l7)), _) => format!("peer and port match, and the request matches {}", l7.item_path(item)),
         (None, Decision::Deny) if l7.is_some() => "peer and port match, and the contents are not what it can read".to_owned(),
@@ -201,8 +232,14 @@ fn matched(item: Option<u16>, half: &Half, l7: Option<&L7>) -> String {
     }
 }
 
-fn missed(flow: &Flow<'_>, miss: Miss, policy: &Policy, rule: &Rule) -> String {
+fn missed(flow: &Flow<'_>, miss: Miss, reads: &Reads, policy: &Policy, rule: &Rule) -> String {
     match miss {
+        Miss::Request if matches!(reads, Reads::NamesAsked(_)) => {
+            format!("the name that is asked for is not {}", words::peers(rule, policy))
+        }
+        Miss::Request if matches!(reads, Reads::Name(_)) => {
+            format!("the server name or Host is not {}", words::peers(rule, policy))
+        }
         Miss::Peer => format!("the other end is not among {}", words::peers(rule, policy)),
         Miss::Port => {
             let port = words::destination_port(flow.destination_port, flow.protocol, flow.icmp);

@@ -6,6 +6,7 @@
 //! everything out. The demonstration runs the real controller and proxy in network namespaces and holds what clients see
 //! against [`expectation`]s, the same format that the folders of `examples/` use.
 
+mod admin;
 pub mod args;
 pub mod cluster;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod graph;
 pub mod lint;
 pub mod markup;
 pub mod matrix;
+pub mod names;
 pub mod output;
 pub mod progress;
 pub mod reach;

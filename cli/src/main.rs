@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use sluice_cli::args::{Cli, Command};
 use sluice_cli::config::Settings;
-use sluice_cli::{counters, demo, diff, eval, expected, explain, graph, lint, matrix, output};
+use sluice_cli::{counters, demo, diff, eval, expected, explain, graph, lint, matrix, names, output};
 
 fn main() -> ExitCode {
     let settings = Settings::from_environment();
@@ -37,6 +37,7 @@ fn run(cli: &Cli, settings: &Settings) -> anyhow::Result<u8> {
         Some(Command::Diff(args)) => diff::run(args, settings),
         Some(Command::Test(args)) => expected::run(args, settings),
         Some(Command::Counters(args)) => counters::run(args, settings),
+        Some(Command::Names(args)) => names::run(args, settings),
         Some(Command::Demo(args)) => demo::run(args, settings),
         Some(Command::Completions(args)) => {
             let mut script = Vec::new();

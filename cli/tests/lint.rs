@@ -86,12 +86,11 @@ fn the_documentation_lists_all_checks() {
 }
 
 /// Examples that show a mistake, or are shorter than a policy should be; all others have nothing to be warned of.
-const SHOWN: [(&str, &[&str]); 10] = [
+const SHOWN: [(&str, &[&str]); 9] = [
     ("and-or-selectors", &["or-for-and"]),
     ("backend-egress-to-database", &["dns-not-allowed"]),
     ("both-ends", &["one-sided"]),
     ("demo", &["dns-not-allowed"]),
-    ("egress-by-name", &["doubtful"]),
     ("forgotten-dns", &["dns-not-allowed", "ingress-closed-unsaid"]),
     ("http-beside-network-policy", &["l4-disarms-l7"]),
     ("pod-address-block", &["dns-not-allowed", "pod-address-in-block"]),

@@ -341,7 +341,7 @@ fn matrix_prints_who_reaches_whom() {
 
 #[test]
 fn help_teaches_and_says_the_version() {
-    let commands = ["eval", "explain", "matrix", "graph", "diff", "test", "counters", "demo", "completions"];
+    let commands = ["eval", "explain", "matrix", "graph", "diff", "test", "counters", "names", "demo", "completions"];
     for command in [vec!["--help"]].into_iter().chain(commands.map(|command| vec![command, "--help"])) {
         let help = sluice(&command, "");
         assert!(help.contains("Examples:") && help.ends_with("exit 0\n"), "{command:?}: {help}");

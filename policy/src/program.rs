@@ -24,6 +24,8 @@ pub use lines::{DNS_PORT, MOST_LOOKUP_PORTS};
 pub struct NameSettings {
     /// TCP ports at which the server name or Host must be a name that the rule allows.
     pub checked_ports: BTreeSet<u16>,
+    /// UDP ports at which a rule that checks names allows nothing: what is spoken there (QUIC) hides its server name.
+    pub quic_ports: BTreeSet<u16>,
     /// Resolvers by their addresses, beside the cluster's pods.
     pub resolvers: BTreeSet<IpAddr>,
 }
@@ -31,7 +33,7 @@ pub struct NameSettings {
 impl Default for NameSettings {
     /// HTTP and HTTPS, and no resolver but the cluster's.
     fn default() -> Self {
-        Self { checked_ports: [80, 443].into(), resolvers: BTreeSet::new() }
+        Self { checked_ports: [80, 443].into(), quic_ports: [443].into(), resolvers: BTreeSet::new() }
     }
 }
 
@@ -57,6 +59,8 @@ pub enum Where {
     Anywhere,
     Checked,
     Unchecked,
+    /// As `Unchecked`, and without the UDP ports at which QUIC is refused.
+    Elsewhere,
 }
 
 /// What a line wants to know of a flow's contents.
@@ -107,6 +111,8 @@ pub struct Lines {
     pub isolated_by: Vec<PolicyId>,
     /// TCP ports at which names are checked, ascending.
     pub checked_ports: Arc<[u16]>,
+    /// UDP ports at which QUIC is refused, ascending.
+    pub quic_ports: Arc<[u16]>,
     /// Where the program's pods ask for names, so that these look-ups must be judged and learned from: port 53, and what `dns` rules
     /// name beside it. None: it says nothing of names.
     pub lookups: BTreeSet<(Protocol, u16)>,
@@ -180,8 +186,9 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
     let lines: Vec<Line> = order.into_iter().map(|(.., line)| line).collect();
     let default = if isolated_by.is_empty() { Decision::Allow } else { Decision::Deny };
     let checked_ports = settings.checked_ports.iter().copied().collect();
+    let quic_ports = settings.quic_ports.iter().copied().collect();
     let lookups = lookups(&lines);
-    index(Lines { direction, lines, default, isolated_by, checked_ports, lookups }, policies)
+    index(Lines { direction, lines, default, isolated_by, checked_ports, quic_ports, lookups }, policies)
 }
 
 fn lookups(lines: &[Line]) -> BTreeSet<(Protocol, u16)> {
@@ -221,6 +228,11 @@ impl PortMatch {
 }
 
 impl Lines {
+    /// Whether it is taken for QUIC, where names are checked.
+    pub(crate) fn is_quic(&self, flow: &Flow<'_>) -> bool {
+        flow.protocol == Protocol::Udp && self.quic_ports.contains(&flow.destination_port)
+    }
+
     /// Whether the ports of one of the lines match. Protocols without ports match only lines that restrict none, and ICMP those that
     /// name its message.
     pub fn ports_match(&self, line: &Line, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
@@ -229,6 +241,7 @@ impl Lines {
             Where::Anywhere => true,
             Where::Checked => is_checked(),
             Where::Unchecked => !is_checked(),
+            Where::Elsewhere => !is_checked() && !self.is_quic(flow),
         };
         in_place && line.ports.as_ref().is_none_or(|ports| ports.iter().any(|p| p.matches(flow, destination)))
     }

@@ -1,5 +1,8 @@
 //! The one walk that decides a flow, and that explains it.
 
+mod contents;
+mod names;
+
 use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,11 +10,10 @@ use std::sync::Arc;
 use crate::flow::{Direction, Flow, Protocol, Request};
 use crate::http::Hit;
 use crate::memo;
-use crate::name::{NamePattern, plain_name};
-use crate::program::{Compiled, Line, LineAction, Reads};
+use crate::program::{Compiled, Line, LineAction, Reads, Where};
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Peer, SetId};
-use crate::source::{Action, DnsMatch, L7, Named, PortMatch, Tier};
+use crate::source::{Action, L7, Named, PortMatch, Tier};
 use crate::table::{Slot, Table};
 use crate::verdict::{Decision, Half, NamedRule, RuleId, Verdict};
 
@@ -71,37 +73,6 @@ impl Table {
         };
         let by = |direction| self.by(flow, &verdict, direction);
         Explanation { verdict, egress_by: by(Direction::Egress), ingress_by: by(Direction::Ingress), egress, ingress }
-    }
-
-    /// Whether `flow`, a look-up that no rule allows, asks for a name that one would allow, with a search list's suffix behind it.
-    pub fn is_suffixed(&self, flow: &Flow<'_>) -> bool {
-        let Some(Request::Lookup { name, .. }) = flow.request else { return false };
-        let Ok(ends) = self.ends(flow) else { return false };
-        let Plan::Program { program, sets, .. } = self.plan(Direction::Egress, &ends) else { return false };
-        let unread = Flow { request: None, ..*flow };
-        let judged = Judged::new(self, &program, &unread, &ends);
-        program.lines.lines.iter().enumerate().any(|(number, line)| {
-            line.reads.is_lookup()
-                && !is_deny(&program, line)
-                && judged.matches(number, line, &sets).is_ok()
-                && asks_for(&program, line).any(|pattern| pattern.is_prefix_of(name))
-        })
-    }
-
-    /// Whether rules of the pod at `source` name `name`, and none of them takes `ip` for an address of it: it is of the cluster, or
-    /// private.
-    pub fn withholds(&self, source: IpAddr, name: &str, ip: IpAddr) -> bool {
-        let endpoint = self.endpoints.get(&source).filter(|slot| slot.local);
-        let program = endpoint.and_then(|slot| self.programs(slot.identity).egress);
-        let Some(lines) = program.and_then(|program| self.lines(program)) else { return false };
-        let all = lines.lines.iter().flat_map(|line| line.peers.iter().flatten());
-        let mut named = all.filter_map(|peer| if let Peer::Names(named) = peer { Some(named) } else { None });
-        let mut is_named = false;
-        !named.any(|named| {
-            let matches = named.matches(name);
-            is_named |= matches;
-            matches && self.may_have(named, ip)
-        }) && is_named
     }
 
     /// The endpoints of the flow, or the answer that needs no policy.
@@ -193,7 +164,8 @@ impl Table {
             let Some(rule) = self.named(line.rule) else {
                 continue;
             };
-            steps.push(Step { id: line.rule, tier: line.tier, rule, action: line.action, outcome });
+            let (tier, action, reads) = (line.tier, line.action, line.reads.clone());
+            steps.push(Step { id: line.rule, tier, rule, action, reads, outcome });
         }
         steps
     }
@@ -272,7 +244,7 @@ fn half(table: &Table, plan: &Plan, flow: &Flow<'_>, ends: &Ends<'_>) -> Half {
     let mut from = 0;
     loop {
         let Some((number, item)) = judged.first(from, candidates, unindexed) else {
-            return default_half(program, flow);
+            return judged.default_half();
         };
         let line = &program.lines.lines[number];
         let (decision, reason) = match line.action {
@@ -301,7 +273,7 @@ pub struct Explanation {
     pub ingress: Vec<Step>,
 }
 
-/// One rule that was looked at.
+/// One line of a rule that was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The rule, for what [`Table::policy`] knows of it.
@@ -309,6 +281,8 @@ pub struct Step {
     pub tier: Tier,
     pub rule: NamedRule,
     pub action: LineAction,
+    /// A rule by name is looked at several times, each time for something else.
+    pub reads: Reads,
     pub outcome: Outcome,
 }
 
@@ -356,6 +330,22 @@ struct Judged<'a> {
 impl<'a> Judged<'a> {
     fn new(table: &'a Table, program: &'a Compiled, flow: &'a Flow<'a>, ends: &Ends<'a>) -> Self {
         Self { table, program, flow, destination: ends.destination.map(|slot| &slot.endpoint), hits: OnceCell::new() }
+    }
+
+    /// What holds where no line matches.
+    fn default_half(&self) -> Half {
+        let lines = &self.program.lines;
+        if lines.default == Decision::Allow {
+            return Half::allow(Reason::NotIsolated);
+        }
+        let is_refused = |line: &Line| {
+            let anywhere = Line { place: Where::Anywhere, ..line.clone() };
+            line.place == Where::Elsewhere && self.names_match(line) && lines.ports_match(&anywhere, self.flow, None)
+        };
+        if lines.is_quic(self.flow) && lines.lines.iter().any(is_refused) {
+            return Half::deny(Reason::NotTheProtocol);
+        }
+        Half::deny(nothing_matched(self.program, self.flow))
     }
 
     /// The lines that the request matches, ascending, and the item of each that does; none without an HTTP request.
@@ -470,84 +460,6 @@ impl<'a> Judged<'a> {
             (Reads::LookUp | Reads::NamesAsked(_), Some(request)) => self.lookup_matches(line, request),
         }
     }
-
-    fn contents_match(&self, number: usize, line: &Line, request: Request<'_>) -> Result<Option<u16>, Miss> {
-        match request {
-            Request::Opaque | Request::Lookup { .. } => self.unreadable(line),
-            Request::Http(_) => self.hit(number).ok_or(Miss::Request),
-            Request::Tls { server_name } => server_name_matches(self.program, line, server_name),
-        }
-    }
-
-    /// What can't be read as its protocol no allow matches, and every deny.
-    fn unreadable(&self, line: &Line) -> Result<Option<u16>, Miss> {
-        if is_deny(self.program, line) { Ok(None) } else { Err(Miss::Request) }
-    }
-
-    /// Whether the server name or Host is one of the names. Who names no server, or an address, may mean any.
-    fn server_name_is_one(&self, line: &Line, names: &[Arc<Named>], request: Request<'_>) -> Result<(), Miss> {
-        let name = match request {
-            Request::Http(request) => Some(request.host),
-            Request::Tls { server_name } => server_name,
-            Request::Opaque | Request::Lookup { .. } => None,
-        };
-        let name = name.map(plain_name).filter(|name| !name.is_empty() && !is_address(name));
-        match name {
-            Some(name) if names.iter().any(|named| named.matches(&name)) => Ok(()),
-            Some(_) => Err(Miss::Request),
-            None => self.unreadable(line).map(|_| ()),
-        }
-    }
-
-    fn lookup_matches(&self, line: &Line, request: Request<'_>) -> Result<Option<u16>, Miss> {
-        let Request::Lookup { name, kind } = request else { return self.unreadable(line) };
-        // Some resolvers take such a name apart at its dots, and nobody knows which.
-        let is_odd = name.contains('\\') && is_deny(self.program, line);
-        match &line.reads {
-            Reads::NamesAsked(names) => {
-                let is_one = is_odd || names.iter().any(|named| named.matches(name));
-                is_one.then_some(None).ok_or(Miss::Request)
-            }
-            _ => {
-                let rule = self.program.rule(line.rule).ok_or(Miss::Request)?;
-                let Some(L7::Dns(items)) = &rule.l7 else { return Err(Miss::Request) };
-                let matches = |item: &&DnsMatch| item.is_of_type(kind) && (is_odd || item.is_of_name(name));
-                items.iter().find(matches).map(|item| Some(item.index)).ok_or(Miss::Request)
-            }
-        }
-    }
-}
-
-/// As a Host has it, which may stand in brackets.
-fn is_address(name: &str) -> bool {
-    name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
-}
-
-/// Whether an inspecting line matches a TLS stream. A hello without a name may be for any server: no allow matches it, and every
-/// deny.
-fn server_name_matches(program: &Compiled, line: &Line, server_name: Option<&str>) -> Result<Option<u16>, Miss> {
-    let rule = program.rule(line.rule).ok_or(Miss::Request)?;
-    match (&rule.l7, server_name.filter(|name| !name.is_empty())) {
-        (Some(L7::Tls(items)), Some(name)) => {
-            items.iter().find(|item| item.matches(name)).map(|item| Some(item.index)).ok_or(Miss::Request)
-        }
-        _ if rule.action == Action::Deny => Ok(None),
-        _ => Err(Miss::Request),
-    }
-}
-
-/// The names that a line about look-ups is for.
-fn asks_for<'p>(program: &'p Compiled, line: &'p Line) -> impl Iterator<Item = &'p NamePattern> {
-    let of_rule = program.rule(line.rule).and_then(|rule| rule.l7.as_ref());
-    let items = match of_rule {
-        Some(L7::Dns(items)) if line.reads == Reads::LookUp => items.as_slice(),
-        _ => &[],
-    };
-    let named = match &line.reads {
-        Reads::NamesAsked(named) => &**named,
-        _ => &[],
-    };
-    items.iter().filter_map(|item| item.name.as_ref()).chain(named.iter().flat_map(|named| &named.patterns))
 }
 
 fn is_deny(program: &Compiled, line: &Line) -> bool {
@@ -566,19 +478,16 @@ fn next_tier(program: &Compiled, number: usize) -> usize {
     lines[number..].iter().position(|line| rank(line) > here).map_or(lines.len(), |offset| number + offset)
 }
 
-/// What holds where no line matches.
-fn default_half(program: &Compiled, flow: &Flow<'_>) -> Half {
+/// Why nothing of a request matches.
+fn nothing_matched(program: &Compiled, flow: &Flow<'_>) -> Reason {
     let lines = &program.lines;
-    if lines.default == Decision::Allow {
-        return Half::allow(Reason::NotIsolated);
-    }
     let of_tls = |line: &Line| {
         let by_contents = || program.rule(line.rule).is_some_and(|rule| matches!(rule.l7, Some(L7::Tls(_))));
         matches!(line.reads, Reads::Name(_)) || by_contents()
     };
-    Half::deny(match flow.request {
+    match flow.request {
         Some(Request::Opaque) => Reason::NotTheProtocol,
         Some(Request::Tls { .. }) if !lines.lines.iter().any(of_tls) => Reason::NotTheProtocol,
         _ => Reason::NoRuleMatched,
-    })
+    }
 }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics` and `/counters`.
+//! `/healthz`, `/readyz`, `/metrics`, `/counters` and `/names`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
+use sluice_policy::Table;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::enforcer::{AskCounts, KernelState, Unready};
 use crate::kernel::Count;
 use crate::metrics::Metrics;
+use crate::names::{Moment, Names, listing};
 use crate::records::RecordSink;
 
 /// Who asks at the same time.
@@ -37,6 +39,8 @@ pub struct Admin {
     pub records: RecordSink,
     pub kernel: watch::Receiver<KernelState>,
     pub counts: mpsc::Sender<AskCounts>,
+    pub names: Arc<Names>,
+    pub table: watch::Receiver<Arc<Table>>,
     pub draining: CancellationToken,
 }
 
@@ -82,7 +86,8 @@ impl Admin {
             },
             "/metrics" => self.exposition().await,
             "/counters" => self.counters().await,
-            _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /counters\n".into()),
+            "/names" => self.names(),
+            _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /counters, /names\n".into()),
         }
     }
 
@@ -122,13 +127,14 @@ impl Admin {
     async fn counters(&self) -> Response<Full<Bytes>> {
         match self.counts().await {
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-            Ok(counters) => {
-                let body = serde_json::json!({ "node": self.node, "counters": counters });
-                let mut response = text(StatusCode::OK, format!("{body}\n"));
-                response.headers_mut().insert(header::CONTENT_TYPE, ::http::HeaderValue::from_static("application/json"));
-                response
-            }
+            Ok(counters) => json(&serde_json::json!({ "node": self.node, "counters": counters })),
         }
+    }
+
+    /// What look-ups have taught.
+    fn names(&self) -> Response<Full<Bytes>> {
+        let table = Arc::clone(&self.table.borrow());
+        json(&serde_json::json!({ "node": self.node, "names": listing(&self.names, &table, Moment::now()) }))
     }
 
     async fn exposition(&self) -> Response<Full<Bytes>> {
@@ -151,6 +157,12 @@ impl Admin {
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
+}
+
+fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, format!("{body}\n"));
+    response.headers_mut().insert(header::CONTENT_TYPE, ::http::HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -44,6 +44,8 @@ use crate::upstream::Dialer;
 
 /// Files that are open beside connections.
 const OTHER_FILES: usize = 128;
+/// Files that look-ups have at most.
+const LOOKUP_FILES: usize = 16_384;
 /// What the end of the process may take beyond the drain time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -59,12 +61,13 @@ pub struct Options {
 
 /// Runs the proxy until a signal ends it.
 pub fn run(mut options: Options) -> Result<()> {
-    fit_to_file_limit(&mut options.config);
+    let files = fit_to_file_limit(&mut options.config);
     let runtime = current_thread()?;
-    runtime.block_on(live(options))
+    runtime.block_on(live(options, files))
 }
 
-async fn live(options: Options) -> Result<()> {
+/// `files` are left to look-ups.
+async fn live(options: Options, files: usize) -> Result<()> {
     let Options { controller, node, state_dir, admin, mut config } = options;
     let mut end = Signals::new()?;
     let mut registry = Registry::default();
@@ -87,12 +90,13 @@ async fn live(options: Options) -> Result<()> {
     let former = saved.as_ref().map(|held| Arc::clone(&held.table));
     let learning = remembered(&config, &state_dir, &node, former, &mut registry)?;
     let names = Arc::clone(&learning.names);
+    let (known, newest) = (Arc::clone(&names), table.clone());
     let dataplane = Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent);
     let dataplane = Arc::new(Dataplane { names: Some(Arc::clone(&names)), ..dataplane });
     let drain = dataplane.drain.clone();
     let (learner, lessons) = Learner::new();
     let lookups = Arc::new(Lookups::new(&config, &dataplane, names, learner, LookupMetrics::new(&mut registry)));
-    let dns = dns::Service::new(lookups, config.dns.service(), DnsMetrics::new(&mut registry));
+    let dns = dns::Service::new(lookups, config.dns.service(files), DnsMetrics::new(&mut registry));
 
     let workers = start_workers(&config, &dataplane, &dns)?;
     drop((dataplane, dns));
@@ -101,7 +105,9 @@ async fn live(options: Options) -> Result<()> {
     let inputs = Inputs { handovers: to_apply, asked, lessons };
     let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), learning, inputs).await?;
 
-    let state = Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, draining: drain.begun.clone() };
+    let draining = drain.begun.clone();
+    let state =
+        Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, names: known, table: newest, draining };
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
 
     let cancel = CancellationToken::new();
@@ -177,7 +183,7 @@ fn remembered(
     let (journal, entries) = Journal::open(state_dir, node, boot, metrics.clone(), now);
     let names = Arc::new(Names::new(config.dns.limits(), metrics));
     names.restore(&entries, now);
-    Ok(Learning { names, journal, former })
+    Ok(Learning::new(names, journal, former))
 }
 
 /// What the kernel's thread is told.
@@ -281,20 +287,23 @@ fn current_thread() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
-/// Takes as many file descriptors as the process may have, and no more connections than they allow for.
-fn fit_to_file_limit(config: &mut Config) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+/// Takes as many file descriptors as the process may have, and no more connections than they allow for. Yields how many are left to
+/// look-ups: up to a quarter of all.
+fn fit_to_file_limit(config: &mut Config) -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return LOOKUP_FILES };
     let files = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => hard,
         Err(_) => soft,
     };
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
+    let of_lookups = (files / 4).min(LOOKUP_FILES);
+    let most = (files.saturating_sub(OTHER_FILES + of_lookups) / 2).max(1);
     let asked = config.limits.connections;
     if config.limits.hold_at_most(most) {
         let per_pod = config.limits.connections_per_pod;
         tracing::info!(files, asked, most, per_pod, "fewer connections than limits.connections: two files each");
     }
+    of_lookups
 }
 
 /// SIGTERM and SIGINT.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use sluice_policy::label::{Labels, Operator, Requirement, SERVICE_ACCOUNT};
 use sluice_policy::source::{Action, Namespaces, Peer, Pod, PodSelector, Policy, PortMatch, Rule};
+use sluice_policy::table::Reads;
 use sluice_policy::verdict::NamedRule;
 use sluice_policy::walk::{Miss, Outcome, Step};
 use sluice_policy::{Direction, Flow, Request};
@@ -29,7 +30,7 @@ pub(super) fn nearest(cluster: &Cluster, flow: &Flow<'_>, steps: &[Step], direct
         let Outcome::Missed(miss) = step.outcome else { return None };
         let reference = &cluster.table().policy(step.id.policy)?.reference;
         let (policy, rule) = written(cluster, reference, step)?;
-        let (distance, but) = differences(cluster, flow, miss, direction, policy, rule)?;
+        let (distance, but) = differences(cluster, flow, (miss, &step.reads), direction, policy, rule)?;
         Some((distance, Nearest { rule: step.rule.clone(), but }))
     });
     missed.min_by_key(|(distance, _)| *distance).map(|(_, nearest)| nearest)
@@ -38,12 +39,21 @@ pub(super) fn nearest(cluster: &Cluster, flow: &Flow<'_>, steps: &[Step], direct
 fn differences(
     cluster: &Cluster,
     flow: &Flow<'_>,
-    miss: Miss,
+    (miss, reads): (Miss, &Reads),
     direction: Direction,
     policy: &Policy,
     rule: &Rule,
 ) -> Option<(Distance, Vec<String>)> {
     if rule.action != Action::Allow {
+        return None;
+    }
+    if let Some(asked) =
+        name_asked(flow).filter(|_| miss == Miss::Request && matches!(reads, Reads::Name(_) | Reads::NamesAsked(_)))
+    {
+        return Some(((1, 0), vec![format!("the name: {asked} is asked for, {} is allowed", words::peers(rule, policy))]));
+    }
+    // What a rule by name says of look-ups stands beside its own peers and ports.
+    if reads.is_lookup() && rule.l7.is_none() {
         return None;
     }
     let mut but = Vec::new();
@@ -85,6 +95,15 @@ fn differences(
     }
     let dimensions = usize::from(miss == Miss::Peer) + usize::from(port_misses) + usize::from(miss == Miss::Request);
     Some(((dimensions, of_peer), but))
+}
+
+/// The name in a flow's contents; `None`: there are none.
+fn name_asked(flow: &Flow<'_>) -> Option<String> {
+    Some(match flow.request? {
+        Request::Lookup { name, .. } | Request::Tls { server_name: Some(name) } => name.to_owned(),
+        Request::Http(request) if !request.host.is_empty() => request.host.to_owned(),
+        _ => "no name".to_owned(),
+    })
 }
 
 /// How much of a peer differs from the other end, and what.

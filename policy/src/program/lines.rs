@@ -63,7 +63,8 @@ impl Maker<'_> {
             lines.push(self.line(rule, peers(&unchecked), Where::Anywhere, contents.clone()));
         }
         if !checked.is_empty() {
-            lines.push(self.line(rule, peers(&checked), Where::Unchecked, contents.clone()));
+            let elsewhere = if rule.action == Action::Deny { Where::Unchecked } else { Where::Elsewhere };
+            lines.push(self.line(rule, peers(&checked), elsewhere, contents.clone()));
             let to = if rule.action == Action::Deny { None } else { peers(&checked) };
             let reads = match &contents {
                 Contents::No => Reads::Name(checked.into()),

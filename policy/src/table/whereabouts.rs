@@ -151,8 +151,9 @@ impl Table {
         self.programs.iter().any(|(_, entry)| !entry.compiled.lines.lookups.is_empty()) || of_audits()
     }
 
-    /// Whether it is the proxy of look-ups that `flow` is handed to, if it comes to be diverted.
+    /// Whether it is the proxy of look-ups that `flow` is handed to. What a pod asks itself, nobody reads.
     pub fn is_lookup(&self, flow: &Flow<'_>) -> bool {
-        self.lookups(flow.source).any(|port| port == (flow.protocol, flow.destination_port))
+        let is_read = |port| port == (flow.protocol, flow.destination_port);
+        flow.source != flow.destination && self.lookups(flow.source).any(is_read)
     }
 }

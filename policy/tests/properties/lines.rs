@@ -88,6 +88,7 @@ fn matches(table: &Table, line: &Line, flow: &Flow<'_>, peer: IpAddr) -> bool {
         Where::Anywhere => true,
         Where::Checked => is_checked,
         Where::Unchecked => !is_checked,
+        Where::Elsewhere => !(is_checked || flow.protocol == Protocol::Udp && flow.destination_port == 443),
     };
     let of_port = |entry: &PortMatch| match entry {
         PortMatch::All { protocol } => *protocol == flow.protocol,

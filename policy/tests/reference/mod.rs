@@ -381,7 +381,7 @@ fn ways(case: &Case<'_>, policy: &Value, rule: &Value, action: Action) -> Vec<l7
         }
         if fqdns.check && names::is_checked(case.question) {
             ways.extend((holds(places) && (told || deny)).then(|| fqdns.server(case.question, deny).and(says())));
-        } else {
+        } else if deny || !fqdns.check || !names::is_quic(case.question) {
             ways.extend((holds(places) && told).then(says));
         }
         ways.push(fqdns.asked(case, deny));

@@ -150,6 +150,11 @@ pub(super) fn is_checked(question: &Question<'_>) -> bool {
     question.protocol == "TCP" && [80, 443].contains(&question.port)
 }
 
+/// What is taken for QUIC, which nobody looks into.
+pub(super) fn is_quic(question: &Question<'_>) -> bool {
+    question.protocol == "UDP" && question.port == 443
+}
+
 /// Whether the destination is a pod that answers for the cluster's DNS.
 pub(super) fn is_resolver(case: &Case<'_>) -> bool {
     let of_dns = |(key, value): &(String, String)| key == "k8s-app" && value == "kube-dns";

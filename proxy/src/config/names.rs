@@ -130,6 +130,7 @@ impl Config {
         let ip = |resolver: &Resolver| if let Resolver::Ip(ip) = resolver { Some(*ip) } else { None };
         NameSettings {
             checked_ports: self.name_check.tls_ports.iter().chain(&self.name_check.http_ports).copied().collect(),
+            quic_ports: self.name_check.tls_ports.iter().copied().collect(),
             resolvers: self.dns.resolvers.iter().filter_map(ip).collect(),
         }
     }
@@ -191,9 +192,15 @@ impl Dns {
         }
     }
 
-    /// The bounds of the service that answers look-ups.
-    pub fn service(&self) -> Settings {
-        Settings { upstream_timeout: self.upstream_timeout(), ..Settings::default() }
+    /// The bounds of the service that answers look-ups with so many files: half of them for queries, half for connections, two each.
+    pub fn service(&self, files: usize) -> Settings {
+        let most = Settings::default();
+        Settings {
+            upstream_timeout: self.upstream_timeout(),
+            in_flight: most.in_flight.min(files / 2).max(1),
+            connections: most.connections.min(files / 4).max(1),
+            ..most
+        }
     }
 
     /// Those of the resolvers that are pods, for the controller.

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
 use tokio::sync::{mpsc, oneshot};
@@ -21,14 +21,24 @@ const TOGETHER: usize = 512;
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
+/// How often all that is remembered is looked through.
+const TIDY: Duration = Duration::from_secs(60);
+
 /// What was learned and where it is written down.
 #[derive(Debug)]
 pub struct Learning {
     pub names: Arc<Names>,
-    pub journal: Journal,
+    journal: Journal,
     /// The table that a former process wrote down, which says whose the remembered names are. It may be older than what that process
     /// had in force at last.
-    pub former: Option<Arc<Table>>,
+    former: Option<Arc<Table>>,
+    tidied: Instant,
+}
+
+impl Learning {
+    pub fn new(names: Arc<Names>, journal: Journal, former: Option<Arc<Table>>) -> Self {
+        Self { names, journal, former, tidied: Instant::now() }
+    }
 }
 
 /// A lesson, and who waits for the kernel to hold it.
@@ -76,6 +86,11 @@ impl Enforcer {
         {
             taught.push(next);
         }
+        let is_forgotten = |taught: &Taught| self.learning.as_ref().is_some_and(|l| l.names.is_forgotten(&taught.lesson));
+        let (late, taught): (Vec<Taught>, Vec<Taught>) = taught.into_iter().partition(is_forgotten);
+        for Taught { done, .. } in late {
+            let _ = done.send(Err("the pod that asked is gone".to_owned()));
+        }
         let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.into_iter().map(|taught| (taught.lesson, taught.done)).unzip();
         let learned = match self.kernel.learn(&lessons) {
             Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
@@ -105,7 +120,7 @@ impl Enforcer {
     /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing. Nor, before the first
     /// table, does what nobody can say whose it is.
     pub(super) fn forget_pods(&mut self, table: &Table) {
-        let Some(Learning { names, journal, former }) = &self.learning else { return };
+        let Some(Learning { names, journal, former, .. }) = &self.learning else { return };
         let in_force = self.kernel.in_force();
         let before = in_force.or(former.as_deref());
         let is_same = |ip: &IpAddr| match (before.and_then(|before| before.endpoint(*ip)), table.endpoint(*ip)) {
@@ -128,8 +143,12 @@ impl Enforcer {
     }
 
     /// Now and then.
-    pub(super) fn tidy_names(&self) {
-        let Some(Learning { names, journal, .. }) = &self.learning else { return };
+    pub(super) fn tidy_names(&mut self) {
+        let Some(Learning { names, journal, tidied, .. }) = self.learning.as_mut().filter(|it| it.tidied.elapsed() >= TIDY)
+        else {
+            return;
+        };
+        *tidied = Instant::now();
         let now = Moment::now();
         names.sweep(now.before(REMEMBERED));
         if let Err(error) = journal.compact_if_due(now) {

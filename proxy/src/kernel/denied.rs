@@ -68,6 +68,15 @@ fn rules(site: Site, config: &Config) -> Vec<Rule> {
     let counted = ration::named_counter(&site.name());
     let mut rules = reports(site, config.log.as_ref());
     match config.deny {
+        // Whoever speaks QUIC falls back at once if it hears of it, and waits for seconds if not.
+        _ if matches!(site, Site::Unreadable(_)) => {
+            rules.push(Rule::acting([vec![counted]]));
+            rules.push(Rule::acting([expr::protocol(expr::UDP), vec![reject_by_icmp()]]));
+            match config.deny {
+                Deny::Drop => rules.push(Rule::new([], &Verdict::Drop)),
+                Deny::Reject => rules.push(Rule::acting([vec![reject_by_icmp()]])),
+            }
+        }
         Deny::Reject if by_policy => {
             rules.push(Rule::acting([vec![counted]]));
             rules.push(Rule::acting([expr::protocol(expr::TCP), vec![reject_by_reset()]]));

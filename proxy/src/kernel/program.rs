@@ -16,6 +16,8 @@
 //! SYN/ACK or an ACK that nobody asked for would begin a flow whose other direction is then "a reply". So TCP of an isolated pod
 //! begins with a bare SYN, in whichever direction the pod is isolated.
 
+mod ports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use sluice_policy::snapshot::{Peer, ProgramId, SetId};
 use sluice_policy::source::{Named, PortMatch, Tier};
 use sluice_policy::table::{Line, LineAction, Lines, Where};
 use sluice_policy::verdict::RuleId;
-use sluice_policy::{Decision, Direction, IcmpFamily, Protocol, Table};
+use sluice_policy::{Decision, Direction, Protocol, Table};
 
 use super::bundle::{self, Bundle, BundleId, BundleKind, Group};
 use super::expr::{self, Address, Expr};
@@ -105,6 +107,7 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
         direction: lines.direction,
         program,
         checked_ports: lines.checked_ports.clone(),
+        quic_ports: lines.quic_ports.clone(),
         rendered: Rendered::default(),
         room: bundle::MOST_ELEMENTS,
     };
@@ -154,6 +157,8 @@ struct Writer<'t> {
     program: ProgramId,
     /// Where names are checked.
     checked_ports: Arc<[u16]>,
+    /// Where QUIC is refused.
+    quic_ports: Arc<[u16]>,
     rendered: Rendered,
     /// For so many more elements of bundles.
     room: usize,
@@ -183,6 +188,7 @@ impl Writer<'_> {
         if lines.default != Decision::Deny {
             return;
         }
+        lines.lines.iter().filter(|line| line.place == Where::Elsewhere).for_each(|line| self.refuse_quic(line));
         let mut names = lines.isolated_by.iter().filter_map(|id| self.table.policy(*id)).map(|p| p.reference.to_string());
         let comment = match (names.next(), names.count()) {
             (None, _) => "isolated".to_owned(),
@@ -340,119 +346,6 @@ impl Writer<'_> {
         }
         alternatives
     }
-
-    /// The alternatives for protocol and destination port, where names are checked or aren't.
-    fn ports_in(&mut self, ports: Option<&[PortMatch]>, place: Where) -> Vec<Alternative> {
-        let checked = ranges_of(&self.checked_ports);
-        let wanted = match place {
-            Where::Anywhere => return self.ports(ports),
-            Where::Checked => checked,
-            Where::Unchecked => all_but(&checked),
-        };
-        let tcp = |(first, last): &(u128, u128)| PortMatch::Range {
-            protocol: Protocol::Tcp,
-            first: to_port(*first),
-            last: to_port(*last),
-        };
-        let mut alternatives = Vec::new();
-        let mut narrowed: Vec<PortMatch> = Vec::new();
-        for port in ports.unwrap_or(&[PortMatch::All { protocol: Protocol::Tcp }]) {
-            match port {
-                PortMatch::All { protocol: Protocol::Tcp } => narrowed.extend(wanted.iter().map(tcp)),
-                PortMatch::Range { protocol: Protocol::Tcp, first, last } => {
-                    let within = |(from, to): &(u128, u128)| (*from.max(&u128::from(*first)), *to.min(&u128::from(*last)));
-                    narrowed.extend(wanted.iter().map(within).filter(|(from, to)| from <= to).map(|range| tcp(&range)));
-                }
-                PortMatch::Named { protocol: Protocol::Tcp, .. } => {
-                    let named = self.ports(Some(std::slice::from_ref(port)));
-                    let places = self.ports(Some(&wanted.iter().map(tcp).collect::<Vec<_>>()));
-                    for (named, place) in named.iter().flat_map(|named| places.iter().map(move |place| (named, place))) {
-                        let words = [named.words.clone(), place.words.clone()].concat();
-                        alternatives.push(Alternative { family: named.family, words });
-                    }
-                }
-                // Names are checked in TCP alone.
-                other if place == Where::Unchecked => narrowed.push(other.clone()),
-                _ => {}
-            }
-        }
-        if ports.is_none() && place == Where::Unchecked {
-            alternatives.push(Alternative { family: None, words: expr::not_protocol(expr::TCP) });
-        }
-        alternatives.extend(self.ports(Some(&narrowed)));
-        alternatives
-    }
-
-    /// The alternatives for protocol and destination port.
-    fn ports(&mut self, ports: Option<&[PortMatch]>) -> Vec<Alternative> {
-        let Some(ports) = ports else {
-            return vec![Alternative::anything()];
-        };
-        let mut alternatives = Vec::new();
-        let mut by_protocol: BTreeMap<Protocol, Vec<(u128, u128)>> = BTreeMap::new();
-        for port in ports {
-            match port {
-                PortMatch::All { protocol } => alternatives.extend(whole_protocol(*protocol)),
-                // Only these three have ports; a port of another protocol can't be matched.
-                PortMatch::Range { protocol, first, last } if protocol.has_ports() && first <= last => {
-                    by_protocol.entry(*protocol).or_default().push((u128::from(*first), u128::from(*last)));
-                }
-                PortMatch::Range { .. } => {}
-                PortMatch::Named { protocol, name } if protocol.has_ports() => {
-                    for family in Family::BOTH {
-                        let set = self.edition.named_port(*protocol, name, family);
-                        let words = expr::destination_and_port_in(family, protocol.number(), &set);
-                        let port = name.to_string();
-                        self.rendered.sets.insert(set, Auxiliary::NamedPort { protocol: *protocol, port, family });
-                        alternatives.push(Alternative { family: Some(family), words });
-                    }
-                }
-                PortMatch::Named { .. } => {}
-                PortMatch::Icmp(messages) => {
-                    let family = match messages.family {
-                        IcmpFamily::V4 => Family::V4,
-                        IcmpFamily::V6 => Family::V6,
-                    };
-                    let words = expr::icmp_message(family, messages.kind, messages.code);
-                    alternatives.push(Alternative { family: Some(family), words });
-                }
-            }
-        }
-        for (protocol, list) in by_protocol {
-            let list: Vec<(u16, u16)> = merge(list).into_iter().map(|(a, b)| (to_port(a), to_port(b))).collect();
-            let words = match list.as_slice() {
-                [(first, last)] => expr::destination_port(protocol.number(), *first, *last),
-                _ => {
-                    let name = self.edition.name(&ports_name(&list));
-                    self.rendered.sets.insert(name.clone(), Auxiliary::Ports(list));
-                    expr::destination_port_in(protocol.number(), &name)
-                }
-            };
-            alternatives.push(Alternative { family: None, words });
-        }
-        alternatives
-    }
-}
-
-/// Ports, ascending, as ranges.
-fn ranges_of(ports: &[u16]) -> Vec<(u128, u128)> {
-    merge(ports.iter().map(|port| (u128::from(*port), u128::from(*port))).collect())
-}
-
-/// The ports that are in none of these ranges, which are ascending and don't touch.
-fn all_but(ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
-    let mut left = Vec::new();
-    let mut from = 0;
-    for (first, last) in ranges {
-        if *first > from {
-            left.push((from, first - 1));
-        }
-        from = last + 1;
-    }
-    if from <= u128::from(u16::MAX) {
-        left.push((from, u128::from(u16::MAX)));
-    }
-    left
 }
 
 /// One way in which a rule can match. Without a family it says nothing about addresses.
@@ -469,22 +362,6 @@ impl Alternative {
 
 fn agree(a: Option<Family>, b: Option<Family>) -> bool {
     a.is_none() || b.is_none() || a == b
-}
-
-/// ICMP is one protocol to a policy and two numbers on the wire.
-fn whole_protocol(protocol: Protocol) -> Vec<Alternative> {
-    let numbers = match protocol {
-        Protocol::Icmp => vec![expr::ICMP, expr::ICMPV6],
-        other => vec![other.number()],
-    };
-    numbers.into_iter().map(|number| Alternative { family: None, words: expr::protocol(number) }).collect()
-}
-
-/// `ports_80_443_8000to8100`; a list too long for a name goes by its hash.
-fn ports_name(list: &[(u16, u16)]) -> String {
-    let word = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}to{last}") };
-    let joined = list.iter().map(word).collect::<Vec<_>>().join("_");
-    if joined.len() <= 48 { format!("ports_{joined}") } else { format!("ports_{}", contents(&joined)) }
 }
 
 /// `block_10.9.0.0-10.9.255.255`, with `_` for the colons of IPv6; a list too long for a name goes by its hash.
@@ -549,8 +426,4 @@ fn to_ip(family: Family, number: u128) -> IpAddr {
         Family::V4 => IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into()),
         Family::V6 => IpAddr::V6(number.into()),
     }
-}
-
-fn to_port(number: u128) -> u16 {
-    u16::try_from(number).unwrap_or(u16::MAX)
 }

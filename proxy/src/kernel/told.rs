@@ -76,7 +76,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes out what the pods at these addresses were told, and fills the sets anew with what is remembered of all others.
+    /// Takes out what the pods at these addresses were told, and fills the sets anew with what is remembered of all others. Where
+    /// that doesn't work or is too much at once, the next change does it, by replacing everything.
     pub fn forget(&mut self, pods: &[IpAddr]) -> Result<(), Error> {
         let (Some(installed), Some(names)) = (&mut self.installed, self.names_told.clone()) else { return Ok(()) };
         if pods.is_empty() {
@@ -92,7 +93,11 @@ impl Kernel {
         if messages.is_empty() {
             return Ok(());
         }
-        self.channel.commit(&messages)?;
+        if messages.len() > self.channel.limit_bytes() {
+            installed.is_certain = false;
+            return Ok(());
+        }
+        self.channel.commit(&messages).inspect_err(|_| installed.is_certain = false)?;
         installed.seen = installed.seen.map(|seen| seen.wrapping_add(1));
         Ok(())
     }

@@ -17,6 +17,7 @@
 mod flow;
 mod journal;
 mod lesson;
+mod listing;
 mod metrics;
 mod moment;
 mod pod;
@@ -24,6 +25,7 @@ mod store;
 
 pub use journal::{BootId, Entry, Journal, WriteError, path};
 pub use lesson::{Displaced, Forgotten, Learned, LearnedName, Lesson};
+pub use listing::{Listed, listing};
 pub use metrics::NamesMetrics;
 pub use moment::Moment;
 pub use store::{Known, Limits, Names};

@@ -80,6 +80,8 @@ struct Shelf {
 struct Inner {
     names: PodNames,
     stamp: u64,
+    /// The stamp that it began with: what has an older one was learned for another pod.
+    since: u64,
     /// When the last answer was learned.
     latest: Moment,
     /// It is no longer in the map: whoever waited for it must look again.
@@ -153,7 +155,8 @@ impl Names {
     }
 
     fn shelf(&self) -> Arc<Shelf> {
-        let inner = Inner { names: PodNames::default(), stamp: self.stamp(), latest: Moment::default(), gone: false };
+        let stamp = self.stamp();
+        let inner = Inner { names: PodNames::default(), stamp, since: stamp, latest: Moment::default(), gone: false };
         Arc::new(Shelf { entries: AtomicUsize::new(0), inner: Mutex::new(inner) })
     }
 
@@ -225,6 +228,12 @@ impl Names {
                 inner.names.confirm(learned.address, &name.name, Second::not_before(name.expires));
             }
         }
+    }
+
+    /// Whether the pod that `lesson` was learned for has been forgotten since: it must not be told to whoever has its address now.
+    pub fn is_forgotten(&self, lesson: &Lesson) -> bool {
+        let shelf = read(&self.pods).get(&lesson.pod).cloned();
+        shelf.is_none_or(|shelf| lesson.stamp < shelf.lock().since)
     }
 
     /// The names that `pod` knows `address` by.

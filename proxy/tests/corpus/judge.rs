@@ -189,8 +189,14 @@ fn transport(protocol: Protocol) -> Result<sluice_testnet::Protocol, Broken> {
 }
 
 /// What the packets of `probe` meet. The case says whether the flow passes. Where contents decide, the node that has to read them
-/// ends the kernel's part: what listens there for the proxy answers TCP, and nothing else is diverted yet.
+/// ends the kernel's part: what listens there for the proxy answers. Look-ups are read where they are asked, whatever becomes of them;
+/// of all else, TCP alone is diverted.
 fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
+    let is_lookup = |enforced: &&Enforced| enforced.ask(&flow(probe), |table, flow| table.is_lookup(flow));
+    let asked = stage.path(probe.from.ip, probe.to.ip).find(is_lookup).filter(|_| probe.from.ip != probe.to.ip);
+    if let Some(asked) = asked {
+        return Expected::Answer { by: listener::identity_for_lookups(asked.node.name()) };
+    }
     let stop = stage
         .path(probe.from.ip, probe.to.ip)
         .map(|enforced| (enforced, l4_decision(enforced, probe)))
@@ -206,9 +212,9 @@ fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
     }
 }
 
-/// What a node's table says while no request is read.
-fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
-    let flow = Flow {
+/// The probe's first packet, of which nothing is read.
+fn flow(probe: &Probe) -> Flow<'static> {
+    Flow {
         source: probe.from.ip,
         destination: probe.to.ip,
         protocol: probe.protocol,
@@ -216,8 +222,12 @@ fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
         icmp: probe.icmp,
         names: &[],
         request: None,
-    };
-    enforced.table.verdict(&flow).decision()
+    }
+}
+
+/// What a node's table says while no request is read.
+fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
+    enforced.ask(&flow(probe), |table, flow| table.verdict(flow).decision())
 }
 
 /// Whether an answer was due and none came yet.

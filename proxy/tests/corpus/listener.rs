@@ -1,22 +1,29 @@
 //! What stands in for the proxy on a node: it accepts what the kernel diverts, and says who asked.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sluice_proxy::dns::service::Sockets;
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Node, bound};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::diverted::{Diverted, receive};
+use crate::packet::datagram;
 
 /// How soon a listener that is no longer wanted ends.
 const TICK_MS: u8 = 50;
 /// A client that is there has sent its line by then.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Headers come with what is sent (IPPROTO_RAW).
+const IP_RAW: i32 = 255;
 
 /// Listens on the proxy's ports of a node, until dropped.
 pub(crate) struct Listener {
@@ -29,6 +36,11 @@ pub(crate) fn identity(node: &str) -> String {
     format!("proxy-of-{node}")
 }
 
+/// What the listeners for look-ups answer by.
+pub(crate) fn identity_for_lookups(node: &str) -> String {
+    format!("dns-of-{node}")
+}
+
 impl Listener {
     pub(crate) fn start(node: &Node, config: &Config) -> io::Result<Self> {
         let addresses = [
@@ -37,13 +49,23 @@ impl Listener {
         ];
         let sockets =
             node.ns().run(|| addresses.into_iter().map(|address| bound(|| listen(address))).collect::<io::Result<Vec<_>>>())?;
+        let lookups = node.ns().run(|| bound(|| Sockets::bind(config.dns_port).map_err(io::Error::other)))?;
+        let (datagrams, streams) = lookups.into_held();
+        let streams: Vec<Socket> = streams.into_iter().map(Socket::from).collect();
         let ended = Arc::new(AtomicBool::new(false));
-        let (until, identity) = (Arc::clone(&ended), identity(node.name()));
-        let thread = std::thread::spawn(move || {
+        let (until, identity, for_lookups) = (Arc::clone(&ended), identity(node.name()), identity_for_lookups(node.name()));
+        let ns = node.ns().clone();
+        let work = move || {
             while !until.load(Ordering::Relaxed) {
-                accept_ready(&sockets, &identity);
+                let all = sockets.iter().chain(&streams).map(AsFd::as_fd).chain(datagrams.iter().map(AsFd::as_fd));
+                if is_any_ready(all) {
+                    accept_ready(&sockets, &identity);
+                    accept_ready(&streams, &for_lookups);
+                    answer_ready(&datagrams, &for_lookups);
+                }
             }
-        });
+        };
+        let thread = std::thread::spawn(move || ns.run(work));
         Ok(Self { ended, thread: Some(thread) })
     }
 }
@@ -67,11 +89,12 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+fn is_any_ready<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> bool {
+    let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+    poll(&mut polled, PollTimeout::from(TICK_MS)).is_ok_and(|ready| ready > 0)
+}
+
 fn accept_ready(sockets: &[Socket], identity: &str) {
-    let mut polled: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
-    if poll(&mut polled, PollTimeout::from(TICK_MS)).is_err() {
-        return;
-    }
     for socket in sockets {
         while let Ok((client, from)) = socket.accept() {
             // A client that has gone meanwhile is not the listener's concern.
@@ -88,4 +111,21 @@ fn answer(mut client: &Socket, from: SocketAddr, identity: &str) -> io::Result<(
     let length = client.read(&mut line)?;
     let line = String::from_utf8_lossy(line.get(..length).unwrap_or_default()).into_owned();
     client.write_all(format!("{identity} {from} {}\n", line.trim_end()).as_bytes())
+}
+
+fn answer_ready(sockets: &[UdpSocket], identity: &str) {
+    for socket in sockets {
+        while let Some(Diverted { client, server, text }) = receive(socket) {
+            // As above.
+            let _ = answer_from(server, client, &format!("{identity} {client} {}\n", text.trim_end()));
+        }
+    }
+}
+
+/// By hand: on the node itself somebody may hold the address and port that was asked.
+fn answer_from(server: SocketAddr, client: SocketAddr, text: &str) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(client), Type::RAW, Some(Protocol::from(IP_RAW)))?;
+    let to = SocketAddr::new(client.ip(), 0);
+    socket.send_to(&datagram(server, client, &[], text), &to.into())?;
+    Ok(())
 }

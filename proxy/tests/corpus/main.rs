@@ -3,7 +3,7 @@
 //! Every case becomes a network of namespaces ([`stage`]): its pods with their addresses on one node or spread over two, each
 //! node with the table that the engine makes for it, the rules that the kernel's part makes of that, and a [`listener`] where the
 //! proxy would be. Then all connections of a state are tried at once ([`judge`]), so that a state costs one wait however many are
-//! denied. A step of a case reaches the kernel as the delta that it is, not as a new ruleset.
+//! denied. What a case's DNS says, each node's pods have been told ([`domains`]). A step of a case reaches the kernel as the delta that it is, not as a new ruleset.
 //!
 //! | test | cases |
 //! |---|---|
@@ -15,8 +15,19 @@
 //! `SLUICE_SEED=NUMBER` draws the same tenth, and the same worlds, again. `SLUICE_LAYOUT=bridge0` and `bridge1` put each node's pods on a
 //! bridge, without and with bridge-nf-call-iptables.
 
+#[path = "../kernel_stage/answer.rs"]
+#[expect(unreachable_pub, reason = "the module belongs to several test programs")]
+mod answer;
+#[path = "../kernel_stage/diverted.rs"]
+#[expect(unreachable_pub, reason = "the module belongs to several test programs")]
+mod diverted;
+mod domains;
 mod judge;
 mod listener;
+#[path = "../kernel_stage/packet.rs"]
+#[expect(unreachable_pub, reason = "the module belongs to several test programs")]
+#[expect(dead_code, reason = "answers are all that is sent by hand here")]
+mod packet;
 mod random;
 mod select;
 mod stage;

@@ -6,16 +6,18 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sluice_crds::case::{End, State};
-use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, PodRef};
+use sluice_policy::source::{Key, Node as NodeObject, Object, Pod as PodObject, PodRef, PodSelector};
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit, Effects};
-use sluice_policy::{Table, View, World};
+use sluice_policy::{Flow, Table, View, World};
 use sluice_proxy::kernel::bridge::{Bridges, Form};
 use sluice_proxy::kernel::conntrack::Conntrack;
 use sluice_proxy::kernel::routes::{DEFAULT_PRIORITY, PolicyRouting};
 use sluice_proxy::kernel::{Config, Kernel, Log};
+use sluice_proxy::names::{Limits, Moment, Names, NamesMetrics};
 use sluice_testnet::{Net, Netns, Node, Options, Port};
 
+use crate::domains::Domains;
 use crate::listener::Listener;
 use crate::select;
 
@@ -37,6 +39,7 @@ pub(crate) struct Stage {
     /// The Pod objects: one may wait for an address that another has.
     wanted: BTreeMap<PodRef, PodObject>,
     outside: BTreeSet<IpAddr>,
+    domains: Domains,
     /// How many pods have been put on a node in turn.
     turn: usize,
 }
@@ -47,6 +50,8 @@ pub(crate) struct Enforced {
     view: View,
     pub(crate) table: Table,
     kernel: Kernel,
+    /// What its pods were told.
+    names: Arc<Names>,
     /// Where pods are on a bridge.
     bridges: Option<Bridges>,
     _listener: Listener,
@@ -92,13 +97,16 @@ impl Stage {
             Layout::TwoNodes => &["node-1", "node-2"],
         };
         names.extend(spare.iter().map(|name| (Arc::from(*name), Vec::new())));
+        let mut world = World::new();
+        world.hold_resolvers(&[PodSelector::kube_dns()]);
         let mut stage = Self {
             net,
-            world: World::new(),
+            world,
             enforced: Vec::new(),
             pods: BTreeMap::new(),
             wanted: BTreeMap::new(),
             outside: BTreeSet::new(),
+            domains: Domains::default(),
             turn: 0,
         };
         for (name, mut addresses) in names {
@@ -133,10 +141,14 @@ impl Stage {
         for mut pod in self.wanted.values().cloned().collect::<Vec<_>>() {
             self.place(&mut pod)?;
         }
+        let are_others = self.domains.follow(&edits);
         self.apply(edits)?;
-        let Some(now) = state.now else { return Ok(()) };
-        let effects = self.world.set_time(now);
-        self.follow(&effects)
+        if let Some(now) = state.now {
+            let effects = self.world.set_time(now);
+            self.follow(&effects)?;
+        }
+        let domains = &self.domains;
+        self.enforced.iter_mut().try_for_each(|enforced| enforced.tell(domains, are_others))
     }
 
     fn apply(&mut self, edits: Vec<Edit>) -> Result<(), Broken> {
@@ -243,8 +255,11 @@ impl Enforced {
         let listener = Listener::start(&node, &config)?;
         let has_bridge = network != sluice_testnet::Layout::Routed;
         let bridges = has_bridge.then(|| node.ns().run(|| Bridges::open(&[], Form::Auto))).transpose()?;
-        let kernel = node.ns().run(|| Kernel::open(config))?;
-        Ok(Self { node, view: View::new(Scope::Node(name)), table: Table::empty(), kernel, bridges, _listener: listener })
+        let mut kernel = node.ns().run(|| Kernel::open(config))?;
+        let names = Arc::new(Names::new(Limits::default(), NamesMetrics::default()));
+        kernel.remember(Arc::clone(&names));
+        let view = View::new(Scope::Node(name)).resolving(vec![PodSelector::kube_dns()]);
+        Ok(Self { node, view, table: Table::empty(), kernel, names, bridges, _listener: listener })
     }
 
     fn object(&self) -> Edit {
@@ -265,6 +280,28 @@ impl Enforced {
         }
         self.table = table;
         Ok(())
+    }
+
+    /// Tells the node's pods what DNS says. `anew`: it said something else before.
+    fn tell(&mut self, domains: &Domains, anew: bool) -> Result<(), Broken> {
+        let (kernel, names) = (&mut self.kernel, &self.names);
+        if anew {
+            let pods = names.pods();
+            for pod in &pods {
+                names.forget(*pod, Moment::now());
+            }
+            self.node.ns().run(|| kernel.forget(&pods))?;
+        }
+        let lessons = domains.teach(&self.table, names);
+        self.node.ns().run(|| kernel.learn(&lessons))?;
+        lessons.iter().for_each(|lesson| names.confirm(lesson));
+        Ok(())
+    }
+
+    /// Asks the node's table about a flow, with the names that its source knows the destination by.
+    pub(crate) fn ask<T>(&self, flow: &Flow<'_>, question: impl FnOnce(&Table, &Flow<'_>) -> T) -> T {
+        let names = self.names.names_of(flow.source, flow.destination, Moment::now());
+        question(&self.table, &Flow { names: &names, ..*flow })
     }
 
     /// Ends the tracking of the flows that begin or end at `ips`.

@@ -215,7 +215,9 @@ fn what_is_no_query_is_not_forwarded() {
         let query = Message::query(9, "www.example.test", Kind::A).bytes();
         socket.send_to(&query, "127.0.0.1:15053").unwrap();
     });
-    assert!(wait_until(LONG, || scene.metrics.not_diverted.get() == 1));
+    let mut stream = Stream::open(scene.node.ns(), at("::1", 15_053), LONG).unwrap();
+    assert!(stream.receive().is_err());
+    assert!(wait_until(LONG, || scene.metrics.not_diverted.get() == 2));
     assert_eq!(scene.metrics.malformed.get(), 8);
     assert_eq!((scene.judge.fates().len(), liar.queries().len()), (0, 0));
 }

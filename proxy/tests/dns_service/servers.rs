@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sluice_proxy::dns::service::{Fate, Settings};
-use sluice_testnet::dns::{Authority, Kind, Message, Query, Record, Reply, Socket, Transport, Zone};
+use sluice_testnet::Net;
+use sluice_testnet::dns::{Authority, Kind, Message, Query, Record, Reply, Scripted, Socket, Transport, Zone};
 
 use crate::stage::{AUTHORITY, CLIENT, LIAR, LONG, SHORT, Scene, WEB, at, ip, right};
 
@@ -191,4 +192,34 @@ fn no_query_passes_unjudged() {
     assert_eq!(queries.len(), 2 * 25 * 8);
     assert!(queries.iter().all(|query| query.message().unwrap().questions[0].name == "www.example.test"));
     assert!(queries.iter().all(|query| query.transport == Transport::Udp));
+}
+
+/// Answers find back through the translation of the pod's address, and the server's own errors too.
+#[test]
+fn a_server_outside_behind_masquerade() {
+    let Some(scene) = Scene::start(Settings::default()) else { return };
+    let node = scene.node.ns();
+    let masquerade = "table inet nat {
+        chain out { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
+    }";
+    node.exec("nft", &[masquerade]).unwrap();
+    let servers = [Net::OUTSIDE_V4, Net::OUTSIDE_V6].map(|address| SocketAddr::new(address, 53));
+    let outside = Scripted::start(scene.net.outside(), &servers, |query| vec![Reply::message(&right(query))]).unwrap();
+    for server in servers {
+        let mut socket = Socket::open(scene.client.ns(), server).unwrap();
+        for _ in 0..5 {
+            let answer = socket.ask("www.example.test", Kind::A, LONG).unwrap().expect("an answer");
+            assert_eq!((answer.from, answer.message().unwrap().addresses()), (server, vec![ip(WEB[0])]));
+        }
+        let by_tcp = scene.dig(&server.ip().to_string(), "www.example.test", "A", &["+tcp"]);
+        assert_eq!(by_tcp.data(), [WEB[0]], "{}", by_tcp.text);
+    }
+    let queries = outside.queries();
+    assert_eq!(queries.len(), 12);
+    assert!(queries.iter().all(|query| scene.node.addresses().contains(&query.from.ip())), "{queries:?}");
+    drop(outside);
+    for server in servers {
+        let closed = scene.dig(&server.ip().to_string(), "www.example.test", "A", &[]);
+        assert_eq!(closed.extended_errors[0].0, 23, "{}", closed.text);
+    }
 }

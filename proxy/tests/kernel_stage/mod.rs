@@ -3,6 +3,8 @@
 #![expect(unreachable_pub, reason = "the module belongs to several test programs")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod answer;
+pub mod diverted;
 pub mod frame;
 pub mod packet;
 pub mod proxy;

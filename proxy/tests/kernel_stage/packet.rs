@@ -7,7 +7,8 @@ use std::time::Duration;
 use sluice_testnet::{Netns, Pod};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::SILENCE;
+/// An answer that hasn't come by then is none.
+const SILENCE: Duration = Duration::from_millis(400);
 
 /// A UDP datagram as a pod with CAP_NET_RAW sends it: any source, and for IPv4 any options (a multiple of 4 bytes).
 pub fn forge(from: &Netns, source: SocketAddr, to: SocketAddr, options: &[u8], text: &str) {

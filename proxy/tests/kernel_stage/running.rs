@@ -7,10 +7,11 @@ use prometheus_client::registry::Registry;
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
 use sluice_proxy::config::{Config, Redirect};
-use sluice_proxy::enforcer::{Enforcer, KernelState};
+use sluice_proxy::enforcer::{Enforcer, KernelState, Learner, Learning};
 use sluice_proxy::feed::{Extent, Handover};
 use sluice_proxy::kernel::bridge::Form;
 use sluice_proxy::metrics::Metrics;
+use sluice_proxy::names::Lesson;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Stage;
@@ -18,6 +19,7 @@ use super::Stage;
 /// Dropped, it ends; what it put in force stays.
 pub struct Running {
     handovers: Option<mpsc::Sender<Handover>>,
+    learner: Learner,
     pub state: watch::Receiver<KernelState>,
     pub metrics: Metrics,
     thread: Option<JoinHandle<()>>,
@@ -25,6 +27,16 @@ pub struct Running {
 
 impl Running {
     pub fn start(stage: &Stage) -> Self {
+        Self::with(stage, None)
+    }
+
+    /// One that learns names.
+    pub fn learning(stage: &Stage, learning: Learning) -> Self {
+        Self::with(stage, Some(learning))
+    }
+
+    fn with(stage: &Stage, learning: Option<Learning>) -> Self {
+        let (learner, lessons) = Learner::new();
         let ns = stage.node.ns().clone();
         let (handovers, to_apply) = mpsc::channel(1);
         let (tables, _) = watch::channel(Arc::new(Table::empty()));
@@ -39,11 +51,20 @@ impl Running {
         let config = Config { redirect, ..Config::default() };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let enforcer = Enforcer::open(&config, tables, shown, counted).expect("an enforcer");
-            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1, tokio::sync::mpsc::channel(1).1));
+            let mut enforcer = Enforcer::open(&config, tables, shown, counted).expect("an enforcer");
+            if let Some(learning) = learning {
+                enforcer.learn_names(learning);
+            }
+            runtime.block_on(enforcer.run(to_apply, mpsc::channel(1).1, lessons));
         };
         let thread = std::thread::spawn(move || ns.run(work));
-        Self { handovers: Some(handovers), state, metrics, thread: Some(thread) }
+        Self { handovers: Some(handovers), learner, state, metrics, thread: Some(thread) }
+    }
+
+    /// Returns when the kernel holds it, or can't.
+    pub fn learn(&self, lesson: Lesson) -> Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(self.learner.learn(vec![lesson]))
     }
 
     /// Returns when the table is in force.

@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 /// The counters of the DNS proxy.
 #[derive(Clone, Debug, Default)]
 pub struct DnsMetrics {
-    /// Datagrams that came to the proxy's own address, and from nowhere that could be answered.
+    /// Datagrams and connections to the proxy's own address, or between addresses that no pod and no server has.
     pub not_diverted: Counter,
     /// Messages that are no query: answered by FORMERR if by anything.
     pub malformed: Counter,
@@ -27,7 +27,7 @@ impl DnsMetrics {
         let registry = registry.sub_registry_with_prefix("sluice_dns");
         let metrics = Self::default();
         let m = metrics.clone();
-        registry.register("not_diverted", "Datagrams sent to the DNS proxy's own address", m.not_diverted);
+        registry.register("not_diverted", "Datagrams and connections that were not diverted to the DNS proxy", m.not_diverted);
         registry.register("malformed", "Messages that are no DNS query", m.malformed);
         registry.register("not_believed", "Answers of servers that didn't fit their question", m.not_believed);
         registry.register("unsent", "Answers that couldn't be sent to the pod", m.unsent);

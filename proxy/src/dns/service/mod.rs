@@ -12,7 +12,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -236,6 +236,13 @@ impl<J: Judge> Service<J> {
     }
 }
 
+/// Whether this came from a pod, on its way to a server. What was sent to the proxy's own address says so by it: an address of loopback,
+/// which nothing that was diverted has. To ask IPv4 in an IPv6 address would be to ask that IPv4 address, such as this host's loopback.
+fn is_diverted(client: SocketAddr, server: SocketAddr) -> bool {
+    let is_anybodys = |ip: IpAddr| ip.to_canonical() == ip && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
+    client.is_ipv4() == server.is_ipv4() && is_anybodys(client.ip()) && is_anybodys(server.ip())
+}
+
 /// The SERVFAIL for a query that this became of. `None`: it has another answer, or none.
 fn said(query: &Query, fate: &Fate) -> Option<Vec<u8>> {
     let (why, text) = match fate {
@@ -247,4 +254,34 @@ fn said(query: &Query, fate: &Fate) -> Option<Vec<u8>> {
         Fate::Answered { .. } | Fate::Refused | Fate::NoSuchName | Fate::Abandoned => return None,
     };
     Some(failure(query, why, Some(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pods_ask_and_only_servers_are_asked() {
+        let is_diverted = |client: &str, server: &str| {
+            is_diverted(SocketAddr::new(client.parse().unwrap(), 40_000), SocketAddr::new(server.parse().unwrap(), 53))
+        };
+        assert!(is_diverted("10.0.0.9", "10.96.0.10"));
+        assert!(is_diverted("10.0.0.9", "169.254.20.10"));
+        assert!(is_diverted("fd00::9", "fd00::10"));
+        for (client, server) in [
+            ("10.0.0.9", "127.0.0.1"),
+            ("10.0.0.9", "127.0.0.53"),
+            ("10.0.0.9", "0.0.0.0"),
+            ("10.0.0.9", "224.0.0.251"),
+            ("127.0.0.1", "10.0.0.1"),
+            ("fd00::9", "::1"),
+            ("fd00::9", "::"),
+            ("fd00::9", "::ffff:127.0.0.1"),
+            ("fd00::9", "::ffff:10.0.0.1"),
+            ("::ffff:10.0.0.9", "fd00::1"),
+            ("fd00::9", "ff02::fb"),
+        ] {
+            assert!(!is_diverted(client, server), "{client} {server}");
+        }
+    }
 }

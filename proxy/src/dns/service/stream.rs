@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Asked, Fate, Judge, Service, Transport, said};
+use super::{Asked, Fate, Judge, Service, Settings, Transport, is_diverted, said};
 use crate::dns::{Answer, Frames, Query, RecordType, believe, frame, unreadable};
 use crate::judge::{ClientAddr, Ends, OriginalDst};
 use crate::limits::Place;
@@ -39,8 +39,11 @@ pub(super) async fn serve<J: Judge>(
     server: OriginalDst,
     drain: CancellationToken,
 ) {
-    // A loopback address is the listener's own: nothing was diverted.
-    let Some(_place) = service.connections.enter(client.ip()).filter(|_| !server.0.ip().is_loopback()) else {
+    if !is_diverted(client, server.0) {
+        service.metrics.not_diverted.inc();
+        return;
+    }
+    let Some(_place) = service.connections.enter(client.ip()) else {
         service.metrics.connections_refused.inc();
         return;
     };
@@ -136,7 +139,7 @@ impl<J: Judge> Conversation<J> {
             }
             match self.next(client, &mut from_server, drain).await {
                 // What was read last waits until there is room; then comes the end.
-                Event::FromClient(Ok(0)) | Event::Drain => self.ended = true,
+                Event::FromClient(Ok(0)) | Event::Drain => self.end(),
                 Event::FromClient(Ok(_)) => {}
                 Event::FromClient(Err(_)) | Event::ToClient(Err(_) | Ok(0)) => break false,
                 Event::ToClient(Ok(_)) => self.active = Instant::now(),
@@ -213,7 +216,7 @@ impl<J: Judge> Conversation<J> {
                 return match unreadable(message) {
                     Some(answer) => self.say(&answer),
                     // Less than a header, or a response: whoever sends such doesn't ask.
-                    None => self.ended = true,
+                    None => self.end(),
                 };
             }
         };
@@ -262,7 +265,8 @@ impl<J: Judge> Conversation<J> {
             return;
         };
         if is_transfer(&open.asked.query) {
-            open.until = Instant::now() + self.service.settings.upstream_timeout;
+            let Settings { idle, upstream_timeout, .. } = self.service.settings;
+            open.until = Instant::now() + if self.ended { upstream_timeout } else { idle };
             let upstream = open.asked.began.elapsed();
             open.transferred.get_or_insert(Fate::Answered { answer, upstream, learned: Duration::ZERO });
             return self.say(&response);
@@ -300,8 +304,17 @@ impl<J: Judge> Conversation<J> {
     fn say(&mut self, message: &[u8]) {
         match frame(message) {
             Ok(framed) => self.to_client.extend_from_slice(&framed),
-            Err(_) => drop(self.service.metrics.unsent.inc()),
+            Err(_) => {
+                self.service.metrics.unsent.inc();
+            }
         }
+    }
+
+    /// Nothing is read from the client any more. That a transfer is over is not to be known, so it gets less time to go on.
+    fn end(&mut self) {
+        self.ended = true;
+        let soon = Instant::now() + self.service.settings.upstream_timeout;
+        self.open.values_mut().for_each(|open| open.until = open.until.min(soon));
     }
 
     /// The server is gone: what it has, it won't answer.
@@ -329,9 +342,9 @@ impl<J: Judge> Conversation<J> {
     fn give_up(&mut self, open: Open, fate: &Fate) {
         match open.transferred {
             None => self.fail(&open.asked, fate),
-            // What the client has of it is all that there is. That it ends is said by the end of the connection.
+            // What the client has of it is all that there is, which only the end of the connection can say.
             Some(transferred) => {
-                self.ended |= *fate == Fate::Unreachable;
+                self.ended = true;
                 self.service.judge.seen(&open.asked, &transferred);
             }
         }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::legs::Legs;
 use super::sender::Sender;
-use super::{Asked, Fate, Judge, Service, Transport, said};
+use super::{Asked, Fate, Judge, Service, Transport, is_diverted, said};
 use crate::dns::{Malformed, Query, unreadable};
 use crate::limits::Place;
 
@@ -34,7 +34,6 @@ thread_local! {
 pub(super) struct Door<J> {
     service: Arc<Service<J>>,
     socket: UdpSocket,
-    own: SocketAddr,
     sender: Arc<Sender>,
     legs: Arc<Legs>,
 }
@@ -50,10 +49,10 @@ impl<J: Judge> Door<J> {
     pub(super) fn open(sockets: Vec<StdSocket>, service: &Arc<Service<J>>) -> io::Result<Vec<Self>> {
         let legs = Arc::new(Legs::new(&service.metrics));
         let open = |socket: StdSocket| {
-            let own = socket.local_addr()?;
-            let sender = Arc::new(Sender::open(own.is_ipv4(), &service.next_fragmented, &service.metrics)?);
+            let is_v4 = socket.local_addr()?.is_ipv4();
+            let sender = Arc::new(Sender::open(is_v4, &service.next_fragmented, &service.metrics)?);
             let socket = UdpSocket::from_std(socket)?;
-            Ok(Self { service: Arc::clone(service), socket, own, sender, legs: Arc::clone(&legs) })
+            Ok(Self { service: Arc::clone(service), socket, sender, legs: Arc::clone(&legs) })
         };
         sockets.into_iter().map(open).collect()
     }
@@ -74,7 +73,9 @@ impl<J: Judge> Door<J> {
             for _ in 0..IN_A_ROW {
                 match self.socket.try_io(Interest::READABLE, || receive(&self.socket)) {
                     Ok(Some(received)) => self.received(received, &tasks),
-                    Ok(None) => drop(self.service.metrics.not_diverted.inc()),
+                    Ok(None) => {
+                        self.service.metrics.not_diverted.inc();
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => tracing::debug!(%error, "a datagram could not be read"),
                 }
@@ -85,8 +86,8 @@ impl<J: Judge> Door<J> {
 
     fn received(&self, received: Received, tasks: &TaskTracker) {
         let Received { client, server, message } = received;
-        // Nothing from outside has an address of loopback, and only diverted datagrams keep another destination than this socket's.
-        if server == self.own || server.ip().is_loopback() || client.port() == 0 {
+        // Port 0 takes no answer.
+        if !is_diverted(client, server) || client.port() == 0 {
             self.service.metrics.not_diverted.inc();
             return;
         }

@@ -107,7 +107,7 @@ fn what_the_table_allows_stays_and_the_rest_ends() {
     denied_behind_service.reply = tuple(("10.1.0.1", 81), ("10.1.0.2", 4000));
 
     let check = |table: &Table, what: &str, entry: &Entry, ends: bool| {
-        assert_eq!(must_end(&Judge { table: table, diverted: DIVERTED, names: None }, entry), ends, "{what}: {entry:?}");
+        assert_eq!(must_end(&Judge { table, diverted: DIVERTED, names: None }, entry), ends, "{what}: {entry:?}");
     };
     let allowed = tcp(("10.1.0.2", 4000), ("10.1.0.1", 80));
     check(&allowing, "a rule allows it", &allowed, false);
