@@ -86,7 +86,9 @@ async fn live(options: Options, files: usize) -> Result<()> {
     if !reports {
         config.records.kernel_per_second = 0;
     }
-    let learning = remembered(&config, &state_dir, &node, &mut registry)?;
+    let saved = state::load_or_none(&state_dir, &node, &nothing);
+    let former = saved.as_ref().map(|held| Arc::clone(&held.table));
+    let learning = remembered(&config, &state_dir, &node, former, &mut registry)?;
     let names = Arc::clone(&learning.names);
     let (known, newest) = (Arc::clone(&names), table.clone());
     let dataplane = Dataplane::new(&node, &config, table, sink.clone(), metrics.clone(), Dialer::Transparent);
@@ -112,7 +114,7 @@ async fn live(options: Options, files: usize) -> Result<()> {
     let (held_in, held) = watch::channel::<Option<Held>>(None);
     let name: Arc<str> = node.as_str().into();
     let keeper = tokio::spawn(state::keep(state_dir.clone(), Arc::clone(&name), held, cancel.clone()));
-    let restored = state::unless_older(state::load_or_none(&state_dir, &node, &nothing), left);
+    let restored = state::unless_older(saved, left);
     let resolvers = config.dns.pods_of_resolvers();
     let feed_config = FeedConfig { controller: controller.clone(), node: name, resolvers, nothing, timing: Timing::default() };
     let feed = tokio::spawn(feed::run(feed_config, restored, handovers, held_in, feed_metrics, cancel.clone()));
@@ -168,14 +170,20 @@ async fn enforcer_ended(enforcer: &Worker) {
 }
 
 /// What pods were told of names, as a former process left it.
-fn remembered(config: &Config, state_dir: &Path, node: &str, registry: &mut Registry) -> Result<Learning> {
+fn remembered(
+    config: &Config,
+    state_dir: &Path,
+    node: &str,
+    former: Option<Arc<Table>>,
+    registry: &mut Registry,
+) -> Result<Learning> {
     let metrics = NamesMetrics::new(registry);
     let now = Moment::now();
     let boot = BootId::read().context("read the boot's id")?;
     let (journal, entries) = Journal::open(state_dir, node, boot, metrics.clone(), now);
     let names = Arc::new(Names::new(config.dns.limits(), metrics));
     names.restore(&entries, now);
-    Ok(Learning::new(names, journal))
+    Ok(Learning::new(names, journal, former))
 }
 
 /// What the kernel's thread is told.

@@ -365,7 +365,7 @@ fn the_enforcer_forgets_pods_that_go() {
     let dir = std::env::temp_dir().join(format!("sluice-kernel-names-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let open = || Journal::open(&dir, "node-1", BootId::read().unwrap(), NamesMetrics::default(), Moment::now());
-    let running = Running::learning(&scene.stage, Learning::new(Arc::clone(&scene.names), open().0));
+    let running = Running::learning(&scene.stage, Learning::new(Arc::clone(&scene.names), open().0, None));
     running.hand_over(&scene.stage.engine.table, Extent::Whole);
     let (web, like) = (scene.web.clone(), scene.like.clone());
     let learn = |scene: &Scene, pod: &str, to: IpAddr| -> Lesson {

@@ -29,12 +29,15 @@ const TIDY: Duration = Duration::from_secs(60);
 pub struct Learning {
     pub names: Arc<Names>,
     journal: Journal,
+    /// The table that a former process wrote down, which says whose the remembered names are. It may be older than what that process
+    /// had in force at last.
+    former: Option<Arc<Table>>,
     tidied: Instant,
 }
 
 impl Learning {
-    pub fn new(names: Arc<Names>, journal: Journal) -> Self {
-        Self { names, journal, tidied: Instant::now() }
+    pub fn new(names: Arc<Names>, journal: Journal, former: Option<Arc<Table>>) -> Self {
+        Self { names, journal, former, tidied: Instant::now() }
     }
 }
 
@@ -114,13 +117,16 @@ impl Enforcer {
         names.confirm(lesson);
     }
 
-    /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing.
+    /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing. Nor, before the first
+    /// table, does what nobody can say whose it is.
     pub(super) fn forget_pods(&mut self, table: &Table) {
-        let (Some(Learning { names, journal, .. }), Some(before)) = (&self.learning, self.kernel.in_force()) else { return };
-        let is_same = |ip: &IpAddr| match (before.endpoint(*ip), table.endpoint(*ip)) {
+        let Some(Learning { names, journal, former, .. }) = &self.learning else { return };
+        let in_force = self.kernel.in_force();
+        let before = in_force.or(former.as_deref());
+        let is_same = |ip: &IpAddr| match (before.and_then(|before| before.endpoint(*ip)), table.endpoint(*ip)) {
             (Some(old), Some(new)) => new.local && old.pod == new.pod,
-            // Unknown before, and so without anything that was told; or not yet known again.
-            (None, Some(new)) => new.local,
+            // Unknown to the table in force, and so without anything that was told.
+            (None, Some(new)) => new.local && in_force.is_some(),
             (_, None) => false,
         };
         let gone: Vec<IpAddr> = names.pods().into_iter().filter(|ip| !is_same(ip)).collect();
@@ -138,7 +144,8 @@ impl Enforcer {
 
     /// Now and then.
     pub(super) fn tidy_names(&mut self) {
-        let Some(Learning { names, journal, tidied }) = self.learning.as_mut().filter(|it| it.tidied.elapsed() >= TIDY) else {
+        let Some(Learning { names, journal, tidied, .. }) = self.learning.as_mut().filter(|it| it.tidied.elapsed() >= TIDY)
+        else {
             return;
         };
         *tidied = Instant::now();

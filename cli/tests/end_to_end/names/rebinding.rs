@@ -5,12 +5,15 @@ use sluice_testnet::dns::Zone;
 use sluice_testnet::{Port, Protocol, Service};
 
 use super::{GIT, RESOLVER, Stage, egress};
-use crate::client::{curl, ip};
-use crate::scene::LONG;
+use crate::client::{Pair, curl, ip};
+use crate::scene::{LONG, SHORT};
 
 const SERVICE: &str = "10.96.0.20";
 /// The pod behind it, which no name is given for.
 const BACKEND: &str = "10.1.0.3";
+
+/// A port for a connection that is held.
+const LIVE: u16 = 9600;
 
 /// What somebody's zone says: the metadata service, the node, a pod, a Service, an address in some other private network.
 const INSIDE: [&str; 5] = ["169.254.169.254", "198.18.0.1", "10.1.0.2", SERVICE, "192.168.7.7"];
@@ -83,7 +86,7 @@ fn a_rule_may_take_what_is_inside() {
 #[test]
 fn a_services_address_that_a_name_has_is_open() {
     let rule = "  - to: [ { fqdns: [ { matchName: r3.example.test } ], allowPrivate: true } ]";
-    let Some(stage) = stage(rule) else { return };
+    let Some(mut stage) = stage(rule) else { return };
     stage.scene.web.serve(stage.scene.pod("shop/free").ns(), "shop/free", 80);
     let service = |port| Service {
         name: "shop/free".to_owned(),
@@ -91,7 +94,7 @@ fn a_services_address_that_a_name_has_is_open() {
         address: (ip(SERVICE), port).into(),
         backends: vec![(ip(BACKEND), port).into()],
     };
-    stage.scene.node("node-1").set_services(&[service(GIT), service(80)]).unwrap();
+    stage.scene.node("node-1").set_services(&[service(GIT), service(80), service(LIVE)]).unwrap();
     assert!(!stage.opens_now("shop/web", (ip(SERVICE), GIT).into()));
     stage.look_up("shop/web", "r3.example.test");
     assert!(stage.opens_now("shop/web", (ip(SERVICE), GIT).into()), "by the Service's address");
@@ -103,4 +106,13 @@ fn a_services_address_that_a_name_has_is_open() {
     };
     assert_eq!(get("r3.example.test", SERVICE).status, 200, "where names are checked");
     assert_eq!(get("evil.example", SERVICE).status, 403);
+    // A flow to the Service outlives a change of policies, and not its rule.
+    let listener = stage.scene.pod("shop/free").ns().tcp_listen((ip(BACKEND), LIVE).into()).unwrap();
+    let client = web.ns().tcp_connect(None, (ip(SERVICE), LIVE).into(), LONG).unwrap();
+    let mut flow = Pair { client, server: listener.accept().unwrap().0 };
+    let more = format!("{rule}\n  - to: [ {{ fqdns: [ {{ matchName: www.example.org }} ] }} ]");
+    stage.scene.policies(&egress(&more));
+    assert_eq!(flow.passes(LONG), (true, true));
+    stage.scene.policies(&egress("  - to: [ { fqdns: [ { matchName: www.example.org } ] } ]"));
+    assert_eq!(flow.passes(SHORT), (false, false));
 }
