@@ -4,7 +4,7 @@
 //! apiVersion: test.sluice.dev/v1alpha1
 //! kind: Expectations
 //! traffic: true            # also worth seeing with real connections
-//! names: { api.example.org: [203.0.113.7] }   # the addresses that names have, as --names gives them
+//! names: { api.example.org: [203.0.113.7] }   # the addresses that names have, as --names gives them; with traffic, what DNS answers
 //! expectations:
 //! - from: production/frontend
 //!   to: production/backend
@@ -148,6 +148,11 @@ impl Row {
     /// Whether `rule`, as `sluice eval` names it, is the one in `by`, or of the policy there.
     pub fn names(by: &str, rule: &str) -> bool {
         rule.strip_prefix(by).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    }
+
+    /// Whether it goes to a name, whose address its client has to look up.
+    pub fn goes_by_name(&self) -> bool {
+        matches!(self.to.parse(), Ok(End::Name(_)))
     }
 
     pub fn question(&self) -> Result<Question, FlowError> {

@@ -89,6 +89,73 @@ fn a_row_that_differs_is_marked_and_fails() {
     fs::remove_dir_all(kept).unwrap();
 }
 
+/// A scene of its own: the manifests of examples/egress-by-name, perhaps without its name server, and these rows.
+fn scene_by_name(has_server: bool, rows: &str) -> tempfile::TempDir {
+    let scene = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/egress-by-name");
+    fs::copy(from.join("policy.yaml"), scene.path().join("policy.yaml")).unwrap();
+    let mut cluster = fs::read_to_string(from.join("cluster.yaml")).unwrap();
+    if !has_server {
+        cluster = cluster.replace("k8s-app: kube-dns", "app: other");
+    }
+    fs::write(scene.path().join("cluster.yaml"), cluster).unwrap();
+    let head = "apiVersion: test.sluice.dev/v1alpha1\nkind: Expectations\nnames: { github.com: [140.82.112.3] }\nexpectations:\n";
+    fs::write(scene.path().join(Expectations::FILE), format!("{head}{rows}")).unwrap();
+    scene
+}
+
+#[test]
+fn rows_that_cannot_be_tried_are_said_to_be_left_out() {
+    if !possible("rows_that_cannot_be_tried_are_said_to_be_left_out") {
+        return;
+    }
+    let by_name = "- { from: production/builder, to: github.com, port: 443, expect: deny }\n";
+    let by_tls = "- { from: production/builder, to: 192.0.2.77, port: 443, tls: github.com, expect: deny }\n";
+    let plain = "- { from: production/builder, to: 192.0.2.77, port: 443, expect: deny }\n";
+    let play = |has_server: bool, rows: &str| {
+        let scene = scene_by_name(has_server, rows);
+        let output = sluice().args(["demo", "--scene"]).arg(scene.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), said)
+    };
+    let (code, said) = play(false, &[by_name, by_tls, plain].concat());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("LEFT OUT: 1 rows: they go by name, and the scene has no name server"), "{said}");
+    assert!(said.contains("LEFT OUT: 1 rows: they ask for a server name of TLS"), "{said}");
+    assert!(said.contains("All 1 as expected, 2 left out"), "{said}");
+    let (code, said) = play(false, by_name);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("none of the scene's 1 rows can be tried"), "{said}");
+    let (code, said) = play(true, by_name);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("deny (not resolved)") && !said.contains("LEFT OUT"), "{said}");
+}
+
+#[test]
+fn the_scene_shows_answers_their_ttl_and_the_record_of_a_denial() {
+    if !possible("the_scene_shows_answers_their_ttl_and_the_record_of_a_denial") {
+        return;
+    }
+    let output = sluice().arg("demo").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let row = |what: &str| said.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what} in {said}"));
+    assert!(row("look up api.github.com ").contains("allow (140.82.112.5, TTL 60)"), "{said}");
+    assert!(row("look up evil.example ").contains("deny (REFUSED)"), "{said}");
+    assert!(row("→ evil.example ").contains("deny (not resolved)"), "{said}");
+    assert!(row("→ 203.0.113.66 ").contains("deny (no answer)"), "{said}");
+    let told =
+        "Sluice denied the look-up of evil.example (A) from agents/agent: no egress rule of SluiceNetworkPolicy agents/agent";
+    assert!(said.lines().any(|line| line.starts_with(told)), "{said}");
+    let learned =
+        |line: &&str| line.starts_with("agents/agent ") && line.contains(" api.github.com ") && line.contains("140.82.112.5");
+    assert_eq!(said.lines().filter(learned).count(), 1, "{said}");
+    let record: serde_json::Value = serde_json::from_str(row("{\"time\"")).unwrap();
+    assert_eq!(record["dns"]["name"], "evil.example");
+    assert_eq!((&record["type"], &record["verdict"]), (&"lookup".into(), &"deny".into()));
+    assert_eq!(record["policy"]["name"], "agent");
+}
+
 #[test]
 fn exec_without_a_demonstration_says_what_to_do() {
     let state = tempfile::tempdir().unwrap();
@@ -176,6 +243,21 @@ fn a_person_can_play_with_what_is_kept_up() {
     assert!(answer.contains("shop/backend answers DELETE /api/users"), "the edit is in force: {answer}");
     let (rules, listed) = kept.exec("node-1", &["nft", "list", "table", "inet", "sluice"]);
     assert!(listed && rules.contains("shop/backend"), "{rules}");
+
+    // Names are what the scene's name server says, and what the policies make of it.
+    let get = |name: &str| ["curl", "-q", "-sS", "--max-time", "5", name].map(str::to_owned);
+    let ask = |pod: &str, url: &str| kept.exec(pod, &get(url).iter().map(String::as_str).collect::<Vec<_>>()).0;
+    assert!(ask("agent", "http://api.github.com/a").contains("outside answers GET /a"));
+    assert!(ask("free", "http://evil.example/a").contains("outside answers GET /a"));
+    assert!(ask("agent", "http://evil.example/a").contains("Could not resolve host"));
+    let agents = policies.join("agents.yaml");
+    let edited = fs::read_to_string(&agents).unwrap().replace("matchName: api.github.com", "matchPattern: \"*.example\"");
+    fs::write(&agents, edited).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until && !answer.contains("outside answers GET /b") {
+        answer = ask("agent", "http://evil.example/b");
+    }
+    assert!(answer.contains("outside answers GET /b"), "the edit is in force: {answer}");
 
     let id = i32::try_from(kept.process.id()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT).unwrap();

@@ -1,4 +1,5 @@
-//! The clients: curl inside a pod for HTTP, a client of gRPC for calls, probes for everything else, all rows at once.
+//! The clients: curl inside a pod for HTTP, a client of gRPC for calls, one of DNS for look-ups, probes for everything else, all rows at
+//! once. Where a row goes by name, its client looks the name up itself: no row lives on what another has learned.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,13 +8,15 @@ use std::time::Duration;
 
 use anyhow::bail;
 use sluice_policy::Protocol;
+use sluice_testnet::dns::ResolvConf;
 use sluice_testnet::{Netns, Outcome, Probe, orders};
 
 use super::lab::Lab;
+use super::lookup;
 use super::scene::{Holder, Scene, Speaks};
-use crate::cluster::Names;
 use crate::contents::Contents;
 use crate::expectation::{Expect, Row};
+use crate::flow_line::{End, Question};
 
 /// How long a client waits for an answer. A packet that is dropped costs all of it, so rows wait side by side.
 const PATIENCE: Duration = Duration::from_millis(1000);
@@ -25,6 +28,8 @@ const AT_ONCE: usize = 32;
 /// What the order service itself answers, by gRPC's numbers: the second to methods that it doesn't have.
 const OK: i32 = 0;
 const UNIMPLEMENTED: i32 = 12;
+/// The type A of DNS.
+const ADDRESS: u16 = 1;
 
 /// What a client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +39,14 @@ pub(super) struct Seen {
     pub(super) how: String,
     /// The `x-sluice-id` of an answer.
     pub(super) id: Option<String>,
+    /// Why a look-up was denied, as the client was told.
+    pub(super) why: Option<String>,
 }
+
+/// What one says whose packets vanish.
+const NO_ANSWER: &str = "no answer";
+/// What one says whose name server gave it no address.
+pub(super) const NOT_RESOLVED: &str = "not resolved";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Got {
@@ -82,7 +94,12 @@ pub(super) fn try_all(scene: &Scene, lab: &Lab) -> Vec<Seen> {
 
 fn try_row(scene: &Scene, lab: &Lab, row: &Row) -> Seen {
     let first = try_once(scene, lab, row, PATIENCE);
-    if row.expect == Expect::Allow && first.got != Got::Allow && first.id.is_none() {
+    let is_late = match row.expect {
+        Expect::Allow => first.got != Got::Allow && first.id.is_none(),
+        // The proxy says no in so many words.
+        _ => first.how == NO_ANSWER && row.question().is_ok_and(|question| scene.is_read(&question)),
+    };
+    if is_late {
         return try_once(scene, lab, row, SECOND_PATIENCE);
     }
     first
@@ -90,20 +107,35 @@ fn try_row(scene: &Scene, lab: &Lab, row: &Row) -> Seen {
 
 fn try_once(scene: &Scene, lab: &Lab, row: &Row, patience: Duration) -> Seen {
     let Ok(question) = row.question() else { return unclear("unreadable row") };
-    let addresses = scene.cluster.judge(&question, &Names::default()).map(|j| (j.source, j.destination));
-    let Ok((_, destination)) = addresses else { return unclear("no addresses") };
+    let Ok(judgement) = scene.judge(&question) else { return unclear("no addresses") };
+    let mut destination = judgement.destination;
     let client = scene.holder(&question.from).and_then(|holder| lab.namespace(&holder));
     let Some((ns, source)) = client else { return unclear("no such client") };
     let server = scene.holder(&question.to).unwrap_or(Holder::Outside(destination));
+    let speaks = scene.speaks(&server, row.port, row.protocol);
+    if speaks == Speaks::Dns {
+        return look_up(scene, &ns, &question, SocketAddr::new(destination, row.port), patience);
+    }
+    let resolve = |name: &str| lookup::resolve(&ns, scene.resolvers(), name, destination.is_ipv6(), patience);
+    if let End::Ip(ip) = &question.to
+        && scene.teaches(judgement.source)
+    {
+        // The expectation is that of a pod that has asked for its names, also for those that it gets no answer for.
+        for name in scene.names_of(*ip) {
+            resolve(name);
+        }
+    }
+    if speaks == Speaks::Http {
+        return curl(&ns, source, &question, destination, lab.resolv_conf(), patience);
+    }
+    if let End::Name(name) = &question.to {
+        match resolve(name) {
+            Some(found) => destination = found,
+            None => return denied(NOT_RESOLVED),
+        }
+    }
     if let Some(call) = &row.grpc {
         return grpc(&ns, source, SocketAddr::new(destination, row.port), call, patience);
-    }
-    if scene.speaks(&server, row.port, row.protocol) == Speaks::Http {
-        let (method, target) = match &question.contents {
-            Some(Contents::Http { method, target, .. }) => (method.as_str(), target.as_str()),
-            _ => ("GET", "/"),
-        };
-        return curl(&ns, source, method, destination, row.port, target, patience);
     }
     let protocol = match row.protocol {
         Protocol::Tcp => sluice_testnet::Protocol::Tcp,
@@ -114,8 +146,8 @@ fn try_once(scene: &Scene, lab: &Lab, row: &Row, patience: Duration) -> Seen {
     };
     let probe = Probe { from: ns, source, to: destination, port: row.port, protocol };
     match lab.net().probe(&[probe], patience).pop() {
-        Some(Outcome::Connected { .. }) => Seen { got: Got::Allow, how: "answered".to_owned(), id: None },
-        Some(Outcome::Timeout) => denied("no answer"),
+        Some(Outcome::Connected { .. }) => Seen { got: Got::Allow, how: "answered".to_owned(), id: None, why: None },
+        Some(Outcome::Timeout) => denied(NO_ANSWER),
         Some(Outcome::Refused) => denied("refused"),
         Some(Outcome::Reset) => denied("reset"),
         Some(Outcome::Unreachable(_)) => denied("unreachable"),
@@ -125,7 +157,42 @@ fn try_once(scene: &Scene, lab: &Lab, row: &Row, patience: Duration) -> Seen {
     }
 }
 
-fn curl(ns: &Netns, source: Option<IpAddr>, method: &str, to: IpAddr, port: u16, target: &str, patience: Duration) -> Seen {
+/// Looks up what the row says, or where it says nothing, the first of the scene's names.
+fn look_up(scene: &Scene, ns: &Netns, question: &Question, server: SocketAddr, patience: Duration) -> Seen {
+    let any = || scene.names.keys().next().map_or("localhost", String::as_str);
+    let (name, kind) = match &question.contents {
+        Some(Contents::Lookup { name, kind }) => (name.as_str(), *kind),
+        _ => (any(), ADDRESS),
+    };
+    match lookup::ask(ns, server, question.protocol, name, kind, patience) {
+        Ok(Some(told)) => {
+            let got = if told.is_of_server() { Got::Allow } else { Got::Deny };
+            Seen { got, how: told.in_words(), id: None, why: told.why() }
+        }
+        Ok(None) => denied(NO_ANSWER),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => denied("refused"),
+        Err(error) => unclear(&format!("look-up: {error}")),
+    }
+}
+
+/// Sends a request to `address`; or, where the row goes to a name, to what curl itself finds by these `files`.
+fn curl(
+    ns: &Netns,
+    source: Option<IpAddr>,
+    question: &Question,
+    address: IpAddr,
+    files: Option<&ResolvConf>,
+    patience: Duration,
+) -> Seen {
+    let (method, target, host) = match &question.contents {
+        Some(Contents::Http { method, target, host, .. }) => (method.as_str(), target.as_str(), host.as_str()),
+        _ => ("GET", "/", ""),
+    };
+    let to = match (&question.to, address) {
+        (End::Name(name), _) => name.clone(),
+        (_, IpAddr::V6(ip)) => format!("[{ip}]"),
+        (_, ip) => ip.to_string(),
+    };
     let seconds = format!("{:.1}", patience.as_secs_f32());
     let mut command = Command::new("curl");
     // -q comes first: a person's own .curlrc plays no part.
@@ -140,8 +207,17 @@ fn curl(ns: &Netns, source: Option<IpAddr>, method: &str, to: IpAddr, port: u16,
     if let Some(source) = source {
         command.args(["--interface", &source.to_string()]);
     }
-    let host = if to.is_ipv6() { format!("[{to}]") } else { to.to_string() };
-    command.arg(format!("http://{host}:{port}{target}"));
+    let port = question.port;
+    match host {
+        "" => command.arg(format!("http://{to}:{port}{target}")),
+        host if host.contains(':') => command.arg(format!("http://{host}{target}")),
+        host => command.arg(format!("http://{host}:{port}{target}")),
+    };
+    // Whatever host the request is for, this is where it goes.
+    command.args(["--connect-to", &format!("::{to}:{port}")]);
+    if let (End::Name(_), Some(files)) = (&question.to, files) {
+        command = files.around(&command);
+    }
     let output = match ns.output(&mut command) {
         Ok(output) => output,
         Err(error) => return unclear(&format!("curl: {error}")),
@@ -152,10 +228,11 @@ fn curl(ns: &Netns, source: Option<IpAddr>, method: &str, to: IpAddr, port: u16,
     let id = words.next().map(str::to_owned);
     // The exit statuses are of curl's manual.
     match output.status.code() {
-        Some(0) if id.is_some() => Seen { got: Got::Deny, how: code, id },
-        Some(0) => Seen { got: Got::Allow, how: code, id: None },
+        Some(0) if id.is_some() => Seen { got: Got::Deny, how: code, id, why: None },
+        Some(0) => Seen { got: Got::Allow, how: code, id: None, why: None },
+        Some(6) => denied(NOT_RESOLVED),
         Some(7) => denied("refused"),
-        Some(28) => denied("no answer"),
+        Some(28) => denied(NO_ANSWER),
         Some(52 | 56) => denied("cut"),
         _ => unclear(String::from_utf8_lossy(&output.stderr).trim()),
     }
@@ -169,10 +246,10 @@ fn grpc(ns: &Netns, source: Option<IpAddr>, to: SocketAddr, call: &str, patience
                 (None, OK | UNIMPLEMENTED) => Got::Allow,
                 (None, _) => return unclear(&format!("status {} {}", end.status, end.message)),
             };
-            Seen { got, how: format!("status {}", end.status), id: end.sluice_id }
+            Seen { got, how: format!("status {}", end.status), id: end.sluice_id, why: None }
         }
         Err(error) => match error.kind() {
-            io::ErrorKind::TimedOut => denied("no answer"),
+            io::ErrorKind::TimedOut => denied(NO_ANSWER),
             io::ErrorKind::ConnectionRefused => denied("refused"),
             io::ErrorKind::ConnectionReset => denied("reset"),
             _ => unclear(&format!("call: {error}")),
@@ -181,9 +258,9 @@ fn grpc(ns: &Netns, source: Option<IpAddr>, to: SocketAddr, call: &str, patience
 }
 
 fn denied(how: &str) -> Seen {
-    Seen { got: Got::Deny, how: how.to_owned(), id: None }
+    Seen { got: Got::Deny, how: how.to_owned(), id: None, why: None }
 }
 
 fn unclear(how: &str) -> Seen {
-    Seen { got: Got::Unclear, how: how.to_owned(), id: None }
+    Seen { got: Got::Unclear, how: how.to_owned(), id: None, why: None }
 }

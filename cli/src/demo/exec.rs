@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ struct Notice {
     places: BTreeMap<String, PathBuf>,
     /// What the pods see as `/etc/hosts`.
     hosts: PathBuf,
+    /// Whom they ask for other names, and that it is they who are asked; nothing where the scene has no name server.
+    resolv_conf: Option<PathBuf>,
+    nsswitch: Option<PathBuf>,
 }
 
 /// Removes the notice when the demonstration ends.
@@ -56,10 +60,17 @@ pub(super) fn announce(lab: &Lab, folder: &Path, settings: &Settings) -> anyhow:
     if let Some(other) = read_notice(settings) {
         bail!("a demonstration is up already (process {}): end it with Ctrl-C there", other.process);
     }
-    let hosts = folder.join("hosts");
-    fs::write(&hosts, lab.hosts()).with_context(|| hosts.display().to_string())?;
+    let file_of = |name: &str, text: String| {
+        let file = folder.join(name);
+        fs::write(&file, text).with_context(|| file.display().to_string())?;
+        anyhow::Ok(file)
+    };
+    let hosts = file_of("hosts", lab.hosts())?;
+    let resolv_conf = lab.resolv_conf().map(|conf| file_of("resolv.conf", conf.text())).transpose()?;
+    // As in a container: this machine's own resolvers are none of a pod's.
+    let nsswitch = lab.resolv_conf().map(|_| file_of("nsswitch.conf", "hosts: files dns\n".to_owned())).transpose()?;
     let process = fs::read_link("/proc/self").context("/proc/self")?.display().to_string();
-    let notice = Notice { process, places: lab.places(), hosts };
+    let notice = Notice { process, places: lab.places(), hosts, resolv_conf, nsswitch };
     let file = notice_file(settings);
     fs::create_dir_all(&settings.state_dir).with_context(|| settings.state_dir.display().to_string())?;
     fs::write(&file, serde_json::to_string_pretty(&notice)?).with_context(|| file.display().to_string())?;
@@ -108,12 +119,22 @@ fn enter(notice: &Notice, place: &Path) -> anyhow::Result<()> {
         setns(&user, CloneFlags::CLONE_NEWUSER).context("its user namespace")?;
     }
     setns(&network, CloneFlags::CLONE_NEWNET).context("its network namespace")?;
-    // Pods know each other by name, through a file of their own.
-    let named = unshare(CloneFlags::CLONE_NEWNS)
-        .and_then(|()| mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>))
-        .and_then(|()| mount(Some(&notice.hosts), "/etc/hosts", None::<&Path>, MsFlags::MS_BIND, None::<&Path>));
-    if let Err(errno) = named {
+    // Pods know each other by name, through a file of their own, and other names by the scene's name server.
+    let own = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>));
+    let cover =
+        |file: &PathBuf, at: &str| own.and_then(|()| mount(Some(file), at, None::<&Path>, MsFlags::MS_BIND, None::<&Path>));
+    if let Err(errno) = cover(&notice.hosts, "/etc/hosts") {
         eprintln!("pods are not known by name here ({errno}): use their addresses");
+    }
+    let switched = notice.nsswitch.as_ref().map_or(Ok(()), |file| match cover(file, "/etc/nsswitch.conf") {
+        // Without one, C libraries take this very order.
+        Err(Errno::ENOENT) => Ok(()),
+        covered => covered,
+    });
+    let resolved = notice.resolv_conf.as_ref().map_or(Ok(()), |file| cover(file, "/etc/resolv.conf"));
+    if let Err(errno) = switched.and(resolved) {
+        eprintln!("the scene's name server is not asked here ({errno}): names outside are this machine's");
     }
     Ok(())
 }

@@ -9,10 +9,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use sluice_testnet::dns::{ResolvConf, Scripted};
 use sluice_testnet::{Child, Net, Netns, Node, Pod, Port, wait_until};
 
 use super::scene::{Holder, Scene, Speaks};
-use super::server;
+use super::{name_server, server};
+use crate::admin;
+use crate::names::Names;
 
 /// The proxies' admin address, on the loopback of each node.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15020);
@@ -24,6 +27,9 @@ pub(super) struct Lab {
     // Dropped in this order: proxies before the network they guard.
     proxies: Vec<Program>,
     controller: Program,
+    /// They serve until they are dropped.
+    _name_servers: Vec<Scripted>,
+    resolv_conf: Option<ResolvConf>,
     net: Net,
     nodes: Vec<Node>,
     folder: PathBuf,
@@ -58,7 +64,7 @@ impl Lab {
                 net.add_outside_address(ip)?;
             }
         }
-        serve(scene, &net)?;
+        let name_servers = serve(scene, &net)?;
         progress(&format!("{} nodes and {} pods are namespaces, their servers listen", nodes.len(), net.pods().len()));
 
         let socket = format!("unix:{}", folder.join("controller.sock").display());
@@ -75,7 +81,14 @@ impl Lab {
             let log = folder.join(format!("proxy-{}.log", node.name()));
             proxies.push(Program::start(node.ns(), &command, &record_file(folder, node), &log)?);
         }
-        let mut lab = Self { proxies, controller, net, nodes, folder: folder.to_owned() };
+        let resolv_conf = (!scene.resolvers().is_empty()).then(|| ResolvConf {
+            nameservers: scene.resolvers().to_vec(),
+            // Whom a policy gives no name server is not to wait long for one.
+            options: vec!["timeout:1".to_owned()],
+            ..ResolvConf::default()
+        });
+        let folder = folder.to_owned();
+        let mut lab = Self { proxies, controller, _name_servers: name_servers, resolv_conf, net, nodes, folder };
         progress("sluice-controller and sluice-proxy run");
         lab.wait_until_ready()?;
         Ok(lab)
@@ -144,6 +157,21 @@ impl Lab {
         text
     }
 
+    /// The file that says to pods whom to ask for names, where the scene has name servers.
+    pub(super) fn resolv_conf(&self) -> Option<&ResolvConf> {
+        self.resolv_conf.as_ref()
+    }
+
+    /// What the proxies say that pods have learned.
+    pub(super) fn learned(&self) -> anyhow::Result<Names> {
+        let mut all = Names { node: self.first_node().to_owned(), names: Vec::new() };
+        for node in &self.nodes {
+            let of_node: Names = node.ns().run(|| admin::ask(&ADMIN.to_string(), "/names"))?;
+            all.names.extend(of_node.names);
+        }
+        Ok(all)
+    }
+
     /// The files with the proxies' records.
     pub(super) fn record_files(&self) -> Vec<PathBuf> {
         self.nodes.iter().map(|node| record_file(&self.folder, node)).collect()
@@ -155,23 +183,30 @@ fn record_file(folder: &Path, node: &Node) -> PathBuf {
     folder.join(format!("records-{}.jsonl", node.name()))
 }
 
-/// Starts whatever the scene's rows connect to.
-fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
+/// Starts whatever the scene's rows connect to; the name servers are returned, and serve while they are held.
+fn serve(scene: &Scene, net: &Net) -> anyhow::Result<Vec<Scripted>> {
+    let mut name_servers = Vec::new();
     let mut echoes: BTreeMap<Holder, Vec<Port>> = BTreeMap::new();
     let mut outside_served = Vec::new();
     for listener in scene.listeners() {
-        let (ns, name) = match &listener.holder {
+        let (ns, name, addresses) = match &listener.holder {
             Holder::Pod(name) => match net.pod(name) {
-                Some(pod) => (pod.ns().clone(), name.clone()),
+                Some(pod) => (pod.ns().clone(), name.clone(), pod.addresses()),
                 None => continue,
             },
             Holder::Node(name) => match net.node(name) {
-                Some(node) => (node.ns().clone(), name.clone()),
+                Some(node) => (node.ns().clone(), name.clone(), node.addresses().to_vec()),
                 None => continue,
             },
             // The host outside listens on all its addresses at once, each port once.
-            Holder::Outside(_) => (net.outside().clone(), "outside".to_owned()),
+            Holder::Outside(ip) => (net.outside().clone(), "outside".to_owned(), vec![*ip]),
         };
+        if listener.speaks == Speaks::Dns {
+            let at: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, listener.port)).collect();
+            let served = name_server::serve(&ns, &at, &scene.names);
+            name_servers.push(served.with_context(|| format!("a name server in {name} on port {}", listener.port))?);
+            continue;
+        }
         if listener.speaks != Speaks::Anything {
             if matches!(listener.holder, Holder::Outside(_)) {
                 if outside_served.contains(&listener.port) {
@@ -181,7 +216,7 @@ fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
             }
             let served = match listener.speaks {
                 Speaks::Grpc => server::serve_calls(&ns, listener.port),
-                Speaks::Http | Speaks::Anything => server::serve(&ns, &name, listener.port),
+                Speaks::Http | Speaks::Dns | Speaks::Anything => server::serve(&ns, &name, listener.port),
             };
             served.with_context(|| format!("a server in {name} on port {}", listener.port))?;
             continue;
@@ -210,7 +245,7 @@ fn serve(scene: &Scene, net: &Net) -> anyhow::Result<()> {
         }
         .transpose()?;
     }
-    Ok(())
+    Ok(name_servers)
 }
 
 impl Program {

@@ -10,6 +10,9 @@
 mod client;
 mod exec;
 mod lab;
+mod lookup;
+mod name_server;
+mod named;
 mod privilege;
 mod records;
 mod report;
@@ -25,6 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::{DemoArgs, DemoCommand};
 use crate::config::Settings;
+use crate::expectation::Expect;
 use crate::output::{Paint, Tone, terminal_width};
 use lab::Lab;
 use report::Report;
@@ -65,7 +69,11 @@ fn perform(args: &DemoArgs, settings: &Settings, folder: &Path, signals: SigSet)
     for error in scene.cluster.errors() {
         eprintln!("  {error}");
     }
-    progress(&format!("scene: {} pods, {} connections to try", scene.cluster.live_pods().count(), scene.rows.len()));
+    for (why, rows) in &scene.left_out {
+        eprintln!("  LEFT OUT: {rows} rows: {why}");
+    }
+    let rows = scene.rows.len();
+    progress(&format!("scene: {} pods, {rows} connections and look-ups to try", scene.cluster.live_pods().count()));
     let lab = Lab::start(&scene, folder, &progress)?;
     progress("policies are in the kernel; sending traffic");
     let seen = client::try_all(&scene, &lab);
@@ -74,6 +82,7 @@ fn perform(args: &DemoArgs, settings: &Settings, folder: &Path, signals: SigSet)
     let width = if io::stdout().is_terminal() { terminal_width() } else { None };
     let mut out = io::stdout().lock();
     out.write_all(report.to_text(paint, width, began.elapsed()).as_bytes())?;
+    out.write_all(named::to_text(&scene, &lab, &seen, &report, paint).as_bytes())?;
     out.flush()?;
     if args.keep {
         keep_up(&scene, &lab, folder, settings, signals, paint)?;
@@ -91,6 +100,10 @@ fn keep_up(scene: &Scene, lab: &Lab, folder: &Path, settings: &Settings, signals
     writeln!(out, "  policies   {}  (a saved change is in force at once)", folder.join("policies").display())?;
     writeln!(out, "  records    tail -f {}", folder.join("records-*.jsonl").display())?;
     writeln!(out, "  in a pod   {exec} {pod} -- curl -s http://NAME:PORT/PATH   (pods know each other by name)")?;
+    if let Some(row) = scene.rows.iter().find(|row| row.http.is_some() && row.expect == Expect::Allow && row.goes_by_name()) {
+        writeln!(out, "  by name    {exec} {} -- curl -s http://{}:{}/", row.from, row.to, row.port)?;
+        writeln!(out, "  learned    {exec} {} -- {} names", lab.first_node(), own_path())?;
+    }
     writeln!(out, "  the rules  {exec} {} -- nft list ruleset", lab.first_node())?;
     writeln!(out, "  pods       {}", lab.pod_names().join(", "))?;
     out.flush()?;
