@@ -340,7 +340,10 @@ impl<'a> Judged<'a> {
         }
         let is_refused = |line: &Line| {
             let anywhere = Line { place: Where::Anywhere, ..line.clone() };
-            line.place == Where::Elsewhere && self.names_match(line) && lines.ports_match(&anywhere, self.flow, None)
+            // Clients try it beside TCP, to the same port: whoever may speak TLS there is to hear that QUIC can't be read.
+            let beside = Flow { protocol: Protocol::Tcp, ..*self.flow };
+            let is_port = || lines.ports_match(&anywhere, self.flow, None) || lines.ports_match(&anywhere, &beside, None);
+            line.place == Where::Elsewhere && self.names_match(line) && is_port()
         };
         if lines.is_quic(self.flow) && lines.lines.iter().any(is_refused) {
             return Half::deny(Reason::NotTheProtocol);

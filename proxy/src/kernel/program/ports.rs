@@ -1,6 +1,6 @@
 //! Protocols, ports and messages of a line, as the words of rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_policy::source::PortMatch;
 use sluice_policy::table::{Line, Where};
@@ -59,18 +59,18 @@ impl Writer<'_> {
 
     /// What a rule that checks names would allow, if it weren't QUIC: the client hears at once that it can't be read, and falls back.
     pub(super) fn refuse_quic(&mut self, line: &Line) {
+        // Also where the rule is for TCP alone: clients try QUIC beside TLS, at the same port.
         let quic = ranges_of(&self.quic_ports);
-        let ports: Vec<PortMatch> = match line.ports.as_deref() {
-            None => within(Protocol::Udp, &quic, (0, u16::MAX)),
-            Some(ports) => ports
-                .iter()
-                .flat_map(|port| match port {
-                    PortMatch::All { protocol: Protocol::Udp } => within(Protocol::Udp, &quic, (0, u16::MAX)),
-                    PortMatch::Range { protocol: Protocol::Udp, first, last } => within(Protocol::Udp, &quic, (*first, *last)),
-                    _ => Vec::new(),
-                })
-                .collect(),
+        let every = [PortMatch::All { protocol: Protocol::Udp }];
+        let of_port = |port: &PortMatch| match port {
+            PortMatch::All { protocol: Protocol::Udp | Protocol::Tcp } => within(Protocol::Udp, &quic, (0, u16::MAX)),
+            PortMatch::Range { protocol: Protocol::Udp | Protocol::Tcp, first, last } => {
+                within(Protocol::Udp, &quic, (*first, *last))
+            }
+            _ => Vec::new(),
         };
+        let ports: BTreeSet<PortMatch> = line.ports.as_deref().unwrap_or(&every).iter().flat_map(of_port).collect();
+        let ports: Vec<PortMatch> = ports.into_iter().collect();
         if ports.is_empty() {
             return;
         }
