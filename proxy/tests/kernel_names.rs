@@ -20,7 +20,7 @@ use sluice_proxy::feed::Extent;
 use sluice_proxy::kernel::{Config, Kernel};
 use sluice_proxy::names::{BootId, Journal, Lesson, Limits, Moment, Names, NamesMetrics};
 use sluice_testnet::Protocol::{self, Tcp, Udp};
-use sluice_testnet::{Net, Pod, Port};
+use sluice_testnet::{Net, Outcome, Pod, Port};
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n---\n";
 /// Longer than a test takes.
@@ -234,9 +234,18 @@ fn names_are_checked_by_the_proxy_on_their_ports_alone() {
         assert!(taken(to, 443).is_some() && taken(to, 80).is_some(), "{}", scene.stage.listing());
         assert!(taken(to, 8443).is_none());
     }
-    let unread = [(8443, Tcp, true), (22, Tcp, true), (443, Udp, true)];
+    let unread = [(8443, Tcp, true), (22, Tcp, true), (5353, Udp, true)];
     scene.expect_at(&web, &outside(), &unread);
     scene.expect_at(&web, &elsewhere(), &unread.map(|(port, protocol, _)| (port, protocol, false)));
+    // QUIC hides its server name. Where the name's address is, the client hears that at once; elsewhere nothing is said.
+    let quic = |to: [IpAddr; 2]| {
+        let to = to.map(|ip| ip.to_string());
+        scene.stage.probe(&[(&web, to[0].as_str(), 443, Udp), (&web, to[1].as_str(), 443, Udp)])
+    };
+    let refused = quic(outside());
+    assert!(refused.iter().all(|outcome| matches!(outcome, Outcome::Unreachable(_) | Outcome::Refused)), "{refused:?}");
+    let silent = quic(elsewhere());
+    assert!(silent.iter().all(|outcome| *outcome == Outcome::Timeout), "{silent:?}");
 }
 
 #[test]

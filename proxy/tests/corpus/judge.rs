@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_crds::case::{Case, Probe, State};
 use sluice_policy::verdict::Decision;
-use sluice_policy::{Flow, IcmpFamily, Protocol};
+use sluice_policy::{Flow, IcmpFamily, Protocol, Reason};
 use sluice_proxy::kernel::Config;
 use sluice_testnet::{Outcome, Port, probe};
 
@@ -116,6 +116,8 @@ enum Expected {
         by: String,
     },
     Silence,
+    /// ICMP, so that the client tries another way: QUIC where names are checked.
+    Refusal,
 }
 
 /// A probe and what must become of it.
@@ -140,7 +142,7 @@ fn judge_state(stage: &mut Stage, state: &State, judged: &mut Judged) -> Result<
         outcomes[*place] = outcome;
     }
     judged.probes += tried.len();
-    judged.denied += tried.iter().filter(|t| t.expected == Expected::Silence).count();
+    judged.denied += tried.iter().filter(|t| !matches!(t.expected, Expected::Answer { .. })).count();
     judged.retried += late.len();
     let wrong = tried.iter().zip(&outcomes).filter(|(t, outcome)| !is_met(t, outcome));
     Ok(wrong.map(|(t, outcome)| describe(stage, t, outcome)).collect())
@@ -208,8 +210,13 @@ fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
         }
         (Decision::Allow, None) => Expected::Answer { by: server },
         (Decision::Inspect, None) => Expected::Answer { by: "a proxy, and no node's table asks for one".to_owned() },
+        (_, Some((enforced, Decision::Deny))) if is_refused(enforced, probe) => Expected::Refusal,
         _ => Expected::Silence,
     }
+}
+
+fn is_refused(enforced: &Enforced, probe: &Probe) -> bool {
+    enforced.ask(&flow(probe), |table, flow| table.verdict(flow).reason() == Reason::NotTheProtocol)
 }
 
 /// The probe's first packet, of which nothing is read.
@@ -238,6 +245,7 @@ fn is_late(expected: &Expected, outcome: &Outcome) -> bool {
 fn is_met(tried: &Tried<'_>, outcome: &Outcome) -> bool {
     match (&tried.expected, outcome) {
         (Expected::Silence, outcome) => *outcome == Outcome::Timeout,
+        (Expected::Refusal, outcome) => matches!(outcome, Outcome::Unreachable(_) | Outcome::Refused),
         (Expected::Answer { .. }, Outcome::Connected { .. }) if tried.probe.protocol == Protocol::Icmp => true,
         (Expected::Answer { by }, Outcome::Connected { peer, seen }) => {
             peer.as_ref() == Some(by) && seen.is_some_and(|client| client.ip() == tried.probe.from.ip)
