@@ -8,7 +8,7 @@ use ::http::HeaderMap;
 use sluice_policy::flow::{Direction, Flow, Protocol, Request};
 use sluice_policy::http::{HeaderFields, HttpRequest};
 use sluice_policy::verdict::NamedRule;
-use sluice_policy::{Decision, Reason, Table};
+use sluice_policy::{Decision, Reason, Table, Verdict};
 
 use crate::records::shortened;
 
@@ -73,6 +73,12 @@ pub struct Ruling {
 }
 
 impl Ruling {
+    /// What `table` decides about `flow` by `verdict`, its own.
+    pub fn new(table: &Table, flow: &Flow<'_>, verdict: &Verdict) -> Self {
+        let direction = verdict.deciding();
+        Self { decision: verdict.decision(), reason: verdict.reason(), direction, by: table.by(flow, verdict, direction) }
+    }
+
     /// A denial that no policy made: a limit, a malformed request.
     pub fn by_proxy(reason: Reason) -> Self {
         Self { decision: Decision::Deny, reason, direction: Direction::Ingress, by: Vec::new() }
@@ -97,9 +103,7 @@ pub(crate) fn hangs_on_contents(table: &Table, ends: &Ends) -> bool {
 /// The decision with its reason and its rules.
 pub fn rule(table: &Table, ends: &Ends, request: Option<Request<'_>>) -> Ruling {
     let flow = flow(ends, request);
-    let verdict = table.verdict(&flow);
-    let direction = verdict.deciding();
-    Ruling { decision: verdict.decision(), reason: verdict.reason(), direction, by: table.by(&flow, &verdict, direction) }
+    Ruling::new(table, &flow, &table.verdict(&flow))
 }
 
 impl JudgedRequest {

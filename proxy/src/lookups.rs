@@ -126,21 +126,15 @@ const fn protocol(transport: Transport) -> Protocol {
     }
 }
 
-/// What the table says of a query, as records say it.
-fn rule(table: &Table, flow: &Flow<'_>) -> Ruling {
-    let verdict = table.verdict(flow);
-    let direction = verdict.deciding();
-    Ruling { decision: verdict.decision(), reason: verdict.reason(), direction, by: table.by(flow, &verdict, direction) }
-}
-
 impl Judge for Lookups {
     fn judge(&self, asked: &Asked) -> DnsRuling {
         let table = self.table();
         let flow = flow(asked);
-        if table.verdict(&flow).is_allowed() {
+        let verdict = table.verdict(&flow);
+        if verdict.is_allowed() {
             return DnsRuling::Forward;
         }
-        let ruling = rule(&table, &flow);
+        let ruling = Ruling::new(&table, &flow, &verdict);
         if ruling.reason == Reason::NoRuleMatched && table.is_suffixed(&flow) {
             return DnsRuling::NoSuchName;
         }
@@ -161,7 +155,8 @@ impl Judge for Lookups {
     fn seen(&self, asked: &Asked, fate: &Fate) {
         let table = self.table();
         let flow = flow(asked);
-        let ruling = rule(&table, &flow);
+        let verdict_by_now = table.verdict(&flow);
+        let ruling = Ruling::new(&table, &flow, &verdict_by_now);
         let ends = Ends::new(ClientAddr(asked.client), OriginalDst(asked.server));
         let mut record = Record::new(RecordType::Lookup, self.ids.next(), &self.node, &table, &ends);
         record.protocol = Cow::Owned(protocol(asked.transport).to_string());
@@ -205,7 +200,7 @@ impl Judge for Lookups {
         record.dns = Some(facts);
         record.lasted(asked.began.into_std());
         self.metrics.lookups.get_or_create(&Outcome { verdict: verdict.as_str(), reason: reason.as_str() }).inc();
-        if let Some(audit) = table.audit(&flow, &table.verdict(&flow)) {
+        if let Some(audit) = table.audit(&flow, &verdict_by_now) {
             let mut audited = record.clone();
             audited.audited(ruling.decision, &audit);
             self.records.write(audited);

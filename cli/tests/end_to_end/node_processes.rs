@@ -3,12 +3,12 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use sluice_testnet::{Outcome, Pod, Port, Probe, Protocol};
+use sluice_testnet::{Netns, Outcome, Pod, Port, Probe, Protocol};
 
 use crate::client::{Talk, curl, ip};
 use crate::scene::{LONG, SHORT, Scene};
 
-const CACHE: &str = "169.254.20.10";
+pub(crate) const CACHE: &str = "169.254.20.10";
 const PODS: [(&str, &str, &[&str]); 3] = [
     ("shop/caller", "node-1", &["10.1.0.1", "fd00:1::1"]),
     ("shop/silent", "node-1", &["10.1.0.2", "fd00:1::2"]),
@@ -67,11 +67,16 @@ const NOTRACK: &str = "table ip nodelocaldns {
     }
 }";
 
+/// The address and the rules; what listens there is the caller's business.
+pub(crate) fn put_node_local_dns(node: &Netns) {
+    node.exec("ip", &["address", "add", &format!("{CACHE}/32"), "dev", "lo"]).unwrap();
+    node.exec("nft", &[NOTRACK]).unwrap();
+}
+
 fn start() -> Option<Scene> {
     let mut scene = Scene::start(&["node-1"], &PODS, "", &[])?;
     let node = scene.node("node-1");
-    node.ns().exec("ip", &["address", "add", &format!("{CACHE}/32"), "dev", "lo"]).unwrap();
-    node.ns().exec("nft", &[NOTRACK]).unwrap();
+    put_node_local_dns(node.ns());
     scene.net.serve(node.ns(), "node-1", &[Port::udp(53), Port::tcp(53), Port::udp(54), Port::tcp(54)]).unwrap();
     scene.web.serve(node.ns(), "node-1", 8080);
     scene.policies(&policies(DNS, node.addresses()));

@@ -8,11 +8,11 @@ use sluice_testnet::{Net, Protocol, Service};
 
 use super::{API, NODE, RESOLVER, SPARE, Stage, egress, to_names};
 use crate::client::ip;
+use crate::node_processes::{CACHE, put_node_local_dns};
 use crate::scene::LONG;
 
 const SERVER: &str = "198.51.100.53";
 const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
-const CACHE: &str = "169.254.20.10";
 
 #[test]
 fn the_resolver_is_asked_by_its_service() {
@@ -54,27 +54,12 @@ fn the_resolver_is_asked_by_its_service() {
     }
 }
 
-/// Node-local DNS: an address of the node, taken out of tracking both ways.
-const NOTRACK: &str = "table ip nodelocaldns {
-    chain prerouting { type filter hook prerouting priority raw;
-        ip daddr 169.254.20.10 udp dport 53 notrack
-        ip daddr 169.254.20.10 tcp dport 53 notrack
-    }
-    chain output { type filter hook output priority raw;
-        ip saddr 169.254.20.10 udp sport 53 notrack
-        ip saddr 169.254.20.10 tcp sport 53 notrack
-        ip daddr 169.254.20.10 udp dport 53 notrack
-        ip daddr 169.254.20.10 tcp dport 53 notrack
-    }
-}";
-
 #[test]
 fn the_resolver_may_be_on_the_node() {
     let arguments = ["--set", "dns.resolvers=[{ip: 169.254.20.10}, {ip: 198.18.0.1}]"];
     let Some(stage) = Stage::start(&to_names(&["api.github.com"]), &arguments) else { return };
     let node = stage.scene.node(NODE);
-    node.ns().exec("ip", &["address", "add", &format!("{CACHE}/32"), "dev", "lo"]).unwrap();
-    node.ns().exec("nft", &[NOTRACK]).unwrap();
+    put_node_local_dns(node.ns());
     let options = ResolverOptions::at(&[Net::OUTSIDE_V4], &["github.com", "example.org"]);
     let _resolver = Resolver::start(node.ns(), &[ip(CACHE), node.addresses()[0]], &options).unwrap();
     for server in [CACHE, "198.18.0.1"] {
