@@ -6,6 +6,7 @@
 //! denials thread  what the kernel reports and counts
 //! worker threads  one per core: listeners and their connections
 //! records thread  standard output
+//! restart thread  waits for a successor ([`crate::restart`])
 //! ```
 
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ use crate::config::Config;
 use crate::connection::{Dataplane, Drain};
 use crate::denials::{DenialMetrics, Witness};
 use crate::dns::service::{self as dns, DnsMetrics};
-use crate::enforcer::{AskCounts, Enforcer, KernelState, Learner, Learning, Taught, kernel_config};
+use crate::enforcer::{Enforcer, Inputs, KernelState, Learner, Learning, kernel_config};
 use crate::feed::{self, FeedConfig, FeedMetrics, Held, Timing};
 use crate::intercept::{self, Listeners};
 use crate::kernel::Left;
@@ -39,13 +40,19 @@ use crate::lookups::{LookupMetrics, Lookups};
 use crate::metrics::Metrics;
 use crate::names::{BootId, Journal, Moment, Names, NamesMetrics};
 use crate::records::{self, RecordSink};
+use crate::restart::{self, Predecessor};
 use crate::state;
 use crate::upstream::Dialer;
+use succession::{Keeper, Succession};
+
+mod succession;
 
 /// Files that are open beside connections.
 const OTHER_FILES: usize = 128;
 /// Files that look-ups have at most.
 const LOOKUP_FILES: usize = 16_384;
+/// How long what waits at the doors may wait for the first table.
+const FIRST_TABLE: Duration = Duration::from_secs(5);
 /// What the end of the process may take beyond the drain time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -70,11 +77,14 @@ pub fn run(mut options: Options) -> Result<()> {
 async fn live(options: Options, files: usize) -> Result<()> {
     let Options { controller, node, state_dir, admin, mut config } = options;
     let mut end = Signals::new()?;
+    let place = restart::path(&state_dir, &node);
+    let found = Predecessor::find(&place).with_context(|| format!("take over from the proxy that {} is of", place.display()))?;
+    let (predecessor, inherited) = found.unzip();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let feed_metrics = FeedMetrics::new(&mut registry);
     let denial_metrics = DenialMetrics::new(&mut registry, metrics.audit.clone());
-    let admin_listener = TcpListener::bind(admin).await.with_context(|| format!("listen on the admin address {admin}"))?;
+    let (doors, offered) = open_doors(&config, admin, inherited.unwrap_or_default())?;
 
     let nothing = Table::with(config.name_settings());
     let (tables, table) = watch::channel(Arc::new(nothing.clone()));
@@ -82,10 +92,12 @@ async fn live(options: Options, files: usize) -> Result<()> {
     let (sink, writer) =
         records::start(config.records.queue_lines, std::io::stdout()).context("start the thread that writes records")?;
     let watched = (table.clone(), sink.clone(), denial_metrics);
-    let (witness, witness_end, reports) = start_witness(&config, &node, watched).await?;
+    let (witness, witness_end, reports) = start_witness(&config, &node, watched, predecessor.is_some()).await?;
     if !reports {
         config.records.kernel_per_second = 0;
     }
+    let relieved = predecessor.map(Predecessor::relieve).transpose().context("take over from the proxy that runs")?;
+    let is_planned = relieved.is_some();
     let saved = state::load_or_none(&state_dir, &node, &nothing);
     let former = saved.as_ref().map(|held| Arc::clone(&held.table));
     let learning = remembered(&config, &state_dir, &node, former, &mut registry)?;
@@ -98,39 +110,49 @@ async fn live(options: Options, files: usize) -> Result<()> {
     let lookups = Arc::new(Lookups::new(&config, &dataplane, names, learner, LookupMetrics::new(&mut registry)));
     let dns = dns::Service::new(lookups, config.dns.service(files), DnsMetrics::new(&mut registry));
 
-    let workers = start_workers(&config, &dataplane, &dns)?;
-    drop((dataplane, dns));
     let (handovers, to_apply) = mpsc::channel(1);
     let (counts, asked) = mpsc::channel(1);
-    let inputs = Inputs { handovers: to_apply, asked, lessons };
+    let (late, inherited) = mpsc::channel(1);
+    let (asides, standing_aside) = mpsc::channel(1);
+    let inputs = Inputs { handovers: to_apply, asked, lessons, inherited, asides: standing_aside };
     let (enforcer, left) = start_enforcer(&config, tables, kernel_state, metrics.clone(), learning, inputs).await?;
+    if let Some(relieved) = relieved {
+        relieved.listen(late).context("start the thread that hears the former proxy")?;
+    }
+    let restored = state::unless_older(saved, left);
+    // What waits at the doors is judged by the former table, not by none. Without one it is told so at once.
+    let patience = if restored.is_some() || is_planned { FIRST_TABLE } else { Duration::ZERO };
+    let workers = start_workers(doors.cores, &dataplane, &dns, patience)?;
+    drop((dataplane, dns));
 
     let draining = drain.begun.clone();
     let state =
         Admin { node: node.clone(), registry, metrics, records: sink, kernel, counts, names: known, table: newest, draining };
+    let admin_listener = TcpListener::from_std(doors.admin).context("the admin address")?;
     let admin_task = tokio::spawn(admin::serve(admin_listener, Arc::new(state)));
 
     let cancel = CancellationToken::new();
     let (held_in, held) = watch::channel::<Option<Held>>(None);
     let name: Arc<str> = node.as_str().into();
-    let keeper = tokio::spawn(state::keep(state_dir.clone(), Arc::clone(&name), held, cancel.clone()));
-    let restored = state::unless_older(saved, left);
+    let keeper = Keeper::start(state_dir, Arc::clone(&name), held);
     let resolvers = config.dns.pods_of_resolvers();
     let feed_config = FeedConfig { controller: controller.clone(), node: name, resolvers, nothing, timing: Timing::default() };
     let feed = tokio::spawn(feed::run(feed_config, restored, handovers, held_in, feed_metrics, cancel.clone()));
+    let succession = Succession::start(&place, offered, asides, keeper, (admin_task.abort_handle(), witness_end));
     tracing::info!(node, %controller, %admin, port = config.port, "sluice-proxy started");
 
     let result = tokio::select! {
         () = end.next() => Ok(()),
         _ = enforcer_ended(&enforcer) => Err(anyhow::anyhow!("the kernel's thread has ended")),
+        () = succession.succeeded() => Ok(()),
     };
     if result.is_ok() {
         tracing::info!(seconds = config.limits.drain_seconds, "draining");
     }
+    succession.close_doors();
     drain_out(&drain, &workers, Duration::from_secs(config.limits.drain_seconds.into()), &mut end).await;
     cancel.cancel();
-    let _ = tokio::time::timeout(LAST_WORDS, async { (feed.await, keeper.await) }).await;
-    drop(witness_end);
+    let _ = tokio::time::timeout(LAST_WORDS, async { (feed.await, succession.end().await) }).await;
     let _ = tokio::time::timeout(LAST_WORDS, witness.ended.cancelled()).await;
     admin_task.abort();
     let _ = admin_task.await;
@@ -186,29 +208,68 @@ fn remembered(
     Ok(Learning::new(names, journal, former))
 }
 
-/// What the kernel's thread is told.
-struct Inputs {
-    handovers: mpsc::Receiver<feed::Handover>,
-    asked: mpsc::Receiver<AskCounts>,
-    lessons: mpsc::Receiver<Taught>,
+/// Where traffic arrives at one core.
+type Core = (Listeners, dns::Sockets);
+
+/// Where this process is reached.
+struct Doors {
+    cores: Vec<Core>,
+    admin: std::net::TcpListener,
 }
 
-fn start_workers(config: &Config, dataplane: &Arc<Dataplane>, dns: &Arc<dns::Service<Lookups>>) -> Result<Vec<Worker>> {
+/// Opens what isn't `held` already, and all of it once more, for a successor. All listeners before the first connection: one that joins
+/// a group later takes over connections of others.
+fn open_doors(config: &Config, admin: SocketAddr, held: restart::Sockets) -> Result<(Doors, restart::Sockets)> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    // All listeners before the first connection: a listener that joins a group later takes over connections of others.
-    let listeners: Vec<(Listeners, dns::Sockets)> = (0..count)
-        .map(|_| Ok((Listeners::bind(config.port, config.audit_port())?, dns::Sockets::bind(config.dns_port())?)))
-        .collect::<Result<_, intercept::ListenError>>()?;
-    let mut workers = Vec::with_capacity(count);
-    for (core, (listeners, sockets)) in listeners.into_iter().enumerate() {
+    let is_v4 = |address: std::io::Result<SocketAddr>| address.is_ok_and(|address| address.is_ipv4());
+    let connections = restart::deal(held.connections, count, |socket| is_v4(socket.local_addr()));
+    let lookups = restart::deal(held.lookups, count, |socket| is_v4(socket.local_addr()));
+    let by_tcp = restart::deal(held.lookups_by_tcp, count, |socket| is_v4(socket.local_addr()));
+    let cores = connections.into_iter().zip(lookups).zip(by_tcp).map(|((connections, lookups), by_tcp)| {
+        let listeners = Listeners::bind(config.port, config.audit_port(), connections)?;
+        Ok((listeners, dns::Sockets::adopt(config.dns_port(), lookups, by_tcp)?))
+    });
+    let cores: Vec<Core> = cores.collect::<Result<_, intercept::ListenError>>()?;
+    let held = held.admin.filter(|held| held.local_addr().is_ok_and(|address| address == admin));
+    let admin = held.map_or_else(|| bind_admin(admin), Ok).with_context(|| format!("listen on the admin address {admin}"))?;
+
+    let mut offered = restart::Sockets { admin: Some(admin.try_clone()?), ..restart::Sockets::default() };
+    for (listeners, sockets) in &cores {
+        offered.connections.extend(listeners.try_clone()?);
+        let (lookups, by_tcp) = sockets.try_clone()?.into_held();
+        offered.lookups.extend(lookups);
+        offered.lookups_by_tcp.extend(by_tcp);
+    }
+    Ok((Doors { cores, admin }, offered))
+}
+
+fn bind_admin(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Each of them begins with the first table, but waits for it no longer than `patience`.
+fn start_workers(
+    cores: Vec<Core>,
+    dataplane: &Arc<Dataplane>,
+    dns: &Arc<dns::Service<Lookups>>,
+    patience: Duration,
+) -> Result<Vec<Worker>> {
+    let mut workers = Vec::with_capacity(cores.len());
+    for (core, (listeners, sockets)) in cores.into_iter().enumerate() {
         let (dataplane, dns) = (Arc::clone(dataplane), Arc::clone(dns));
         workers.push(start_thread(format!("worker-{core}"), move |runtime| {
             let drain = dataplane.drain.begun.clone();
-            let both = async { tokio::try_join!(intercept::run(listeners, dataplane), dns.run(sockets, drain)) };
-            if let Err(error) = runtime.block_on(both) {
+            let mut tables = dataplane.table.clone();
+            let carry = async {
+                let _ = tokio::time::timeout(patience, tables.wait_for(|table| table.is_loaded())).await;
+                tokio::try_join!(intercept::run(listeners, dataplane), dns.run(sockets, drain))
+            };
+            if let Err(error) = runtime.block_on(carry) {
                 tracing::error!(%error, core, "worker ended");
             }
         })?);
@@ -221,13 +282,21 @@ async fn start_witness(
     config: &Config,
     node: &str,
     (tables, sink, metrics): (watch::Receiver<Arc<Table>>, RecordSink, DenialMetrics),
+    is_planned: bool,
 ) -> Result<(Worker, UnixStream, bool)> {
     let (opened, is_open) = oneshot::channel();
     let (end, ended) = UnixStream::pair().context("a pair of sockets")?;
     let log = kernel_config(config).log;
     let node = node.to_owned();
     let worker = start_thread("denials".into(), move |_| match Witness::open(log, &node, tables, sink, metrics) {
-        Ok(witness) => {
+        Ok((witness, deaf)) => {
+            match deaf.as_ref().map(|error| crate::error_chain(error)) {
+                None => {}
+                Some(_) if is_planned && witness.is_of_use() => {
+                    tracing::info!("what the kernel denies is the former proxy's to record until it lets go");
+                }
+                Some(error) => tracing::warn!("what the kernel denies gets no records: {error}"),
+            }
             let _ = opened.send(Ok(witness.is_of_use()));
             witness.run(&ended);
         }
@@ -256,7 +325,7 @@ async fn start_enforcer(
             Ok((left, mut enforcer)) => {
                 let _ = opened.send(Ok(left));
                 enforcer.learn_names(learning);
-                runtime.block_on(enforcer.run(inputs.handovers, inputs.asked, inputs.lessons));
+                runtime.block_on(enforcer.run(inputs));
             }
             Err(error) => drop(opened.send(Err(error))),
         }

@@ -15,6 +15,7 @@
 //! should be, and repairs what isn't. Until that is done the state is `Failing`. What others do that can't be repaired is looked at
 //! by [`node`].
 
+mod aside;
 mod flows;
 mod learning;
 mod node;
@@ -39,9 +40,11 @@ use crate::kernel::revoke::Suspects;
 use crate::kernel::routes::{self, PolicyRouting};
 use crate::kernel::{self, Count, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
+use crate::restart::Inherited;
 use flows::Unsettled;
 use node::Node;
 
+pub use aside::Aside;
 pub use learning::{Learner, Learning, Taught};
 pub use state::{KernelState, Trouble, Unready};
 
@@ -69,6 +72,31 @@ pub enum EnforceError {
 
 /// A question: what have the rules counted? Answered between two tables.
 pub type AskCounts = oneshot::Sender<Result<Vec<Count>, kernel::Error>>;
+
+/// What the kernel's thread is told and asked.
+#[derive(Debug)]
+pub struct Inputs {
+    pub handovers: mpsc::Receiver<Handover>,
+    pub asked: mpsc::Receiver<AskCounts>,
+    pub lessons: mpsc::Receiver<Taught>,
+    /// What a predecessor learned late.
+    pub inherited: mpsc::Receiver<Inherited>,
+    /// Successors that are ready.
+    pub asides: mpsc::Receiver<Aside>,
+}
+
+impl Inputs {
+    /// Tables, and nothing else.
+    pub fn tables(handovers: mpsc::Receiver<Handover>) -> Self {
+        Self {
+            handovers,
+            asked: mpsc::channel(1).1,
+            lessons: mpsc::channel(1).1,
+            inherited: mpsc::channel(1).1,
+            asides: mpsc::channel(1).1,
+        }
+    }
+}
 
 /// Everything that speaks to the kernel.
 #[derive(Debug)]
@@ -184,13 +212,8 @@ impl Enforcer {
         self.learning = Some(learning);
     }
 
-    /// Works until nobody hands over tables any more.
-    pub async fn run(
-        mut self,
-        mut handovers: mpsc::Receiver<Handover>,
-        mut asked: mpsc::Receiver<AskCounts>,
-        mut lessons: mpsc::Receiver<Taught>,
-    ) {
+    /// Works until nobody hands over tables any more. Once a successor has the kernel, nothing is written any more.
+    pub async fn run(mut self, mut inputs: Inputs) {
         let changes = self.bridges.descriptor().and_then(readable);
         if let Err(error) = &changes {
             tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
@@ -203,12 +226,17 @@ impl Enforcer {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
-                handover = handovers.recv() => match handover {
+                handover = inputs.handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
                 },
-                Some(taught) = lessons.recv() => self.learn(taught, &mut lessons),
-                Some(asks) = asked.recv() => drop(asks.send(self.kernel.counts())),
+                Some(aside) = inputs.asides.recv() => if let Some(successor) = aside.let_go(self.kernel.stand()).await {
+                    return self.stand_aside(&successor, inputs).await;
+                },
+                Some(taught) = inputs.lessons.recv() => self.learn(taught, &mut inputs.lessons),
+                // Before the first table nobody can say whose it is.
+                Some(inherited) = inputs.inherited.recv(), if self.kernel.in_force().is_some() => self.inherit(inherited),
+                Some(asks) = inputs.asked.recv() => drop(asks.send(self.kernel.counts())),
                 () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
                 _ = bridges.tick() => self.look_at_bridges(),
             }

@@ -46,30 +46,55 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds `port` beside the listeners of the other cores. At `audit_port` nobody listens yet.
-    pub fn bind(port: u16, audit_port: u16) -> Result<Self, ListenError> {
-        let held = on_loopback(port, BACKLOG)?;
-        if held.len() < 2 {
+    /// Takes the listeners of `port` among `held`, of whatever process, and binds what is missing beside those of the other cores. At
+    /// `audit_port` nobody listens yet.
+    pub fn bind(port: u16, audit_port: u16, held: Vec<StdListener>) -> Result<Self, ListenError> {
+        let held = on_loopback(port, BACKLOG, held)?;
+        if !held.iter().any(|listener| listener.local_addr().is_ok_and(|address| address.is_ipv6())) {
             tracing::warn!("no IPv6 on loopback: IPv6 flows that need the proxy are closed");
         }
         Ok(Self { audit_port, held })
     }
-}
 
-/// A listener of each family that this namespace has.
-pub(crate) fn on_loopback(port: u16, backlog: i32) -> Result<Vec<StdListener>, ListenError> {
-    let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-    let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
-    let mut listeners = vec![listen(v4, backlog).map_err(|source| ListenError { address: v4, source })?];
-    match listen(v6, backlog) {
-        Ok(listener) => listeners.push(listener),
-        Err(error) if is_absent(&error) => {}
-        Err(source) => return Err(ListenError { address: v6, source }),
+    /// The same listeners once more, for a successor.
+    pub fn try_clone(&self) -> io::Result<Vec<StdListener>> {
+        self.held.iter().map(StdListener::try_clone).collect()
     }
-    Ok(listeners)
 }
 
-pub(crate) fn is_absent(error: &io::Error) -> bool {
+/// A listener of each family that this namespace has: those of `held` that listen there, and new ones.
+pub(crate) fn on_loopback(port: u16, backlog: i32, held: Vec<StdListener>) -> Result<Vec<StdListener>, ListenError> {
+    both_families(port, held, StdListener::local_addr, |address| listen(address, backlog))
+}
+
+/// Sockets of `port` on loopback, IPv4's first: those of `held`, and what `open` makes where there are none. IPv6 may be absent.
+pub(crate) fn both_families<S>(
+    port: u16,
+    held: Vec<S>,
+    address_of: impl Fn(&S) -> io::Result<SocketAddr>,
+    open: impl Fn(SocketAddr) -> io::Result<S>,
+) -> Result<Vec<S>, ListenError> {
+    let mut held: Vec<(SocketAddr, S)> =
+        held.into_iter().filter_map(|socket| Some((address_of(&socket).ok()?, socket))).collect();
+    let mut sockets = Vec::new();
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let address = SocketAddr::new(ip, port);
+        let (there, others) = held.into_iter().partition::<Vec<_>, _>(|(at, _)| *at == address);
+        held = others;
+        if !there.is_empty() {
+            sockets.extend(there.into_iter().map(|(_, socket)| socket));
+            continue;
+        }
+        match open(address) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if address.is_ipv6() && is_absent(&error) => {}
+            Err(source) => return Err(ListenError { address, source }),
+        }
+    }
+    Ok(sockets)
+}
+
+fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 

@@ -33,6 +33,7 @@ pub mod names;
 mod observe;
 pub mod records;
 pub mod relay;
+pub mod restart;
 pub mod socket;
 pub mod state;
 pub mod upstream;

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
 use sluice_proxy::config::Config;
-use sluice_proxy::enforcer::{Enforcer, KernelState};
+use sluice_proxy::enforcer::{Enforcer, Inputs, KernelState};
 use sluice_proxy::feed::{Extent, Handover};
 use sluice_proxy::kernel;
 use sluice_proxy::metrics::Metrics;
@@ -47,7 +47,7 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let metrics = Metrics::new(&mut Registry::default());
             let enforcer = Enforcer::open(&Config::default(), tables, shown, metrics).unwrap();
-            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1, tokio::sync::mpsc::channel(1).1));
+            runtime.block_on(enforcer.run(Inputs::tables(to_apply)));
         };
         let thread = std::thread::spawn(move || ns.run(work));
         Self { handovers: Some(handovers), state, thread: Some(thread) }

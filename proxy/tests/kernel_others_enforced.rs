@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
 use sluice_proxy::config::Config;
-use sluice_proxy::enforcer::{Enforcer, KernelState, Unready, kernel_config};
+use sluice_proxy::enforcer::{Enforcer, Inputs, KernelState, Unready, kernel_config};
 use sluice_proxy::feed::{Extent, Handover};
 use sluice_proxy::metrics::Metrics;
 use sluice_testnet::Protocol::Tcp;
@@ -54,7 +54,7 @@ impl Running {
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let enforcer = Enforcer::open(&config, tables, shown, metrics).unwrap();
-            runtime.block_on(enforcer.run(to_apply, tokio::sync::mpsc::channel(1).1, tokio::sync::mpsc::channel(1).1));
+            runtime.block_on(enforcer.run(Inputs::tables(to_apply)));
         };
         let thread = std::thread::spawn(move || ns.run(work));
         Self { handovers: Some(handovers), state, registry, thread: Some(thread) }

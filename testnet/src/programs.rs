@@ -83,14 +83,19 @@ impl Programs {
 
     /// Starts the proxy of a node again, after [`Programs::kill_proxy`]. See [`Programs::wait_ready`].
     pub fn start_proxy(&mut self, node: &str) -> Result<(), Error> {
+        self.relieve_proxy(node).map(drop)
+    }
+
+    /// Starts a second proxy of a node, which takes over from the one that runs. Returns that.
+    pub fn relieve_proxy(&mut self, node: &str) -> Result<Option<Child>, Error> {
         let state = self.state_folder(node);
         fs::create_dir_all(&state).map_err(|error| self.failed("creating the state folder", &error.to_string()))?;
         let socket = format!("unix:{}", self.socket().display());
         let running = self.proxies.get_mut(node).ok_or_else(|| Error::Unknown { kind: "node", name: node.to_owned() })?;
         let mut command = Command::new(binary("sluice-proxy")?);
         command.args(["--controller", &socket, "--node", node, "--state-dir"]).arg(state).args(&running.arguments);
-        running.child = Some(running.ns.spawn(command)?);
-        Ok(())
+        let child = running.ns.spawn(command)?;
+        Ok(running.child.replace(child))
     }
 
     /// Where the proxy of `node` keeps its table.

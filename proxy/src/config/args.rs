@@ -22,6 +22,9 @@ Examples:
 /// Records of connections and requests go to standard output, one JSON object a line; the log goes to standard error
 /// (--log sets its level). SIGTERM ends it within limits.drainSeconds, a second one at once. What the kernel enforces
 /// stays in force when the proxy ends; `cleanup` removes it.
+///
+/// Where one runs already with the same --node, --state-dir and --admin, this one takes over from it: no connection and no
+/// look-up is lost, and the other one ends by itself within limits.drainSeconds.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sluice-proxy", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -44,7 +47,7 @@ pub struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
 
-    /// Where the last table is kept, so that a restart needs no controller.
+    /// Where the last table and names are kept, so that a restart needs no controller; and where a successor knocks.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/sluice")]
     pub state_dir: PathBuf,
 

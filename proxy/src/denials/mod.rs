@@ -74,14 +74,14 @@ pub struct Witness {
 
 impl Witness {
     /// Begins to listen in the calling thread's network namespace. To be done before the rules are written.
-    /// Without `config` it only counts.
+    /// Without `config` it only counts. And why no reports arrive, if they don't: it tries again, unless the kernel has none.
     pub fn open(
         config: Option<kernel::Log>,
         node: &str,
         tables: watch::Receiver<Arc<Table>>,
         sink: RecordSink,
         metrics: DenialMetrics,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<(Self, Option<BindError>), OpenError> {
         let mut tallies = Tallies::open()?;
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         for budget in Budget::ALL {
@@ -101,16 +101,14 @@ impl Witness {
             metrics,
             is_blind: false,
         };
-        let Some(kernel::Log { group, .. }) = config else { return Ok(witness) };
-        let listening = Reports::open(group).and_then(|reports| witness.reports.insert(reports).listen());
-        match &listening {
-            Ok(()) => witness.begin_listening(),
-            Err(error) => tracing::warn!("what the kernel denies gets no records: {}", crate::error_chain(error)),
+        let Some(kernel::Log { group, .. }) = config else { return Ok((witness, None)) };
+        let deaf = Reports::open(group).and_then(|reports| witness.reports.insert(reports).listen()).err();
+        match deaf {
+            None => witness.begin_listening(),
+            Some(BindError::Unsupported) => (witness.config, witness.reports) = (None, None),
+            Some(_) => {}
         }
-        if matches!(listening, Err(BindError::Unsupported)) {
-            (witness.config, witness.reports) = (None, None);
-        }
-        Ok(witness)
+        Ok((witness, deaf))
     }
 
     /// Whether rules may report: they can't be written where the kernel has no NFLOG.

@@ -12,7 +12,8 @@ use sluice_policy::Table;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Enforcer;
-use crate::names::{Journal, Lesson, Moment, Names};
+use crate::names::{Journal, Late, Lesson, Moment, Names};
+use crate::restart::Inherited;
 
 /// Lessons that wait for the kernel; who comes then waits for a place.
 const QUEUE: usize = 4096;
@@ -44,8 +45,8 @@ impl Learning {
 /// A lesson, and who waits for the kernel to hold it.
 #[derive(Debug)]
 pub struct Taught {
-    lesson: Lesson,
-    done: oneshot::Sender<Result<(), String>>,
+    pub(super) lesson: Lesson,
+    pub(super) done: oneshot::Sender<Result<(), String>>,
 }
 
 /// Hands lessons to the kernel's thread.
@@ -103,6 +104,29 @@ impl Enforcer {
             // Who doesn't wait any more has answered SERVFAIL.
             let _ = done.send(learned);
         }
+    }
+
+    /// Learns what a predecessor was told when it had let go of the kernel.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        let Inherited { late, done } = inherited;
+        let learned = self.learn_late(&late);
+        // It may have ended meanwhile.
+        let _ = done.send(learned);
+    }
+
+    fn learn_late(&mut self, late: &Late) -> Result<(), String> {
+        let endpoint = self.kernel.in_force().and_then(|table| table.endpoint(late.pod));
+        let is_its = endpoint.is_some_and(|endpoint| endpoint.local && late.is_of(&endpoint.pod));
+        let (Some(Learning { names, .. }), true) = (&self.learning, is_its) else {
+            return Err("the pod that asked is gone".to_owned());
+        };
+        let now = Moment::now();
+        names.restore(&late.entries(), now);
+        let mut lesson = names.of_pod(late.pod, now);
+        lesson.addresses.retain(|learned| late.addresses().any(|address| address == learned.address));
+        self.learn_alone(&lesson)?;
+        self.note_learned(&lesson);
+        Ok(())
     }
 
     /// One lesson that the kernel refuses must not take others with it.

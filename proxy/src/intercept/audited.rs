@@ -70,7 +70,7 @@ pub(super) async fn accept_loop(port: u16, dataplane: Arc<Dataplane>, connection
 }
 
 fn listeners(port: u16) -> Result<Vec<TcpListener>, Box<dyn std::error::Error>> {
-    let held = on_loopback(port, BACKLOG)?;
+    let held = on_loopback(port, BACKLOG, Vec::new())?;
     Ok(held.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?)
 }
 

@@ -217,6 +217,11 @@ impl Kernel {
         self.stand = Some(stand);
     }
 
+    /// Which of the controller's tables this process put in force last.
+    pub fn stand(&self) -> Option<Stand> {
+        self.installed.as_ref().and_then(|installed| installed.stand)
+    }
+
     /// The next change puts what is in force there once more.
     pub fn keep_stand(&mut self) {
         if let Some(installed) = &self.installed {

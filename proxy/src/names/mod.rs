@@ -16,6 +16,7 @@
 
 mod flow;
 mod journal;
+mod late;
 mod lesson;
 mod listing;
 mod metrics;
@@ -24,6 +25,7 @@ mod pod;
 mod store;
 
 pub use journal::{BootId, Entry, Journal, WriteError, path};
+pub use late::Late;
 pub use lesson::{Displaced, Forgotten, Learned, LearnedName, Lesson};
 pub use listing::{Listed, listing};
 pub use metrics::NamesMetrics;

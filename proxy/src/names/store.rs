@@ -342,7 +342,7 @@ impl Names {
     }
 
     #[cfg(test)]
-    pub(super) fn learn_one(&self, pod: IpAddr, name: &str, address: IpAddr, ttl_seconds: u32, now: Moment) -> Lesson {
+    pub(crate) fn learn_one(&self, pod: IpAddr, name: &str, address: IpAddr, ttl_seconds: u32, now: Moment) -> Lesson {
         self.learn_facts(pod, &[name], &[Fact { address, names: 1, expires: self.expiry(ttl_seconds, now) }], now)
     }
 

@@ -127,7 +127,7 @@ impl Proxy {
     /// Another on the sockets of this one.
     pub(crate) fn successor(&mut self) -> Self {
         let held = std::mem::take(&mut self.spare).into_iter().map(Sockets::into_held);
-        let sockets = held.map(|(udp, tcp)| Sockets::from_held(udp, tcp)).collect();
+        let sockets = held.map(|(udp, tcp)| Sockets::adopt(PORT, udp, tcp).unwrap()).collect();
         Self::with(&self.ns, Arc::clone(&self.service), sockets, Vec::new())
     }
 

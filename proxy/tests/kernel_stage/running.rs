@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use sluice_policy::Table;
 use sluice_policy::snapshot::Generation;
 use sluice_proxy::config::{Config, Redirect};
-use sluice_proxy::enforcer::{Enforcer, KernelState, Learner, Learning};
+use sluice_proxy::enforcer::{Enforcer, Inputs, KernelState, Learner, Learning};
 use sluice_proxy::feed::{Extent, Handover};
 use sluice_proxy::kernel::bridge::Form;
 use sluice_proxy::metrics::Metrics;
@@ -55,7 +55,7 @@ impl Running {
             if let Some(learning) = learning {
                 enforcer.learn_names(learning);
             }
-            runtime.block_on(enforcer.run(to_apply, mpsc::channel(1).1, lessons));
+            runtime.block_on(enforcer.run(Inputs { lessons, ..Inputs::tables(to_apply) }));
         };
         let thread = std::thread::spawn(move || ns.run(work));
         Self { handovers: Some(handovers), learner, state, metrics, thread: Some(thread) }

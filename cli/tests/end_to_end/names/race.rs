@@ -12,14 +12,14 @@ use super::{GIT, NODE, Stage, egress};
 use crate::client::ip;
 use crate::scene::LONG;
 
-const SERVER: &str = "198.51.100.53";
+pub(super) const SERVER: &str = "198.51.100.53";
 /// Each name has an address of its own in here; all are the outside's.
 const NET: [u8; 2] = [44, 7];
 /// Every so often the same client asks for what it may not.
 const DENIED_EVERY: usize = 10;
 const REFUSED: u8 = 5;
 
-fn address_of(number: usize) -> Ipv4Addr {
+pub(super) fn address_of(number: usize) -> Ipv4Addr {
     let [.., c, d] = (number % 65_536).to_be_bytes();
     let second = NET[1] + u8::try_from(number / 65_536).expect("few nets of 65,536 are needed");
     Ipv4Addr::new(NET[0], second, c, d)
@@ -27,13 +27,16 @@ fn address_of(number: usize) -> Ipv4Addr {
 
 /// What the server did.
 #[derive(Default)]
-struct Told {
-    allowed: AtomicUsize,
-    denied: AtomicUsize,
+pub(super) struct Told {
+    pub(super) allowed: AtomicUsize,
+    pub(super) denied: AtomicUsize,
 }
 
-/// Knows every name `nNUMBER.race.test`, and counts who asks.
-fn server(stage: &Stage, told: &Arc<Told>) -> Scripted {
+/// How long the server takes for `sNUMBER.race.test`.
+pub(super) const SLOW: Duration = Duration::from_millis(1500);
+
+/// Knows every name `nNUMBER.race.test` and `sNUMBER.race.test`, and counts who asks.
+pub(super) fn server(stage: &Stage, told: &Arc<Told>) -> Scripted {
     stage.scene.net.add_outside_address(ip(SERVER)).unwrap();
     let outside = stage.scene.net.outside();
     let net = format!("{}.0.0.0/8", NET[0]);
@@ -44,32 +47,33 @@ fn server(stage: &Stage, told: &Arc<Told>) -> Scripted {
     let script = move |query: &Query| {
         let asked = query.message().expect("DNS");
         let name = &asked.questions[0].name;
-        let number = name.strip_prefix('n').and_then(|rest| rest.strip_suffix(".race.test")?.parse().ok());
+        let number = name.strip_prefix(['n', 's']).and_then(|rest| rest.strip_suffix(".race.test")?.parse().ok());
         let Some(number) = number else {
             told.denied.fetch_add(1, Ordering::SeqCst);
             return vec![Reply::message(&asked.reply())];
         };
         told.allowed.fetch_add(1, Ordering::SeqCst);
-        vec![Reply::message(&asked.reply().answer(Record::address(name, 300, address_of(number).into())))]
+        let reply = Reply::message(&asked.reply().answer(Record::address(name, 300, address_of(number).into())));
+        vec![if name.starts_with('s') { reply.after(SLOW) } else { reply }]
     };
     Scripted::start(outside, &[(ip(SERVER), 53).into()], script).unwrap()
 }
 
 /// In the pod's namespace.
-struct Client {
+pub(super) struct Client {
     socket: UdpSocket,
     id: u16,
 }
 
 impl Client {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect((ip(SERVER), 53)).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
         Self { socket, id: 0 }
     }
 
-    fn ask(&mut self, name: &str) -> Message {
+    pub(super) fn ask(&mut self, name: &str) -> Message {
         self.id = self.id.wrapping_add(1);
         self.socket.send(&Message::query(self.id, name, Kind::A).bytes()).unwrap();
         let mut bytes = [0; 1500];
@@ -80,7 +84,7 @@ impl Client {
     }
 
     /// Looks up a name that nobody asked for before, and connects to what it has.
-    fn race(&mut self, number: usize) {
+    pub(super) fn race(&mut self, number: usize) {
         if number.is_multiple_of(DENIED_EVERY) {
             let denied = self.ask(&format!("d{number}.elsewhere.test"));
             assert_eq!((denied.rcode, denied.addresses().len()), (REFUSED, 0));
@@ -96,7 +100,7 @@ impl Client {
 }
 
 /// Packets of the pod that no rule allowed: a SYN that came before its address was open is one of them, though another follows.
-fn denied_packets(stage: &Stage) -> u64 {
+pub(super) fn denied_packets(stage: &Stage) -> u64 {
     let listing = stage.scene.node(NODE).ns().exec("nft", &["list", "table", "inet", "sluice"]).unwrap();
     let rules = listing.lines().filter(|line| line.contains("isolated by SluiceNetworkPolicy shop/outside"));
     let counts =

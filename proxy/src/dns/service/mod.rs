@@ -142,7 +142,7 @@ impl Default for Settings {
             upstream_timeout: Duration::from_secs(4),
             answer_within: Duration::from_millis(4800),
             in_flight: 8192,
-            in_flight_per_pod: 256,
+            in_flight_per_pod: 512,
             connections: 2048,
             connections_per_pod: 64,
             in_flight_per_connection: 64,
@@ -185,8 +185,8 @@ impl<J: Judge> Service<J> {
         self.connections.open()
     }
 
-    /// Answers what arrives at these sockets. From `drain` on nothing is read any more, and this ends when the queries that were
-    /// read have their answers.
+    /// Answers what arrives at these sockets. From `drain` on nothing is taken from them any more, and this ends when the queries that were
+    /// read have their answers, and clients with connections are quiet.
     pub async fn run(self: Arc<Self>, sockets: Sockets, drain: CancellationToken) -> io::Result<()> {
         let Sockets { udp, tcp } = sockets;
         let tasks = TaskTracker::new();

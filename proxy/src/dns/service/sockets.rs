@@ -1,12 +1,12 @@
 //! Where diverted queries arrive: of each family one socket for datagrams and one listener, on loopback.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::intercept::{ListenError, is_absent, on_loopback};
+use crate::intercept::{ListenError, both_families, on_loopback};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -24,16 +24,13 @@ impl Sockets {
     /// Binds `port` of loopback beside the sockets of the other cores. All of them must be bound before the first runs: one that joins
     /// later takes over what waits for others. Needs CAP_NET_ADMIN.
     pub fn bind(port: u16) -> Result<Self, ListenError> {
-        let mut udp = Vec::new();
-        for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            let address = SocketAddr::new(ip, port);
-            match receiver(address) {
-                Ok(socket) => udp.push(socket),
-                Err(error) if address.is_ipv6() && is_absent(&error) => {}
-                Err(source) => return Err(ListenError { address, source }),
-            }
-        }
-        Ok(Self { udp, tcp: on_loopback(port, BACKLOG)? })
+        Self::adopt(port, Vec::new(), Vec::new())
+    }
+
+    /// Takes those among `udp` and `tcp` that [`Self::bind`] made at this port, in whatever process, and binds what is missing.
+    pub fn adopt(port: u16, udp: Vec<UdpSocket>, tcp: Vec<TcpListener>) -> Result<Self, ListenError> {
+        let udp = both_families(port, udp, UdpSocket::local_addr, receiver)?;
+        Ok(Self { udp, tcp: on_loopback(port, BACKLOG, tcp)? })
     }
 
     /// The same sockets once more: for a successor, to whom belongs what still waits there when this process stops to read.
@@ -41,11 +38,6 @@ impl Sockets {
         let udp = self.udp.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
         let tcp = self.tcp.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
         Ok(Self { udp, tcp })
-    }
-
-    /// Sockets that [`Sockets::bind`] made in a predecessor.
-    pub fn from_held(udp: Vec<UdpSocket>, tcp: Vec<TcpListener>) -> Self {
-        Self { udp, tcp }
     }
 
     /// For handing them over.

@@ -31,6 +31,9 @@ const READ_BYTES: usize = 16 << 10;
 /// Answers that wait for the client to take them, before more is read. One message may go beyond.
 const MOST_QUEUED: usize = 128 << 10;
 
+/// From the drain on a connection lasts until its client is quiet for this long. To end it at once would lose what is on its way.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// Serves one client's connection to its end.
 pub(super) async fn serve<J: Judge>(
     service: Arc<Service<J>>,
@@ -61,6 +64,7 @@ struct Conversation<J> {
     ends: Ends,
     /// No more is read from the client.
     ended: bool,
+    draining: bool,
     frames: Frames,
     /// What was read and isn't looked at yet.
     unread: BytesMut,
@@ -116,6 +120,7 @@ impl<J: Judge> Conversation<J> {
             service,
             ends,
             ended: false,
+            draining: false,
             frames: Frames::new(LONGEST_MESSAGE),
             unread: BytesMut::new(),
             to_client: BytesMut::new(),
@@ -139,7 +144,8 @@ impl<J: Judge> Conversation<J> {
             }
             match self.next(client, &mut from_server, drain).await {
                 // What was read last waits until there is room; then comes the end.
-                Event::FromClient(Ok(0)) | Event::Drain => self.end(),
+                Event::FromClient(Ok(0)) => self.end(),
+                Event::Drain => self.draining = true,
                 Event::FromClient(Ok(_)) => {}
                 Event::FromClient(Err(_)) | Event::ToClient(Err(_) | Ok(0)) => break false,
                 Event::ToClient(Ok(_)) => self.active = Instant::now(),
@@ -189,7 +195,7 @@ impl<J: Judge> Conversation<J> {
                 Err(_) => Event::Time,
             },
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => Event::Time,
-            () = drain.cancelled(), if !self.ended => Event::Drain,
+            () = drain.cancelled(), if !self.draining => Event::Drain,
         }
     }
 
@@ -356,11 +362,16 @@ impl<J: Judge> Conversation<J> {
     }
 
     fn is_idle(&self) -> bool {
-        !self.is_waiting() && self.active.elapsed() >= self.service.settings.idle
+        !self.is_waiting() && self.active.elapsed() >= self.patience()
+    }
+
+    fn patience(&self) -> Duration {
+        let idle = self.service.settings.idle;
+        if self.draining { idle.min(QUIET) } else { idle }
     }
 
     fn next_time(&self) -> Option<Instant> {
-        let idle = (!self.is_waiting()).then(|| self.active + self.service.settings.idle);
+        let idle = (!self.is_waiting()).then(|| self.active + self.patience());
         self.open.values().map(|open| open.until).chain(idle).min()
     }
 

@@ -22,6 +22,10 @@ use crate::limits::Place;
 
 /// Datagrams that are taken in a row, before the answers of others have their turn.
 const IN_A_ROW: usize = 64;
+/// What waits at the socket when this process begins came at its own pace, also if it is one pod's. It is taken at half of what one pod may
+/// have in flight, for no longer than this.
+const LONGEST_BACKLOG: Duration = Duration::from_secs(2);
+const LOOK_INTO_BACKLOG: Duration = Duration::from_millis(1);
 const LOOK_FOR_OLD: Duration = Duration::from_secs(2);
 const LONGEST_MESSAGE: usize = 65_535;
 
@@ -60,7 +64,16 @@ impl<J: Judge> Door<J> {
     /// Takes datagrams until the drain begins; `tasks` gets those that wait for a server.
     pub(super) async fn run(self, drain: CancellationToken, tasks: TaskTracker) {
         let mut look_for_old = tokio::time::interval(LOOK_FOR_OLD);
+        let mut backlog = Some(Instant::now() + LONGEST_BACKLOG);
         loop {
+            backlog = backlog.filter(|end| Instant::now() < *end);
+            if backlog.is_some()
+                && self.service.in_flight() * 2 >= self.service.settings.in_flight_per_pod
+                && !drain.is_cancelled()
+            {
+                tokio::time::sleep(LOOK_INTO_BACKLOG).await;
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return,
@@ -76,7 +89,10 @@ impl<J: Judge> Door<J> {
                     Ok(None) => {
                         self.service.metrics.not_diverted.inc();
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        backlog = None;
+                        break;
+                    }
                     Err(error) => tracing::debug!(%error, "a datagram could not be read"),
                 }
             }

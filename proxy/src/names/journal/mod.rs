@@ -13,8 +13,7 @@
 //! **Two processes** share the file for the time of a planned restart. Each write goes to its end (O_APPEND), under a shared lock, and is
 //! whole, so theirs stand one after the other. [`Journal::compact_if_due`] takes the lock for itself, reads what *both* have written, and puts a
 //! new file in the place of the old; whoever gets the lock afterwards sees that its file isn't the one of that name any more, and
-//! opens the new one. [`Journal::read_again`] is how the successor learns what the other process appended after it had opened: before it
-//! takes over. The order of records means nothing: an expiry only moves later, and [`Forgotten`] voids by the moment of learning.
+//! opens the new one. The successor opens it when the other has let go of the kernel, and writes down itself what that learns later. The order of records means nothing: an expiry only moves later, and [`Forgotten`] voids by the moment of learning.
 //! A process never replaces the file of another format that it finds after its start: its successor wrote it.
 //!
 //! **Whose address it was** is not in here. If an address changes hands while no process runs, nobody forgets it: the caller compares the
@@ -162,13 +161,6 @@ impl Journal {
             tracing::warn!(%path, damaged_bytes = damaged, "part of the names from before the start can't be read");
         }
         merge::merge(&records, now).entries
-    }
-
-    /// What both processes have written by now, for one that takes over from the other.
-    pub fn read_again(&self, now: Moment) -> Result<Vec<Entry>, WriteError> {
-        let _state = self.lock();
-        let Some(mut file) = self.open_file()? else { return Ok(Vec::new()) };
-        Ok(self.entries(&self.read(&mut file)?, now))
     }
 
     /// Writes down what is new in `lesson`, before its answer goes and before it is confirmed. An error is logged when it is the first in a
