@@ -144,13 +144,16 @@ pub fn sentence(table: &Table, ends: &Ends, request: Option<&JudgedRequest>, rul
         }
         None => line.push_str("a connection "),
     }
-    let _ = write!(
-        line,
-        "from {} to {} port {}",
-        who(table, ends.client.0.ip()),
-        who(table, ends.original.0.ip()),
-        ends.original.0.port()
-    );
+    let (client, server) = (ends.client.0.ip(), ends.original.0);
+    let asked_for = request.map(|request| &*request.host).filter(|_| table.endpoint(server.ip().to_canonical()).is_none());
+    let server_name = match asked_for {
+        // By a rule by name it is the name that was denied, not the address.
+        Some(host) if !host.is_empty() && host.parse() != Ok(server.ip()) => {
+            format!("{} ({})", shortened(host).escape_debug(), server.ip())
+        }
+        _ => who(table, server.ip()),
+    };
+    let _ = write!(line, "from {} to {server_name} port {}", who(table, client), server.port());
     line.push_str(&because(ruling));
     line
 }
