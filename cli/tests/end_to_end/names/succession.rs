@@ -197,6 +197,30 @@ fn what_the_former_proxy_carries_is_judged_by_each_new_table() {
     assert!(stage.is_closed("shop/web", API[0]));
 }
 
+/// Whoever replaces a proxy by a signal and a start need not wait for its end in between.
+#[test]
+fn a_successor_may_come_while_the_former_proxy_drains() {
+    let Some(mut stage) = Stage::start(&egress(RULES), &RESOLVERS) else { return };
+    let other = stage.scene.pod("shop/other");
+    let mut drip = Talk::open(other.ns(), FREE).unwrap();
+    drip.send("GET /drip?n=40&ms=100 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    assert!(wait_until(LONG, || !stage.scene.seen("/drip").is_empty()), "it has begun");
+    let proxy = stage.scene.programs.proxy(NODE).unwrap();
+    proxy.signal(sluice_testnet::Signal::SIGTERM).unwrap();
+    proxy.wait_for_error_line("draining", LONG).unwrap();
+    let mut former = stage.scene.programs.relieve_proxy(NODE).unwrap().expect("one runs");
+    stage.scene.programs.wait_ready(NODE, LONG).unwrap();
+    assert_eq!(Talk::open(other.ns(), FREE).and_then(|mut talk| talk.get("/again")).unwrap().status, 200);
+    stage.look_up("shop/web", "api.github.com");
+    assert!(stage.opens_now("shop/web", (ip(API[0]), GIT).into()));
+    assert!(former.is_running(), "it carries a connection");
+    let answer = drip.answer().unwrap();
+    assert_eq!((answer.status, answer.text().lines().count()), (200, 40));
+    assert_gone(&mut former);
+    stage.scene.settle();
+    assert!(stage.scene.programs.proxy(NODE).unwrap().is_running());
+}
+
 /// In the order in which they can fail: before they have found the other one, before they are ready, and by saying nothing.
 #[test]
 fn a_successor_that_fails_changes_nothing() {
