@@ -12,6 +12,7 @@ mod race;
 mod rebinding;
 mod restarts;
 mod rules;
+mod slow_kernel;
 mod upstream;
 
 use std::net::SocketAddr;
