@@ -12,6 +12,7 @@ mod race;
 mod rebinding;
 mod restarts;
 mod rules;
+mod rust_client;
 mod slow_kernel;
 mod upstream;
 
