@@ -11,6 +11,7 @@ mod nodes;
 mod race;
 mod rebinding;
 mod restarts;
+mod rotation;
 mod rules;
 mod rust_client;
 mod slow_kernel;
