@@ -1,13 +1,11 @@
 //! `sluice counters`: what the rules of a node's policies have decided in the kernel.
 
-use std::io::{self, Write};
-
 use serde::{Deserialize, Serialize};
 
 use crate::admin;
 use crate::args::CountersArgs;
 use crate::config::Settings;
-use crate::output::{Format, Paint, Tone, write_structured};
+use crate::output::{Paint, Tone, print};
 
 /// What the proxy answers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +41,7 @@ pub fn run(args: &CountersArgs, settings: &Settings) -> anyhow::Result<u8> {
     if !args.zero {
         counters.counters.retain(|counter| counter.packets > 0);
     }
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        Format::Text => out.write_all(counters.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
-        format => write_structured(&mut out, format, &counters)?,
-    }
-    out.flush()?;
+    print(settings, &counters, |paint| Ok(args.output.form(|| counters.to_text(paint))))?;
     Ok(0)
 }
 

@@ -1,7 +1,6 @@
 //! `sluice test`: whether policies allow what they are meant to, by files of [`crate::expectation`]s.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,7 +10,7 @@ use crate::args::{TestArgs, TestFormat};
 use crate::cluster::{Answer, Cluster, Names};
 use crate::config::Settings;
 use crate::expectation::{Expectations, Row};
-use crate::output::{Format, Paint, Tone, complain, write_structured};
+use crate::output::{Form, Paint, Tone, complain, print};
 
 /// All rows, judged.
 #[derive(Debug, Serialize)]
@@ -86,14 +85,14 @@ pub fn run(args: &TestArgs, settings: &Settings) -> anyhow::Result<u8> {
         rows.extend(expectations.iter().zip(lines).map(judge));
     }
     let outcome = Outcome::of(rows);
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        TestFormat::Text => out.write_all(outcome.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
-        TestFormat::Junit => out.write_all(outcome.to_junit().as_bytes())?,
-        TestFormat::Json => write_structured(&mut out, Format::Json, &outcome)?,
-        TestFormat::Yaml => write_structured(&mut out, Format::Yaml, &outcome)?,
-    }
-    out.flush()?;
+    print(settings, &outcome, |paint| {
+        Ok(match args.output {
+            TestFormat::Text => Form::Text(outcome.to_text(paint)),
+            TestFormat::Junit => Form::Text(outcome.to_junit()),
+            TestFormat::Json => Form::Json,
+            TestFormat::Yaml => Form::Yaml,
+        })
+    })?;
     Ok(match outcome.different {
         _ if !whole || outcome.unjudged > 0 => 2,
         0 => 0,

@@ -4,8 +4,6 @@ mod nearest;
 mod text;
 mod words;
 
-use std::io::{self, Write};
-
 use serde::Serialize;
 use sluice_policy::source::{L7, Policy, PolicyRef, Rule, Tier};
 use sluice_policy::table::Reads;
@@ -18,7 +16,7 @@ use crate::cluster::{AuditAnswer, By, Cluster, Names};
 use crate::config::Settings;
 use crate::contents::Contents;
 use crate::flow_line::Question;
-use crate::output::{Format, Paint, write_structured};
+use crate::output::print;
 pub use nearest::Nearest;
 pub(crate) use words::destination_port;
 
@@ -96,15 +94,7 @@ pub fn run(args: &ExplainArgs, settings: &Settings) -> anyhow::Result<u8> {
     let cluster = Cluster::load_for(&args.manifests.paths, &names, args.manifests.time(), &question);
     cluster.report(settings);
     let explained = Explained::of(&cluster, &question, &names)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        Format::Text => {
-            let paint = Paint::for_terminal(settings, &io::stdout());
-            out.write_all(explained.to_text(paint).as_bytes())?;
-        }
-        format => write_structured(&mut out, format, &explained)?,
-    }
-    out.flush()?;
+    print(settings, &explained, |paint| Ok(args.output.form(|| explained.to_text(paint))))?;
     Ok(match explained.verdict {
         _ if !cluster.is_whole() => 2,
         "deny" => 1,

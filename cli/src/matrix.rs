@@ -3,7 +3,6 @@
 mod drawn;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 
 use serde::Serialize;
 use sluice_policy::source::PodRef;
@@ -13,7 +12,7 @@ use crate::args::{MatrixArgs, MatrixFormat};
 use crate::cluster::{Cluster, Names};
 use crate::config::Settings;
 use crate::flow_line::{End, Question, port_from_text};
-use crate::output::{Format, Paint, Tone, terminal_width, write_structured};
+use crate::output::{Form, Paint, Tone, print, terminal_width};
 
 /// Who reaches whom: `cells[i][j]` is the connection from `pods[i]` to `pods[j]`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -57,20 +56,16 @@ pub fn run(args: &MatrixArgs, settings: &Settings) -> anyhow::Result<u8> {
     let cluster = Cluster::load_at(&args.manifests.paths, &Names::default(), args.manifests.time());
     cluster.report(settings);
     let matrix = Matrix::of(&cluster, &args.namespace, port, protocol);
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        MatrixFormat::Text => {
-            let paint = Paint::for_terminal(settings, &io::stdout());
-            let width = terminal_width().unwrap_or(usize::MAX);
-            out.write_all(matrix.to_text(paint, width).as_bytes())?;
-        }
-        MatrixFormat::Json => write_structured(&mut out, Format::Json, &matrix)?,
-        MatrixFormat::Yaml => write_structured(&mut out, Format::Yaml, &matrix)?,
-        MatrixFormat::Markdown => out.write_all(matrix.draw(&cluster).to_markdown().as_bytes())?,
-        MatrixFormat::Svg => out.write_all(matrix.draw(&cluster).to_svg().as_bytes())?,
-        MatrixFormat::Html => out.write_all(matrix.draw(&cluster).to_html().as_bytes())?,
-    }
-    out.flush()?;
+    print(settings, &matrix, |paint| {
+        Ok(match args.output {
+            MatrixFormat::Text => Form::Text(matrix.to_text(paint, terminal_width().unwrap_or(usize::MAX))),
+            MatrixFormat::Json => Form::Json,
+            MatrixFormat::Yaml => Form::Yaml,
+            MatrixFormat::Markdown => Form::Text(matrix.draw(&cluster).to_markdown()),
+            MatrixFormat::Svg => Form::Text(matrix.draw(&cluster).to_svg()),
+            MatrixFormat::Html => Form::Text(matrix.draw(&cluster).to_html()),
+        })
+    })?;
     Ok(if cluster.is_whole() { 0 } else { 2 })
 }
 

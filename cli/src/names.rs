@@ -1,6 +1,5 @@
 //! `sluice names`: what the pods of a node have learned from DNS.
 
-use std::io::{self, Write};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use crate::admin;
 use crate::args::NamesArgs;
 use crate::config::Settings;
 use crate::counters::Named;
-use crate::output::{Format, Paint, Tone, write_structured};
+use crate::output::{Paint, Tone, print};
 
 /// What the proxy answers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,12 +51,7 @@ pub fn run(args: &NamesArgs, settings: &Settings) -> anyhow::Result<u8> {
     let of_pod = |line: &Line| args.pod.as_ref().is_none_or(|pod| line.who() == *pod || line.ip.to_string() == *pod);
     let wanted = args.name.as_deref().map(plain_name);
     names.names.retain(|line| of_pod(line) && wanted.as_ref().is_none_or(|name| line.name == *name));
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        Format::Text => out.write_all(names.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
-        format => write_structured(&mut out, format, &names)?,
-    }
-    out.flush()?;
+    print(settings, &names, |paint| Ok(args.output.form(|| names.to_text(paint))))?;
     Ok(0)
 }
 

@@ -14,16 +14,43 @@ pub enum Format {
     Yaml,
 }
 
-/// Writes `value` as indented JSON or as YAML. `Text` is the caller's own business.
-pub fn write_structured(out: &mut dyn Write, format: Format, value: &impl Serialize) -> anyhow::Result<()> {
-    match format {
-        Format::Yaml => write!(out, "{}", serde_saphyr::to_string(value)?)?,
-        Format::Json | Format::Text => {
-            serde_json::to_writer_pretty(&mut *out, value)?;
+/// How one answer is printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A text for people, or of one of a command's own formats.
+    Text(String),
+    /// Indented.
+    Json,
+    Yaml,
+}
+
+impl Format {
+    /// The form that this is, with `text` for people.
+    pub fn form(self, text: impl FnOnce() -> String) -> Form {
+        match self {
+            Self::Text => Form::Text(text()),
+            Self::Json => Form::Json,
+            Self::Yaml => Form::Yaml,
+        }
+    }
+}
+
+/// Writes `value` to standard output, in the form that `form` makes of the colours there.
+pub fn print(
+    settings: &Settings,
+    value: &impl Serialize,
+    form: impl FnOnce(Paint) -> anyhow::Result<Form>,
+) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match form(Paint::for_terminal(settings, &io::stdout()))? {
+        Form::Text(text) => out.write_all(text.as_bytes())?,
+        Form::Yaml => write!(out, "{}", serde_saphyr::to_string(value)?)?,
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut out, value)?;
             writeln!(out)?;
         }
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// What a text means, and so how it looks.

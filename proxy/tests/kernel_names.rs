@@ -51,8 +51,12 @@ struct Scene {
 }
 
 fn scene(policies: &str) -> Scene {
+    scene_within(policies, Limits::default())
+}
+
+fn scene_within(policies: &str, limits: Limits) -> Scene {
     let mut stage = Stage::new(Config::default());
-    let limits = Limits { min_ttl: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { min_ttl: Duration::from_secs(1), ..limits };
     let names = Arc::new(Names::new(limits, NamesMetrics::default()));
     stage.kernel.remember(Arc::clone(&names));
     let web = stage.pod("x/web", &["10.0.1.1", "fd00:1::1"]);
@@ -212,6 +216,51 @@ fn an_address_that_is_told_again_is_open_for_longer() {
     }
     assert!(last > first);
     scene.is_open_until(&outside(), last);
+}
+
+#[test]
+fn what_gives_way_to_other_addresses_is_closed() {
+    if !possible() {
+        return;
+    }
+    let rule = format!("{{to: [{{fqdns: [{{matchPattern: \"*.example.com\"}}]{ADDRESS_ONLY}}}]}}");
+    let limits = Limits { addresses_per_name: 1, ..Limits::default() };
+    let mut scene = scene_within(&policy("names", "web", &rule), limits);
+    let web = scene.web.clone();
+    let (open, closed) = ([(443, Tcp, true), (5353, Udp, true)], [(443, Tcp, false), (5353, Udp, false)]);
+    let [first, second] = [outside()[0], elsewhere()[0]];
+    let tell = |scene: &mut Scene, name: &str, address: IpAddr, ttl_seconds| {
+        scene.tell("10.0.1.1", name, &[&address.to_string()], ttl_seconds);
+    };
+    tell(&mut scene, "a.example.com", first, LONG);
+    scene.expect_at(&web, &[first], &open);
+    tell(&mut scene, "a.example.com", second, LONG);
+    scene.expect_at(&web, &[first], &closed);
+    scene.expect_at(&web, &[second], &open);
+    // Another name of the rule keeps it.
+    tell(&mut scene, "b.example.com", second, LONG);
+    tell(&mut scene, "a.example.com", first, LONG);
+    scene.expect_at(&web, &[first, second], &open);
+    scene.expect_no_harm();
+    // In one transaction: gone, and there again.
+    let lessons = [second, first].map(|address| {
+        let answer = answer("a.example.com", &[address], LONG);
+        scene.names.learn(ip("10.0.1.1"), &answer, Moment::now())
+    });
+    assert_eq!(lessons.each_ref().map(|lesson| lesson.displaced.len()), [1; 2]);
+    let kernel = &mut scene.stage.kernel;
+    scene.stage.node.ns().run(|| kernel.learn(&lessons)).unwrap();
+    scene.expect_at(&web, &[first, second], &open);
+    scene.expect_no_harm();
+    // What is gone already, as its time is over, is no reason to refuse what comes.
+    let listing = scene.stage.listing();
+    for set in listing.lines().filter_map(|line| line.trim().strip_prefix("set names_")?.strip_suffix(" {")) {
+        scene.stage.node.ns().exec("nft", &["flush", "set", "inet", "sluice", &format!("names_{set}")]).unwrap();
+    }
+    scene.expect_at(&web, &[first, second], &closed);
+    tell(&mut scene, "a.example.com", second, LONG);
+    scene.expect_at(&web, &[second], &open);
+    scene.expect_at(&web, &[first], &closed);
 }
 
 #[test]

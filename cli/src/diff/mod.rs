@@ -15,7 +15,6 @@ mod text;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 
 use serde::Serialize;
 use sluice_policy::verdict::NamedRule;
@@ -24,7 +23,7 @@ use sluice_policy::{Direction, Reason};
 use crate::args::{DiffArgs, DiffFormat};
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::output::{Format, Paint, complain, write_structured};
+use crate::output::{Form, complain, print};
 use crate::progress::Progress;
 use crate::reach::ports::PortSet;
 use crate::reach::{EndId, Reach};
@@ -147,14 +146,14 @@ pub fn run(args: &DiffArgs, settings: &Settings) -> anyhow::Result<u8> {
     if !old.is_whole() || !new.is_whole() {
         complain(settings, "not everything could be read: what is said of it is what the nodes would do with it");
     }
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        DiffFormat::Text => out.write_all(diff.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
-        DiffFormat::Markdown => out.write_all(diff.to_markdown().as_bytes())?,
-        DiffFormat::Json => write_structured(&mut out, Format::Json, &diff)?,
-        DiffFormat::Yaml => write_structured(&mut out, Format::Yaml, &diff)?,
-    }
-    out.flush()?;
+    print(settings, &diff, |paint| {
+        Ok(match args.output {
+            DiffFormat::Text => Form::Text(diff.to_text(paint)),
+            DiffFormat::Markdown => Form::Text(diff.to_markdown()),
+            DiffFormat::Json => Form::Json,
+            DiffFormat::Yaml => Form::Yaml,
+        })
+    })?;
     let status = match diff.is_empty() {
         _ if !old.is_whole() || !new.is_whole() => 2,
         true => 0,

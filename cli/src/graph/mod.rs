@@ -4,7 +4,6 @@ mod page;
 mod text;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 
 use serde::Serialize;
 use sluice_policy::{Decision, Direction, Reason};
@@ -12,7 +11,7 @@ use sluice_policy::{Decision, Direction, Reason};
 use crate::args::{GraphArgs, GraphFormat};
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::output::{Format, Paint, write_structured};
+use crate::output::{Form, print};
 use crate::progress::Progress;
 use crate::reach::ports::{PortRange, PortSet};
 use crate::reach::{EndId, Ranges, Reach};
@@ -61,16 +60,16 @@ pub fn run(args: &GraphArgs, settings: &Settings) -> anyhow::Result<u8> {
     let progress = Progress::on_terminal(settings);
     let graph = Graph::of(&cluster, &args.namespace, args.all, |done, all| progress.step("workloads asked:", done, all));
     drop(progress);
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match args.output {
-        GraphFormat::Text => out.write_all(graph.to_text(Paint::for_terminal(settings, &io::stdout())).as_bytes())?,
-        GraphFormat::Dot => out.write_all(graph.to_dot().as_bytes())?,
-        GraphFormat::Mermaid => out.write_all(graph.to_mermaid().as_bytes())?,
-        GraphFormat::Html => out.write_all(graph.to_html()?.as_bytes())?,
-        GraphFormat::Json => write_structured(&mut out, Format::Json, &graph)?,
-        GraphFormat::Yaml => write_structured(&mut out, Format::Yaml, &graph)?,
-    }
-    out.flush()?;
+    print(settings, &graph, |paint| {
+        Ok(match args.output {
+            GraphFormat::Text => Form::Text(graph.to_text(paint)),
+            GraphFormat::Dot => Form::Text(graph.to_dot()),
+            GraphFormat::Mermaid => Form::Text(graph.to_mermaid()),
+            GraphFormat::Html => Form::Text(graph.to_html()?),
+            GraphFormat::Json => Form::Json,
+            GraphFormat::Yaml => Form::Yaml,
+        })
+    })?;
     Ok(if cluster.is_whole() { 0 } else { 2 })
 }
 

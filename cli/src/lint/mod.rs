@@ -29,7 +29,7 @@ pub use finding::{Finding, Severity};
 
 use crate::args::LintArgs;
 use crate::config::Settings;
-use crate::output::{Format, Paint, write_structured};
+use crate::output::print;
 use crate::progress::Progress;
 use catalogue::Code;
 use finding::Findings;
@@ -60,23 +60,13 @@ pub struct Summary {
 
 /// Lints, or tells of the checks; returns the exit status.
 pub fn run(args: &LintArgs, settings: &Settings) -> anyhow::Result<u8> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
     if args.list || args.explain.is_some() {
-        for code in wanted(args.explain.as_deref())? {
-            out.write_all(code.to_text().as_bytes())?;
-        }
-        out.flush()?;
+        let text: String = wanted(args.explain.as_deref())?.into_iter().map(Code::to_text).collect();
+        io::stdout().write_all(text.as_bytes())?;
         return Ok(0);
     }
     let linted = lint(&args.paths, &Progress::on_terminal(settings));
-    match args.output {
-        Format::Text => {
-            let paint = Paint::for_terminal(settings, &io::stdout());
-            out.write_all(linted.to_text(paint).as_bytes())?;
-        }
-        format => write_structured(&mut out, format, &linted)?,
-    }
-    out.flush()?;
+    print(settings, &linted, |paint| Ok(args.output.form(|| linted.to_text(paint))))?;
     let fails = linted.findings.iter().any(|finding| finding.severity >= args.fail_on);
     Ok(if linted.damaged { 2 } else { u8::from(fails) })
 }

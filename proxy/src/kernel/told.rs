@@ -5,10 +5,12 @@
 //! appears is filled from what is remembered, in the transaction that it appears in. What a pod was told is forgotten when the pod
 //! goes: whoever has its address next was told nothing.
 //!
+//! What lost its place to others goes from the sets as well: with the lesson that took its place, unless another name keeps it there.
+//!
 //! An element is added again with the time that it then has. Linux extends it since 6.12; before, it keeps the time that it began with, so
 //! that an address may close early, until the look-up after that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +20,14 @@ use sluice_policy::snapshot::ProgramId;
 use sluice_policy::source::Named;
 
 use super::names::Edition;
-use super::object::{Element, Family, Field, Set, SetKind, concatenation, octets};
+use super::object::{Element, Family, Field, Key, Set, SetKind, concatenation, octets};
 use super::program::{Auxiliary, Rendered};
 use super::transaction::Transaction;
 use super::{Error, Installed, Kernel};
-use crate::names::{Lesson, Moment, Names};
+use crate::names::{Displaced, Lesson, Moment, Names};
+
+/// The time of what is added only to be deleted by the same transaction: any that outlasts it.
+const ADDED_MS: u64 = 60_000;
 
 /// The pairs of one peer by name.
 pub(super) fn set(name: &str, family: Family) -> Set {
@@ -54,11 +59,21 @@ impl Kernel {
         let now = Moment::now();
         let mut transaction = Transaction::new();
         let mut sets: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
+        let mut displaced: BTreeMap<&str, BTreeSet<Key>> = BTreeMap::new();
         for lesson in lessons {
-            let program = program_of(&installed.table, lesson.pod);
-            let Some(rendered) = program.and_then(|program| installed.programs.get(&program)) else { continue };
-            for (name, element) in elements(&installed.table, rendered, lesson, now) {
-                sets.entry(name).or_default().push(element);
+            if let Some(rendered) = installed.judges(lesson.pod) {
+                for (name, element) in elements(&installed.table, rendered, lesson, now) {
+                    sets.entry(name).or_default().push(element);
+                }
+            }
+            for gone in &lesson.displaced {
+                let (Some(rendered), Some(names)) = (installed.judges(gone.pod), &self.names_told) else { continue };
+                let kept = names.names_of(gone.pod, gone.address, now);
+                for (name, key) in keys(rendered, gone, &kept) {
+                    // What isn't there, as its time may be over by now, can't be deleted: so it is added first.
+                    sets.entry(name).or_default().push(Element { timeout_ms: Some(ADDED_MS), ..Element::plain(key.clone()) });
+                    displaced.entry(name).or_default().insert(key);
+                }
             }
         }
         for (name, mut elements) in sets {
@@ -66,6 +81,9 @@ impl Kernel {
             elements.sort_by(|a, b| (&a.key, b.timeout_ms).cmp(&(&b.key, a.timeout_ms)));
             elements.dedup_by(|later, first| later.key == first.key);
             transaction.add_elements(name, &elements);
+        }
+        for (name, keys) in displaced {
+            transaction.delete_elements(name, &keys.into_iter().map(Element::plain).collect::<Vec<_>>());
         }
         let messages = transaction.into_messages();
         if messages.is_empty() {
@@ -104,6 +122,11 @@ impl Kernel {
 }
 
 impl Installed {
+    /// What judges what the pod at this address sends.
+    fn judges(&self, pod: IpAddr) -> Option<&Rendered> {
+        self.programs.get(&program_of(&self.table, pod)?)
+    }
+
     /// All sets of names, by what they go by.
     fn sets_of_names(&self) -> BTreeMap<&str, Family> {
         let all = self.programs.values().flat_map(|rendered| &rendered.sets);
@@ -164,4 +187,14 @@ fn elements<'p>(table: &Table, rendered: &'p Rendered, lesson: &Lesson, now: Mom
         }
     }
     found
+}
+
+/// Where the pair of what was displaced is in the sets of its pod's program, unless one of the names `kept` keeps it there.
+fn keys<'p>(rendered: &'p Rendered, gone: &Displaced, kept: &[Arc<str>]) -> Vec<(&'p str, Key)> {
+    let family = Family::of(gone.pod);
+    let held_by = |named: &Named| named.matches(&gone.name) && !kept.iter().any(|name| named.matches(name));
+    let sets =
+        rendered.sets.iter().filter(|(_, set)| matches!(set, Auxiliary::Names(named, of) if *of == family && held_by(named)));
+    let key = || concatenation([octets(gone.pod).as_slice(), &octets(gone.address)]);
+    sets.filter(|_| Family::of(gone.address) == family).map(|(name, _)| (name.as_str(), key())).collect()
 }

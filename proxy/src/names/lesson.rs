@@ -11,8 +11,7 @@ pub struct Lesson {
     pub pod: IpAddr,
     /// Addresses with a name that is new, or that the kernel would close too early.
     pub addresses: Vec<Learned>,
-    /// What lost its place, perhaps another pod's. The kernel may take out what no other name of the address keeps; left in, it
-    /// ends at its time.
+    /// What lost its place, perhaps another pod's. The kernel takes out what no other name of the address keeps by then.
     pub displaced: Vec<Displaced>,
     pub(super) at: Moment,
     /// Of the pod's names as they were then: no confirmation of them counts once some have been displaced or forgotten.

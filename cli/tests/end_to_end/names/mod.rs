@@ -11,7 +11,10 @@ mod nodes;
 mod race;
 mod rebinding;
 mod restarts;
+mod rotation;
 mod rules;
+mod rust_client;
+mod slow_kernel;
 mod succession;
 mod upstream;
 
@@ -20,7 +23,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluice_testnet::dns::{Authority, DigAnswer, Resolver, ResolverOptions, Zone, dig};
+use sluice_testnet::dns::{Authority, DigAnswer, Query, Reply, Resolver, ResolverOptions, Scripted, Zone, dig};
 use sluice_testnet::{Net, Port, Probe, Protocol};
 
 use crate::client::ip;
@@ -41,6 +44,10 @@ const API: [&str; 2] = ["140.82.112.3", "2606:50c0:8000::153"];
 const WWW: [&str; 2] = ["198.51.100.9", "2001:db8:51::9"];
 /// Servers that no name is given for unless a test says so: 198.51.100.101 and on.
 const SPARE: [&str; 4] = ["198.51.100.101", "198.51.100.102", "198.51.100.103", "198.51.100.104"];
+
+/// A server outside that does what a test says, and `--set` to make it the resolver.
+const SERVER: [&str; 2] = ["198.51.100.53", "2001:db8:51::53"];
+const RESOLVERS: &str = "dns.resolvers=[{ip: 198.51.100.53}, {ip: \"2001:db8:51::53\"}]";
 
 /// A port where names are not checked.
 const GIT: u16 = 9418;
@@ -97,6 +104,24 @@ impl Stage {
         Some(Self { resolver, authority, scene })
     }
 
+    /// A server at [`SERVER`] that does what a test says.
+    fn serve_script(&self, script: impl FnMut(&Query) -> Vec<Reply> + Send + 'static) -> Scripted {
+        SERVER.iter().for_each(|address| self.scene.net.add_outside_address(ip(address)).unwrap());
+        Scripted::start(self.scene.net.outside(), &SERVER.map(|address| (ip(address), 53).into()), script).unwrap()
+    }
+
+    /// Gives the outside all addresses of a prefix.
+    fn lead_outside(&self, net: &str) {
+        let (family, via) = if net.contains(':') { ("-6", Net::OUTSIDE_V6) } else { ("-4", Net::OUTSIDE_V4) };
+        let routes: [(_, &[&str]); 2] = [
+            (self.scene.net.outside(), &["local", net, "dev", "lo"]),
+            (self.scene.net.fabric(), &[net, "via", &via.to_string(), "dev", "outside", "onlink"]),
+        ];
+        for (ns, route) in routes {
+            ns.exec("ip", &[&[family, "route", "add"], route].concat()).unwrap();
+        }
+    }
+
     /// What the resolver answers to a pod.
     fn dig(&self, pod: &str, server: &str, name: &str, kind: &str, options: &[&str]) -> DigAnswer {
         let options = [&["+time=9"], options].concat();
@@ -115,15 +140,18 @@ impl Stage {
         self.reaches(pod, address, Protocol::Tcp, LONG)
     }
 
-    /// Whether that fails to come about.
+    /// Whether that fails to come about, and a datagram isn't answered either.
     fn is_closed(&self, pod: &str, address: &str) -> bool {
-        !self.reaches(pod, address, Protocol::Tcp, SHORT) && !self.reaches(pod, address, Protocol::Udp, SHORT)
+        let probes = [Protocol::Tcp, Protocol::Udp].map(|protocol| self.probe(pod, address, protocol));
+        self.scene.net.probe(&probes, SHORT).iter().all(|outcome| !outcome.is_connected())
     }
 
     fn reaches(&self, pod: &str, address: &str, protocol: Protocol, wait: Duration) -> bool {
-        let from = self.scene.pod(pod).ns().clone();
-        let probe = Probe { from, source: None, to: ip(address), port: GIT, protocol };
-        self.scene.net.probe(&[probe], wait)[0].is_connected()
+        self.scene.net.probe(&[self.probe(pod, address, protocol)], wait)[0].is_connected()
+    }
+
+    fn probe(&self, pod: &str, address: &str, protocol: Protocol) -> Probe {
+        Probe { from: self.scene.pod(pod).ns().clone(), source: None, to: ip(address), port: GIT, protocol }
     }
 
     /// Whether a connection comes about by its first SYN: Linux sends the second one after a second.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use sluice_testnet::dns::{Kind, Message};
 use sluice_testnet::{Child, Netns, wait_until};
 
-use super::race::{Client, SERVER, Told, address_of, denied_packets, server};
-use super::{API, GIT, NODE, Stage, egress};
+use super::race::{Client, Told, address_of, denied_packets, server};
+use super::{API, GIT, NODE, SERVER, Stage, egress};
 use crate::client::{Pair, Talk, ip};
 use crate::scene::{LONG, SHORT};
 
@@ -34,7 +34,7 @@ fn assert_gone(former: &mut Child) {
 /// though the question is asked but once. Returns how many there were.
 fn steady(ns: &Netns, done: &AtomicBool) -> usize {
     let socket = ns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
-    socket.connect((ip(SERVER), 53)).unwrap();
+    socket.connect((ip(SERVER[0]), 53)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let number_of = |turn: usize| if turn.is_multiple_of(2) { 30_000 + turn } else { 20_000 + turn % 100 };
     let query = |turn: usize| {
@@ -61,7 +61,7 @@ fn steady(ns: &Netns, done: &AtomicBool) -> usize {
                 assert_eq!(*name, format!("n{}.race.test", number_of(turn)));
                 assert_eq!(
                     answer.addresses(),
-                    [ip(&address_of(number_of(turn)).to_string())],
+                    [address_of(number_of(turn), Kind::A)],
                     "{:?} {answer:?}",
                     answer.extended_errors()
                 );
@@ -122,7 +122,7 @@ fn nothing_is_lost_or_refused_while_a_successor_takes_over() {
         let ended = DoneOnDrop(&done);
         let look_ups = scope.spawn(|| steady(web.ns(), &done));
         // Each with a connection right behind the answer.
-        let races = scope.spawn(|| other.ns().run(|| until(&done, |turn| Client::open().race(turn % 16_000))));
+        let races = scope.spawn(|| other.ns().run(|| until(&done, |turn| Client::open(Kind::A).race(turn % 16_000))));
         let requests = scope.spawn(|| {
             until(&done, |_| {
                 let answer = Talk::open(other.ns(), FREE).and_then(|mut talk| talk.get("/again"));
@@ -145,9 +145,9 @@ fn nothing_is_lost_or_refused_while_a_successor_takes_over() {
                 let other = &other;
                 move || {
                     other.ns().run(|| {
-                        let answer = Client::open().ask(&format!("s{round}.race.test"));
-                        let address = address_of(round);
-                        assert_eq!(answer.addresses(), [ip(&address.to_string())], "{answer:?}");
+                        let answer = Client::open(Kind::A).ask(&format!("s{round}.race.test"));
+                        let address = address_of(round, Kind::A);
+                        assert_eq!(answer.addresses(), [address], "{answer:?}");
                         TcpStream::connect_timeout(&(address, GIT).into(), LONG).unwrap();
                     });
                 }
@@ -267,7 +267,7 @@ fn look_ups_go_on_after_a_kill() {
     let told = Arc::<Told>::default();
     let _server = server(&stage, &told);
     let web = stage.scene.pod("shop/web");
-    web.ns().run(|| Client::open().race(1));
+    web.ns().run(|| Client::open(Kind::A).race(1));
     // The table is on disk a second after it is in force.
     let saved = stage.scene.programs.state_folder(NODE).join("table-node-1");
     assert!(wait_until(LONG, || saved.exists()));
@@ -282,14 +282,14 @@ fn look_ups_go_on_after_a_kill() {
         stage.scene.programs.start_proxy(NODE).unwrap();
         let query = Message::query(7, &format!("n{number}.race.test"), Kind::A).bytes();
         let socket = web.ns().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
-        socket.connect((ip(SERVER), 53)).unwrap();
+        socket.connect((ip(SERVER[0]), 53)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut bytes = [0; 1500];
         let answered = wait_until(LONG, || {
             let _ = socket.send(&query);
             let Ok(length) = socket.recv(&mut bytes) else { return false };
             let answer = Message::parse(&bytes[..length]).expect("DNS");
-            assert_eq!(answer.addresses(), [ip(&address_of(number).to_string())], "no other answer comes first: {answer:?}");
+            assert_eq!(answer.addresses(), [address_of(number, Kind::A)], "no other answer comes first: {answer:?}");
             true
         });
         assert!(answered);

@@ -100,16 +100,25 @@ fn a_server_that_says_nothing_is_said_so() {
         }
     };
     let Some((server, stage)) = scripted(script) else { return };
-    for options in [&[][..], &["+tcp"][..]] {
-        let began = Instant::now();
-        let mute = stage.dig("shop/web", SERVER, "mute.example.test", "A", options);
-        assert_eq!(mute.status, "SERVFAIL", "{}", mute.text);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        assert!(mute.extended_errors.iter().any(|(code, text)| *code == 22 && text.contains("didn't answer")), "{}", mute.text);
-        let slow = stage.dig("shop/web", SERVER, "slow.example.test", "A", options);
-        assert_eq!(slow.data(), [SPARE[0]], "{}", slow.text);
-        assert!(stage.opens_now("shop/web", (ip(SPARE[0]), super::GIT).into()));
-    }
+    std::thread::scope(|scope| {
+        for options in [&[][..], &["+tcp"][..]] {
+            let stage = &stage;
+            scope.spawn(move || {
+                let began = Instant::now();
+                let mute = stage.dig("shop/web", SERVER, "mute.example.test", "A", options);
+                assert_eq!(mute.status, "SERVFAIL", "{}", mute.text);
+                assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+                assert!(
+                    mute.extended_errors.iter().any(|(code, text)| *code == 22 && text.contains("didn't answer")),
+                    "{}",
+                    mute.text
+                );
+                let slow = stage.dig("shop/web", SERVER, "slow.example.test", "A", options);
+                assert_eq!(slow.data(), [SPARE[0]], "{}", slow.text);
+                assert!(stage.opens_now("shop/web", (ip(SPARE[0]), super::GIT).into()));
+            });
+        }
+    });
     let hung_up = stage.dig("shop/web", SERVER, "hangs-up.example.test", "A", &["+tcp"]);
     assert_eq!(hung_up.status, "SERVFAIL", "{}", hung_up.text);
     let record = stage.record_of("mute.example.test", |record| record["protocol"] == "UDP");
