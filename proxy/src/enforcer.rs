@@ -149,6 +149,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
         audit_port: config.audit_port(),
         dns_port: config.dns_port(),
         uplinks: config.uplinks.clone(),
+        extends: kernel::extends_elements(),
         deny: match config.deny {
             Deny::Drop => kernel::Deny::Drop,
             Deny::Reject => kernel::Deny::Reject,

@@ -55,7 +55,11 @@ fn scene(policies: &str) -> Scene {
 }
 
 fn scene_within(policies: &str, limits: Limits) -> Scene {
-    let mut stage = Stage::new(Config::default());
+    scene_on(policies, limits, Config::default())
+}
+
+fn scene_on(policies: &str, limits: Limits, config: Config) -> Scene {
+    let mut stage = Stage::new(config);
     let limits = Limits { min_ttl: Duration::from_secs(1), ..limits };
     let names = Arc::new(Names::new(limits, NamesMetrics::default()));
     stage.kernel.remember(Arc::clone(&names));
@@ -197,10 +201,21 @@ fn what_a_pod_was_told_is_open_to_it_alone_until_its_time() {
 
 #[test]
 fn an_address_that_is_told_again_is_open_for_longer() {
+    told_again(Config::default());
+}
+
+/// As before Linux 6.12.
+#[test]
+fn so_it_is_where_the_kernel_extends_no_element() {
+    told_again(Config { extends: false, ..Config::default() });
+}
+
+fn told_again(config: Config) {
     if !possible() {
         return;
     }
-    let mut scene = scene(&policy("names", "web", &to_name("api.example.com", ADDRESS_ONLY)));
+    let policy = policy("names", "web", &to_name("api.example.com", ADDRESS_ONLY));
+    let mut scene = scene_on(&policy, Limits::default(), config);
     let first = scene.tell_both("api.example.com", 2);
     let mut last = first;
     // The same time from later on, and from later on again.

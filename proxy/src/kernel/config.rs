@@ -38,6 +38,9 @@ pub struct Config {
     pub audits: bool,
     /// Whether look-ups of any pod are diverted.
     pub looks_up: bool,
+    /// Whether an element of a timed set that is added again gets the time that it then has, as since Linux 6.12. If not, it is taken out
+    /// and put in.
+    pub extends: bool,
 }
 
 /// How packets are reported.
@@ -96,6 +99,7 @@ impl Default for Config {
             diverts: true,
             audits: false,
             looks_up: false,
+            extends: true,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             audit_port: 15_002,
@@ -107,6 +111,18 @@ impl Default for Config {
             log: None,
         }
     }
+}
+
+/// Whether the kernel that runs has [`Config::extends`]. Where its release can't be read: no, which always works.
+pub fn extends_elements() -> bool {
+    let name = nix::sys::utsname::uname().ok();
+    name.and_then(|name| release(name.release().to_str()?)).is_some_and(|release| release >= (6, 12))
+}
+
+/// `6.1.0-13-amd64` as 6, 1.
+fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// A configuration that can't work.
@@ -147,5 +163,19 @@ impl Config {
             Some(name) => Err(ConfigError::Uplink(name.clone())),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::release;
+
+    #[test]
+    fn releases_are_read_as_distributions_write_them() {
+        for (text, read) in [("6.1.0-13-amd64", Some((6, 1))), ("6.12", Some((6, 12))), ("6.18.5+deb14", Some((6, 18)))] {
+            assert_eq!(release(text), read, "{text}");
+        }
+        assert!(release("6.8.0-45-generic").is_some_and(|release| release < (6, 12)));
+        assert_eq!((release("linux"), release("6"), release("")), (None, None, None));
     }
 }

@@ -85,7 +85,7 @@ use write::{Small, write_established};
 use crate::names::Names;
 
 pub use channel::ChannelError;
-pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark};
+pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark, extends_elements};
 pub use counts::{Count, CountedAction};
 pub use harm::Harm;
 pub use netlink::Error as NetlinkError;

@@ -7,8 +7,8 @@
 //!
 //! What lost its place to others goes from the sets as well: with the lesson that took its place, unless another name keeps it there.
 //!
-//! An element is added again with the time that it then has. Linux extends it since 6.12; before, it keeps the time that it began with, so
-//! that an address may close early, until the look-up after that.
+//! An element is added again with the time that it then has. Linux extends it since 6.12; before, it is taken out and put in, in one
+//! transaction ([`extends`](super::Config::extends)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -81,6 +81,12 @@ impl Kernel {
             elements.sort_by(|a, b| (&a.key, b.timeout_ms).cmp(&(&b.key, a.timeout_ms)));
             elements.dedup_by(|later, first| later.key == first.key);
             transaction.add_elements(name, &elements);
+            if !self.config.extends {
+                // What isn't there can't be deleted. Here it is, with the time that it had.
+                let keys: Vec<Element> = elements.iter().map(|element| Element::plain(element.key.clone())).collect();
+                transaction.delete_elements(name, &keys);
+                transaction.add_elements(name, &elements);
+            }
         }
         for (name, keys) in displaced {
             transaction.delete_elements(name, &keys.into_iter().map(Element::plain).collect::<Vec<_>>());
