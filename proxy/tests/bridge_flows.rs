@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use kernel_stage::frame::{self, Ear, TO_ALL};
-use kernel_stage::proxy::{accept, listen};
+use kernel_stage::proxy::{accept, expect_taken, listen};
 use kernel_stage::{SILENCE, Stage, bridges, edits, ip, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::bridge::Form;
@@ -111,15 +111,9 @@ fn what_has_to_be_read_reaches_the_proxy_with_both_addresses() {
             let (from, to) = (frontend.addresses()[family], SocketAddr::new(backend.addresses()[family], 80));
             assert!(frontend.ns().tcp_connect(Some(from), to, SILENCE).is_err(), "nobody listens: closed");
             let listener = listen(ns, to.ip());
-            let mut client = frontend.ns().tcp_connect(Some(from), to, SILENCE).unwrap();
-            let mut taken = accept(&listener, Some(SILENCE)).expect("the proxy gets the connection");
-            assert_eq!((taken.local_addr().unwrap(), taken.peer_addr().unwrap()), (to, client.local_addr().unwrap()));
-            client.write_all(b"ping").unwrap();
-            let mut word = [0; 4];
-            taken.read_exact(&mut word).unwrap();
-            taken.write_all(b"pong").unwrap();
-            client.read_exact(&mut word).unwrap();
-            assert_eq!(&word, b"pong");
+            let client = frontend.ns().tcp_connect(Some(from), to, SILENCE).unwrap();
+            let taken = accept(&listener, Some(SILENCE)).expect("the proxy gets the connection");
+            expect_taken(&client, &taken, to);
             // And its own leg to the server comes from the pod's address.
             let mut upstream: TcpStream = ns.run(|| {
                 let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();

@@ -7,7 +7,7 @@ mod kernel_stage;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use kernel_stage::proxy::{accept, listen, listen_for_audits};
+use kernel_stage::proxy::{accept, expect_taken, listen, listen_for_audits};
 use kernel_stage::{SILENCE, Stage, bridges, edits, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::bridge::Form;
@@ -133,14 +133,9 @@ fn what_is_offered_passes_where_nobody_listens_and_nothing_else_does() {
             assert!(is_answered(&mut past) && !is_labelled(ns, past.local_addr().unwrap()), "{}", stage.listing());
 
             let listener = listen_for_audits(ns, server);
-            let (mut client, mut proxied) = taken(&listener, &frontend, at(8080))
+            let (mut client, proxied) = taken(&listener, &frontend, at(8080))
                 .unwrap_or_else(|| panic!("{layout:?} {form:?}: not offered\n{}", stage.listing()));
-            client.write_all(b"ping").unwrap();
-            let mut word = [0; 4];
-            proxied.read_exact(&mut word).unwrap();
-            proxied.write_all(b"pong").unwrap();
-            client.read_exact(&mut word).unwrap();
-            assert_eq!(&word, b"pong");
+            expect_taken(&client, &proxied, at(8080));
             let tuple = client.local_addr().unwrap();
             assert!(is_labelled(ns, tuple));
             assert!(is_answered(&mut past), "what passed once is not taken in the middle");

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use kernel_stage::proxy::{accept, listen, listen_for_audits, transparent};
+use kernel_stage::proxy::{accept, expect_taken, listen, listen_for_audits, transparent};
 use kernel_stage::{Stage, edits, ip, possible};
 use sluice_proxy::kernel::Config;
 use sluice_proxy::kernel::conntrack::Conntrack;
@@ -103,16 +103,9 @@ fn a_flow_to_inspect_reaches_the_listener_with_its_destination() {
         // Nobody listens: closed.
         assert!(connect(frontend.ns(), from, to, false).is_err());
         let listener = listen(ns, to.ip());
-        let mut client = connect(frontend.ns(), from, to, false).unwrap_or_else(|e| panic!("{e}\n{}", stage.listing()));
-        let mut taken = accept(&listener, Some(WAIT)).expect("the proxy gets the connection");
-        assert_eq!(taken.local_addr().unwrap(), to);
-        assert_eq!(taken.peer_addr().unwrap(), client.local_addr().unwrap());
-        client.write_all(b"ping").unwrap();
-        let mut word = [0; 4];
-        taken.read_exact(&mut word).unwrap();
-        taken.write_all(b"pong").unwrap();
-        client.read_exact(&mut word).unwrap();
-        assert_eq!(&word, b"pong");
+        let client = connect(frontend.ns(), from, to, false).unwrap_or_else(|e| panic!("{e}\n{}", stage.listing()));
+        let taken = accept(&listener, Some(WAIT)).expect("the proxy gets the connection");
+        expect_taken(&client, &taken, to);
         let five_tuple = client.local_addr().unwrap();
         assert!(labelled(ns, five_tuple));
         // The proxy ends; the five-tuple stays closed, for new packets and for a new connection on it.

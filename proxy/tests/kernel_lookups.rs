@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kernel_stage::diverted::{Diverted, receive};
 use kernel_stage::packet::{answer_by_hand, arrived, listen};
-use kernel_stage::proxy::accept;
+use kernel_stage::proxy::{accept, expect_taken};
 use kernel_stage::{BRIDGES, SILENCE, Stage, edits, possible};
 use sluice_proxy::dns::service::Sockets;
 use sluice_proxy::kernel::Config;
@@ -153,15 +153,9 @@ fn expect_diverted(stage: &Stage, from: &Pod, servers: &[Server], port: u16) {
             let due = Diverted { client: asking.local_addr().unwrap(), server: to, text: text.to_owned() };
             assert_eq!(came, Some(due), "{}", stage.listing());
         }
-        let mut stream = connect(from, to).unwrap_or_else(|e| panic!("{to} {e}\n{}", stage.listing()));
-        let mut taken = listeners.connection(to.ip()).unwrap_or_else(|| panic!("{to}\n{}", stage.listing()));
-        assert_eq!((taken.local_addr().unwrap(), taken.peer_addr().unwrap()), (to, stream.local_addr().unwrap()));
-        stream.write_all(b"ping").unwrap();
-        let mut word = [0; 4];
-        taken.read_exact(&mut word).unwrap();
-        taken.write_all(b"pong").unwrap();
-        stream.read_exact(&mut word).unwrap();
-        assert_eq!(&word, b"pong");
+        let stream = connect(from, to).unwrap_or_else(|e| panic!("{to} {e}\n{}", stage.listing()));
+        let taken = listeners.connection(to.ip()).unwrap_or_else(|| panic!("{to}\n{}", stage.listing()));
+        expect_taken(&stream, &taken, to);
         server.expect_nothing(stage);
     }
     listeners.expect_nothing();

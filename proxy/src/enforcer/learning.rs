@@ -78,6 +78,15 @@ impl Learner {
     }
 }
 
+/// Without what nobody waits for any more: the pod was told SERVFAIL, so the addresses stay closed until it asks again, and a kernel that
+/// is behind catches up. What gave way to them has lost its place all the same.
+fn still_awaited(mut taught: Taught) -> Option<Taught> {
+    if taught.done.is_closed() {
+        taught.lesson.addresses.clear();
+    }
+    (!taught.lesson.is_empty() || !taught.lesson.displaced.is_empty()).then_some(taught)
+}
+
 impl Enforcer {
     /// Puts a lesson, and all that wait behind it, into the kernel.
     pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
@@ -92,16 +101,17 @@ impl Enforcer {
         for Taught { done, .. } in late {
             let _ = done.send(Err("the pod that asked is gone".to_owned()));
         }
-        let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.into_iter().map(|taught| (taught.lesson, taught.done)).unzip();
+        let taught = taught.into_iter().filter_map(still_awaited);
+        let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.map(|taught| (taught.lesson, taught.done)).unzip();
         let learned = match self.kernel.learn(&lessons) {
             Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
             learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
         };
         for ((lesson, done), learned) in lessons.iter().zip(waiting).zip(learned) {
-            if learned.is_ok() {
+            if learned.is_ok() && !lesson.is_empty() {
                 self.note_learned(lesson);
             }
-            // Who doesn't wait any more has answered SERVFAIL.
+            // Who doesn't wait any more has answered SERVFAIL by now.
             let _ = done.send(learned);
         }
     }

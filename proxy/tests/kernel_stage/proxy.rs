@@ -1,6 +1,6 @@
 //! What stands in for the proxy: its listener, and the connections that the kernel hands it.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -51,4 +51,17 @@ pub fn accept(listener: &TcpListener, patience: Option<Duration>) -> Option<TcpS
         }
     }
     None
+}
+
+/// Asserts that `taken` is the proxy's end of the connection that `client` made to `to`, by a word each way.
+pub fn expect_taken(client: &TcpStream, taken: &TcpStream, to: SocketAddr) {
+    let ends = |stream: &TcpStream| (stream.local_addr().expect("its own end"), stream.peer_addr().expect("the other end"));
+    let (own, meant) = ends(client);
+    assert_eq!((ends(taken), meant), ((to, own), to));
+    for (mut from, mut into, sent) in [(client, taken, b"ping"), (taken, client, b"pong")] {
+        from.write_all(sent).expect("an open connection");
+        let mut word = [0; 4];
+        into.read_exact(&mut word).expect("the word");
+        assert_eq!(&word, sent);
+    }
 }

@@ -211,6 +211,10 @@ fn a_kernel_that_is_too_slow_is_said_so_and_holds_up_nothing_else() {
         assert_eq!(said, (&json!("deny"), &json!("NotLearned"), &json!("SERVFAIL")), "{record:#}");
     }
     drop(held);
+    assert!(
+        stage.is_closed("shop/web", SPARE[0]) && stage.is_closed("shop/web", SPARE[1]),
+        "what the pod wasn't told stays closed"
+    );
     let again = socket.ask("a0.slow.test", Kind::A, LONG).unwrap().expect("an answer").message().unwrap();
     assert_eq!((again.rcode, again.addresses()), (0, vec![ip(SPARE[0])]));
     assert!(stage.opens_now("shop/web", (ip(SPARE[0]), GIT).into()));
