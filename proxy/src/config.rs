@@ -225,6 +225,11 @@ impl Config {
         self.port.saturating_add(2)
     }
 
+    /// Where the datagrams of QUIC arrive. None: it is not inspected.
+    pub fn quic_port(&self) -> Option<u16> {
+        (self.name_check.quic == Quic::Inspect).then(|| self.port.saturating_add(3))
+    }
+
     /// Reads `file` if one is given, puts `settings` (`key=value`, with dots between the parts of a key) over it, and checks.
     pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
         let mut config = match file {

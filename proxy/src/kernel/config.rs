@@ -38,6 +38,8 @@ pub struct Config {
     pub audits: bool,
     /// Whether look-ups of any pod are diverted.
     pub looks_up: bool,
+    /// The sockets on 127.0.0.1 and ::1 for the datagrams of QUIC, where it is inspected. If not, what should be is denied.
+    pub quic_port: Option<u16>,
 }
 
 /// How packets are reported.
@@ -96,6 +98,7 @@ impl Default for Config {
             diverts: true,
             audits: false,
             looks_up: false,
+            quic_port: None,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             audit_port: 15_002,
