@@ -38,6 +38,7 @@ use crate::kernel::Left;
 use crate::lookups::{LookupMetrics, Lookups};
 use crate::metrics::Metrics;
 use crate::names::{BootId, Journal, Moment, Names, NamesMetrics};
+use crate::quic::{self, QuicMetrics};
 use crate::records::{self, RecordSink};
 use crate::state;
 use crate::upstream::Dialer;
@@ -98,7 +99,7 @@ async fn live(options: Options, files: usize) -> Result<()> {
     let lookups = Arc::new(Lookups::new(&config, &dataplane, names, learner, LookupMetrics::new(&mut registry)));
     let dns = dns::Service::new(lookups, config.dns.service(files), DnsMetrics::new(&mut registry));
 
-    let workers = start_workers(&config, &dataplane, &dns)?;
+    let workers = start_workers(&config, &dataplane, &dns, &QuicMetrics::new(&mut registry))?;
     drop((dataplane, dns));
     let (handovers, to_apply) = mpsc::channel(1);
     let (counts, asked) = mpsc::channel(1);
@@ -193,22 +194,35 @@ struct Inputs {
     lessons: mpsc::Receiver<Taught>,
 }
 
-fn start_workers(config: &Config, dataplane: &Arc<Dataplane>, dns: &Arc<dns::Service<Lookups>>) -> Result<Vec<Worker>> {
+fn start_workers(
+    config: &Config,
+    dataplane: &Arc<Dataplane>,
+    dns: &Arc<dns::Service<Lookups>>,
+    quic_metrics: &QuicMetrics,
+) -> Result<Vec<Worker>> {
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     // All listeners before the first connection: a listener that joins a group later takes over connections of others.
-    let listeners: Vec<(Listeners, dns::Sockets)> = (0..count)
-        .map(|_| Ok((Listeners::bind(config.port, config.audit_port())?, dns::Sockets::bind(config.dns_port())?)))
+    let quic = || config.quic_port().map(quic::Sockets::bind).transpose();
+    let listeners: Vec<(Listeners, dns::Sockets, Option<quic::Sockets>)> = (0..count)
+        .map(|_| Ok((Listeners::bind(config.port, config.audit_port())?, dns::Sockets::bind(config.dns_port())?, quic()?)))
         .collect::<Result<_, intercept::ListenError>>()?;
     let mut workers = Vec::with_capacity(count);
-    for (core, (listeners, sockets)) in listeners.into_iter().enumerate() {
-        let (dataplane, dns) = (Arc::clone(dataplane), Arc::clone(dns));
+    for (core, (listeners, sockets, datagrams)) in listeners.into_iter().enumerate() {
+        let (dataplane, dns, metrics) = (Arc::clone(dataplane), Arc::clone(dns), quic_metrics.clone());
         workers.push(start_thread(format!("worker-{core}"), move |runtime| {
             let drain = dataplane.drain.begun.clone();
-            let both = async { tokio::try_join!(intercept::run(listeners, dataplane), dns.run(sockets, drain)) };
-            if let Err(error) = runtime.block_on(both) {
+            let quic = async {
+                match datagrams {
+                    Some(datagrams) => quic::run(datagrams, Arc::clone(&dataplane), metrics).await,
+                    None => Ok(()),
+                }
+            };
+            let streams = intercept::run(listeners, Arc::clone(&dataplane));
+            let all = async { tokio::try_join!(streams, dns.run(sockets, drain), quic) };
+            if let Err(error) = runtime.block_on(all) {
                 tracing::error!(%error, core, "worker ended");
             }
         })?);

@@ -417,6 +417,10 @@ fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
             &Verdict::Accept,
         )
     }));
+    if config.quic_port.is_some() {
+        let neither = [expr::not_protocol(expr::TCP), expr::not_protocol(expr::UDP), vec![expr::counter()]];
+        rules.push(Rule::new(neither, &Verdict::Drop).because("errors about what the proxy answers"));
+    }
     rules.push(Rule::new([expr::original_direction()], &denied::goto(Site::Unheard, edition)).because("nobody listens"));
     rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a leg of the proxy that has ended"));
     rules
