@@ -7,13 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
-use sluice_policy::flow::Request;
-use sluice_policy::{Decision, Reason, Table};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio_util::sync::CancellationToken;
-
 use super::gate::Shared;
 use super::hellos::Hellos;
 use super::{IDLE, IDLE_AT_THE_END};
@@ -23,6 +16,11 @@ use crate::judge::{self, Ends, Ruling};
 use crate::limits::Place;
 use crate::records::{Record, RecordType, TlsFacts};
 use crate::upstream::datagrams::{Ports, as_pod};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
+use sluice_policy::flow::Request;
+use sluice_policy::{Decision, Reason, Table};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 
 /// Names of one flow, whose connections may be several.
 const MOST_NAMES: usize = 16;
@@ -49,6 +47,8 @@ pub(super) enum Stage {
 pub(super) struct State {
     pub(super) stage: Stage,
     pub(super) hellos: Hellos,
+    /// While it is read: the names that are allowed so far.
+    pub(super) allowed: Vec<Option<String>>,
     record: Option<Record>,
 }
 
@@ -58,8 +58,6 @@ pub(super) struct Flow {
     pub(super) started: Instant,
     pub(super) state: Mutex<State>,
     upstream: OnceLock<UdpSocket>,
-    /// It ends now, for what the record says.
-    cut: CancellationToken,
     sent: AtomicU64,
     received: AtomicU64,
     /// Microseconds after it began.
@@ -75,9 +73,13 @@ impl Flow {
         Self {
             ends,
             started: Instant::now(),
-            state: Mutex::new(State { stage: Stage::Reading, hellos: Hellos::default(), record: Some(record) }),
+            state: Mutex::new(State {
+                stage: Stage::Reading,
+                hellos: Hellos::default(),
+                allowed: Vec::new(),
+                record: Some(record),
+            }),
             upstream: OnceLock::new(),
-            cut: CancellationToken::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             moved: AtomicU64::new(0),
@@ -130,10 +132,11 @@ impl Flow {
 
     /// Adds an allowed name. False: there are too many.
     pub(super) fn add_name(state: &mut State, name: Option<String>) -> bool {
-        if state.stage == Stage::Reading {
-            state.stage = Stage::Names(Vec::new());
-        }
-        let Stage::Names(names) = &mut state.stage else { return true };
+        let names = match &mut state.stage {
+            Stage::Reading => &mut state.allowed,
+            Stage::Names(names) => names,
+            Stage::Opaque => return true,
+        };
         if names.contains(&name) {
             return true;
         }
@@ -175,8 +178,8 @@ impl Flow {
         dataplane.records.write(record);
     }
 
-    /// Notes by what it was allowed, for its record.
-    pub(super) fn allowed(&self, ruling: &Ruling, request: Option<Request<'_>>) {
+    /// Notes by what it was judged, for its record.
+    pub(super) fn judged(&self, ruling: &Ruling, request: Option<Request<'_>>) {
         if let Some(record) = &mut self.lock().record {
             record.decided(ruling);
             record.tls = facts(request);
@@ -205,7 +208,6 @@ impl Flow {
         // Of a flow nobody sees the end. It lasted until nothing moved any more.
         let micros = u32::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         record.duration_ms = Some(f64::from(micros) / 1000.0);
-        self.cut.cancel();
         Some(record)
     }
 }
@@ -226,7 +228,6 @@ pub(super) async fn carry(shared: Arc<Shared>, flow: Arc<Flow>) {
         let idle_at = flow.last_moved() + if is_ending { IDLE_AT_THE_END } else { IDLE };
         tokio::select! {
             biased;
-            () = flow.cut.cancelled() => return,
             () = drain.over.cancelled() => break Ended::Failed(Reason::Draining),
             changed = table.changed() => {
                 if changed.is_err() {

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::answers::Answers;
 use super::flow::{Flow, Stage, State, carry};
 use super::hellos::{Answerable, Seen};
-use super::packet::Unreadable;
+use super::packet::{self, Packet, Unreadable};
 use super::rations::Rations;
 use super::{HELLO_TIME, QuicMetrics};
 use crate::config::ConnectionRecords;
@@ -37,6 +37,14 @@ const MOST_REFUSED: usize = 4096;
 /// A client's port, and a server's.
 type Key = (SocketAddr, SocketAddr);
 
+/// That a flow was denied.
+#[derive(Debug)]
+struct Refused {
+    until: Instant,
+    /// Where its attempt to connect went, if it was one: another one is judged anew.
+    destination: Option<Vec<u8>>,
+}
+
 /// What the gate shares with the flows that it has opened.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -45,7 +53,7 @@ pub(super) struct Shared {
     pub(super) metrics: QuicMetrics,
     ports: Ports,
     flows: Mutex<FxHashMap<Key, Arc<Flow>>>,
-    refused: Mutex<FxHashMap<Key, Instant>>,
+    refused: Mutex<FxHashMap<Key, Refused>>,
     rations: Rations,
 }
 
@@ -59,9 +67,26 @@ pub(super) struct Gate {
 enum Fate {
     /// It was dropped, held back, or sent.
     Done,
-    /// The flow may begin to pass.
-    Begin(Ruling, Option<Option<String>>),
-    Deny(Ruling, Option<Option<String>>),
+    /// The flow may begin to pass, by what was read or unread.
+    Begin(Ruling, Read),
+    Deny(Ruling, Read),
+}
+
+/// What was read of a flow.
+#[derive(Clone, Debug)]
+enum Read {
+    /// Nothing, or nothing that any rule reads.
+    Nothing,
+    Name(Option<String>),
+}
+
+impl Read {
+    fn request(&self) -> Option<Request<'_>> {
+        match self {
+            Self::Nothing => None,
+            Self::Name(name) => Some(Request::Tls { server_name: name.as_deref() }),
+        }
+    }
 }
 
 impl Gate {
@@ -123,7 +148,7 @@ impl Gate {
             Some(flow) => flow,
             // What a client sends once more finds whoever comes after this process.
             None if shared.dataplane.drain.begun.is_cancelled() => return,
-            None if shared.is_refused(client, server) => return shared.prohibit(client, server, &message),
+            None if shared.is_refused(client, server, &message) => return shared.prohibit(client, server, &message),
             None => match shared.begin(client, server) {
                 Ok(flow) => flow,
                 Err(record) => return shared.refuse(client, server, &message, None, record),
@@ -132,8 +157,8 @@ impl Gate {
         let table = shared.table();
         match shared.fate(&table, &flow, &message) {
             Fate::Done => {}
-            Fate::Begin(ruling, name) => shared.open(&table, &flow, &ruling, name, tasks, &message),
-            Fate::Deny(ruling, name) => shared.deny(&table, &flow, &ruling, name, &message),
+            Fate::Begin(ruling, read) => shared.open(&table, &flow, (&ruling, &read), tasks, &message),
+            Fate::Deny(ruling, read) => shared.deny(&table, &flow, (&ruling, &read), &message),
         }
     }
 }
@@ -180,8 +205,8 @@ impl Shared {
         }
         let unread = judge::rule(table, &flow.ends, None);
         match unread.decision {
-            Decision::Allow => return Fate::Begin(unread, None),
-            Decision::Deny => return Fate::Deny(unread, None),
+            Decision::Allow => return Fate::Begin(unread, Read::Nothing),
+            Decision::Deny => return Fate::Deny(unread, Read::Nothing),
             Decision::Inspect => {}
         }
         let error = match state.hellos.see(message) {
@@ -191,24 +216,30 @@ impl Shared {
                 return Fate::Done;
             }
             Ok(Seen { server_names, goes_on, .. }) => {
-                let mut first = None;
                 for name in server_names {
-                    let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
+                    let ruling = self.rule(table, flow, &mut state, &name);
                     if !ruling.is_allowed() {
-                        return Fate::Deny(ruling, Some(name));
+                        return Fate::Deny(ruling, Read::Name(name));
                     }
-                    first.get_or_insert((ruling, name));
                 }
-                return match first {
-                    Some((ruling, name)) if !goes_on => Fate::Begin(ruling, Some(name)),
-                    _ => Fate::Done,
-                };
+                let Some(name) = state.allowed.first().filter(|_| !goes_on).cloned() else { return Fate::Done };
+                let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
+                return Fate::Begin(ruling, Read::Name(name));
             }
             Err(error) => error,
         };
         tracing::debug!(%error, client = %flow.client(), server = %flow.server(), "a flow can't be read");
         let ruling = judge::rule(table, &flow.ends, Some(Request::Opaque));
-        if ruling.is_allowed() { Fate::Begin(ruling, None) } else { Fate::Deny(ruling, None) }
+        if ruling.is_allowed() { Fate::Begin(ruling, Read::Nothing) } else { Fate::Deny(ruling, Read::Nothing) }
+    }
+
+    /// Judges a connection by the name that it asks for, and notes the name if it is allowed.
+    fn rule(&self, table: &Table, flow: &Flow, state: &mut State, name: &Option<String>) -> Ruling {
+        let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
+        if ruling.is_allowed() && !Flow::add_name(state, name.clone()) {
+            return Ruling::by_proxy(Reason::TooManyConnections);
+        }
+        ruling
     }
 
     /// A datagram of a flow that passes by names: it may begin another connection.
@@ -222,16 +253,18 @@ impl Shared {
             }
         };
         for name in seen.server_names {
-            let request = Request::Tls { server_name: name.as_deref() };
-            let mut ruling = judge::rule(table, &flow.ends, Some(request));
-            if ruling.is_allowed() && !Flow::add_name(state, name.clone()) {
-                ruling = Ruling::by_proxy(Reason::TooManyConnections);
-            }
+            let ruling = self.rule(table, flow, state, &name);
             if !ruling.is_allowed() {
+                let request = Request::Tls { server_name: name.as_deref() };
                 let record = flow.denial(&self.dataplane, table, &ruling, request);
-                if let Some(to) = state.hellos.forget() {
-                    self.say(flow.client(), record, || self.close(flow.client(), flow.server(), &to));
-                }
+                self.dataplane.metrics.connection(record.verdict, record.reason);
+                let to = state.hellos.newest();
+                state.hellos.forget();
+                self.say(flow.client(), record, || {
+                    if let Some(to) = to {
+                        self.close(flow.client(), flow.server(), &to);
+                    }
+                });
                 return Fate::Done;
             }
         }
@@ -249,14 +282,12 @@ impl Shared {
         self: &Arc<Self>,
         table: &Table,
         flow: &Arc<Flow>,
-        ruling: &Ruling,
-        name: Option<Option<String>>,
+        (ruling, read): (&Ruling, &Read),
         tasks: &TaskTracker,
         message: &[u8],
     ) {
-        let request = name.as_ref().map(|name| Request::Tls { server_name: name.as_deref() });
-        flow.audit(&self.dataplane, table, request);
-        flow.allowed(ruling, request);
+        flow.audit(&self.dataplane, table, read.request());
+        flow.judged(ruling, read.request());
         if let Err(error) = flow.open(&self.ports) {
             tracing::debug!(%error, client = %flow.client(), server = %flow.server(), "no upstream");
             self.prohibit(flow.client(), flow.server(), message);
@@ -264,10 +295,10 @@ impl Shared {
         }
         let held = {
             let mut state = flow.lock();
-            match name {
-                Some(name) => drop(Flow::add_name(&mut state, name)),
-                None => state.stage = Stage::Opaque,
-            }
+            state.stage = match read {
+                Read::Name(_) => Stage::Names(std::mem::take(&mut state.allowed)),
+                Read::Nothing => Stage::Opaque,
+            };
             state.hellos.release()
         };
         held.iter().for_each(|held| self.send(flow, held));
@@ -275,10 +306,9 @@ impl Shared {
         tasks.spawn(carry(Arc::clone(self), Arc::clone(flow)));
     }
 
-    fn deny(&self, table: &Table, flow: &Flow, ruling: &Ruling, name: Option<Option<String>>, message: &[u8]) {
-        let request = name.as_ref().map(|name| Request::Tls { server_name: name.as_deref() });
-        flow.audit(&self.dataplane, table, request.or(Some(Request::Opaque)));
-        flow.allowed(ruling, request);
+    fn deny(&self, table: &Table, flow: &Flow, (ruling, read): (&Ruling, &Read), message: &[u8]) {
+        flow.audit(&self.dataplane, table, read.request().or(Some(Request::Opaque)));
+        flow.judged(ruling, read.request());
         let to = flow.lock().hellos.newest();
         self.lock().remove(&(flow.client(), flow.server()));
         let Some(record) = flow.end(&self.dataplane, &Ended::Denied(ruling.clone())) else { return };
@@ -290,10 +320,11 @@ impl Shared {
         let now = Instant::now();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() >= MOST_REFUSED {
-            refused.retain(|_, until| *until > now);
+            refused.retain(|_, refused| refused.until > now);
         }
         if refused.len() < MOST_REFUSED {
-            refused.insert((client, server), now + REFUSED_FOR);
+            let destination = to.map(|to| to.destination.clone());
+            refused.insert((client, server), Refused { until: now + REFUSED_FOR, destination });
         }
         drop(refused);
         self.dataplane.metrics.connection(record.verdict, record.reason);
@@ -332,9 +363,13 @@ impl Shared {
         answer();
     }
 
-    fn is_refused(&self, client: SocketAddr, server: SocketAddr) -> bool {
+    fn is_refused(&self, client: SocketAddr, server: SocketAddr, message: &[u8]) -> bool {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get(&(client, server)).is_some_and(|until| *until > Instant::now())
+        let Some(refused) = refused.get(&(client, server)).filter(|refused| refused.until > Instant::now()) else { return false };
+        match packet::first(message) {
+            Ok((Packet::Initial(initial), _)) => refused.destination.as_deref() == Some(initial.destination),
+            _ => true,
+        }
     }
 
     fn send(&self, flow: &Flow, message: &[u8]) {
@@ -362,13 +397,17 @@ impl Shared {
         let late: Vec<Arc<Flow>> = self.lock().values().filter(|flow| is_late(flow)).map(Arc::clone).collect();
         let table = self.table();
         for flow in late {
-            let mut ruling = judge::rule(&table, &flow.ends, Some(Request::Opaque));
             if after.is_zero() {
-                ruling = Ruling::by_proxy(Reason::Draining);
-            } else if ruling.reason == Reason::NotTheProtocol || ruling.is_allowed() {
+                // What the client sends once more finds whoever comes after this process.
+                self.lock().remove(&(flow.client(), flow.server()));
+                drop(flow.end(&self.dataplane, &Ended::Failed(Reason::Draining)));
+                continue;
+            }
+            let mut ruling = judge::rule(&table, &flow.ends, Some(Request::Opaque));
+            if ruling.reason == Reason::NotTheProtocol || ruling.is_allowed() {
                 ruling = Ruling { decision: Decision::Deny, reason: Reason::HeadTimeout, ..ruling };
             }
-            self.deny(&table, &flow, &ruling, None, &[]);
+            self.deny(&table, &flow, (&ruling, &Read::Nothing), &[]);
         }
     }
 }

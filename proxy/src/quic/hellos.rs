@@ -55,13 +55,15 @@ struct Attempt {
     largest: Option<u64>,
     stream: Stream,
     held: Vec<Vec<u8>>,
+    /// The newest datagram has a packet of it.
+    is_of_newest: bool,
 }
 
 /// Whom an answer to an attempt is for: what a server would know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answerable {
     pub(super) version: Version,
-    /// The client's destination id, by which keys are made.
+    /// The destination that the client chose, by which keys are made.
     pub(super) destination: Vec<u8>,
     /// The client's own.
     pub(super) source: Vec<u8>,
@@ -69,7 +71,19 @@ pub(crate) struct Answerable {
 
 impl Hellos {
     /// Reads a datagram of the client's. What it held back of it, [`Self::release`] gives.
+    ///
+    /// After an error nothing of it is known: attempts that it had to do with are forgotten, so that none of their ClientHellos counts
+    /// as read that nobody was told of.
     pub(crate) fn see(&mut self, datagram: &[u8]) -> Result<Seen, Unreadable> {
+        self.attempts.iter_mut().for_each(|attempt| attempt.is_of_newest = false);
+        let seen = self.read(datagram);
+        if seen.is_err() {
+            self.forget();
+        }
+        seen
+    }
+
+    fn read(&mut self, datagram: &[u8]) -> Result<Seen, Unreadable> {
         let mut seen = Seen::default();
         let mut incomplete = None;
         let mut rest = datagram;
@@ -107,10 +121,10 @@ impl Hellos {
         whole.flat_map(|attempt| mem::take(&mut attempt.held)).collect()
     }
 
-    /// Forgets the newest attempt, which was denied, and what was held back of it. Yields whom to answer.
-    pub(crate) fn forget(&mut self) -> Option<Answerable> {
-        let Attempt { version, destination, source, .. } = self.attempts.pop()?;
-        Some(Answerable { version, destination, source })
+    /// Forgets the attempts that the newest datagram belongs to, and what was held back of them: it was denied. What is sent of them once
+    /// more is read like new.
+    pub(crate) fn forget(&mut self) {
+        self.attempts.retain(|attempt| !attempt.is_of_newest);
     }
 
     /// Whom to answer about the newest attempt.
@@ -139,10 +153,11 @@ impl Hellos {
                 (self.attempts.len() - 1, payload)
             }
         };
-        // The attempt that is read is the newest: it is the one that is judged, and the last to be forgotten.
+        // The attempt that is read is the newest: it is the one that is answered, and the last to be displaced.
         let attempt = self.attempts.remove(place);
         self.attempts.push(attempt);
         let newest = self.attempts.len() - 1;
+        self.attempts[newest].is_of_newest = true;
         let stream = &mut self.attempts[newest].stream;
         frames(&payload, |at, bytes| stream.put(at, bytes))?;
         Ok(newest)
@@ -159,6 +174,7 @@ impl Attempt {
             largest: None,
             stream: Stream::default(),
             held: Vec::new(),
+            is_of_newest: true,
         }
     }
 
@@ -228,9 +244,9 @@ impl Stream {
             let unread = &self.bytes[self.read_to..self.whole_to];
             match hello::message(unread).map_err(|_| Unreadable::Hello)? {
                 None => return Ok(names),
-                Some((name, rest)) => {
-                    self.read_to = self.whole_to - rest.len();
-                    names.push(name);
+                Some(message) => {
+                    self.read_to = self.whole_to - message.rest.len();
+                    names.push(message.server_name);
                 }
             }
         }

@@ -116,6 +116,11 @@ const IDLE: Duration = Duration::from_secs(5);
 
 async fn serve(endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
+        // Some want to be asked twice, and the second ClientHello is protected by other keys.
+        if incoming.may_retry() && incoming.remote_address().is_ipv6() {
+            incoming.retry().unwrap();
+            continue;
+        }
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             while let Ok((mut to, mut from)) = connection.accept_bi().await {

@@ -181,6 +181,29 @@ fn what_is_held_back_is_bounded_and_forgotten_with_its_attempt() {
     assert_eq!(hellos.see(&rest), goes_on());
 }
 
+/// A ClientHello of which nobody was told is none that was read.
+#[test]
+fn what_was_denied_or_unreadable_is_read_again() {
+    let hidden = beginning(Version::V1, &OTHER_ID, "two.example");
+    let mut hellos = Hellos::default();
+    assert_eq!(hellos.see(&beginning(Version::V1, &ID, "one.example")), named("one.example"));
+    // With something behind it that can't be read.
+    assert_eq!(hellos.see(&[&*hidden, &[0xc0, 9, 9, 9, 9, 0, 0][..]].concat()), Err(Unreadable::Version));
+    assert_eq!(hellos.see(&hidden), named("two.example"));
+    hellos.forget();
+    // With a packet of another attempt behind it.
+    let ack = initial(Version::V1, &ID, &[5; 12], 1, &[2, 0, 0, 0, 0], 0);
+    assert_eq!(hellos.see(&[&*hidden, &ack].concat()), named("two.example"));
+    hellos.forget();
+    assert_eq!(hellos.see(&hidden), named("two.example"));
+    // And what was allowed goes on to be known.
+    let mut hellos = Hellos::default();
+    assert_eq!(hellos.see(&beginning(Version::V1, &ID, "one.example")), named("one.example"));
+    assert_eq!(hellos.see(&hidden), named("two.example"));
+    hellos.forget();
+    assert_eq!(hellos.see(&ack), Ok(Seen { begins: true, ..Seen::default() }));
+}
+
 /// What the corpus of the fuzz target began with is what clients send.
 #[test]
 fn corpus() {
