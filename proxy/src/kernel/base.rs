@@ -55,7 +55,7 @@
 //!
 //! What is allowed unread, and what only Audit policies want read, is offered to a listener of its own: [`audited`].
 //!
-//! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
+//! `divert` hands the flow's first direction to the proxy's listener, or its sockets for QUIC; the kernel leaves the rule where none listens, and the next
 //! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on

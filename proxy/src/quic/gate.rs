@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::answers::Answers;
 use super::flow::{Flow, Stage, State, carry};
 use super::hellos::{Answerable, Seen};
-use super::packet::{self, Packet, Unreadable};
+use super::packet::Unreadable;
 use super::rations::Rations;
+use super::refused::{Key, RefusedFlows};
 use super::{HELLO_TIME, QuicMetrics};
 use crate::config::ConnectionRecords;
 use crate::connection::{Dataplane, Ended};
@@ -30,20 +31,6 @@ use crate::upstream::datagrams::Ports;
 /// Datagrams that are taken in a row, before the answers of servers have their turn.
 const IN_A_ROW: usize = 64;
 const LOOK_FOR_OLD: Duration = Duration::from_millis(250);
-/// How long it is remembered that a flow was denied, so that what a client sends again is no denial of its own.
-const REFUSED_FOR: Duration = Duration::from_secs(1);
-const MOST_REFUSED: usize = 4096;
-
-/// A client's port, and a server's.
-type Key = (SocketAddr, SocketAddr);
-
-/// That a flow was denied.
-#[derive(Debug)]
-struct Refused {
-    until: Instant,
-    /// Where its attempt to connect went, if it was one: another one is judged anew.
-    destination: Option<Vec<u8>>,
-}
 
 /// What the gate shares with the flows that it has opened.
 #[derive(Debug)]
@@ -53,7 +40,7 @@ pub(super) struct Shared {
     pub(super) metrics: QuicMetrics,
     ports: Ports,
     flows: Mutex<FxHashMap<Key, Arc<Flow>>>,
-    refused: Mutex<FxHashMap<Key, Refused>>,
+    refused: RefusedFlows,
     rations: Rations,
 }
 
@@ -97,7 +84,7 @@ impl Gate {
             metrics: metrics.clone(),
             ports: Ports::default(),
             flows: Mutex::default(),
-            refused: Mutex::default(),
+            refused: RefusedFlows::default(),
             rations: Rations::default(),
         };
         Ok(Self { shared: Arc::new(shared), socket: UdpSocket::from_std(socket)? })
@@ -148,7 +135,7 @@ impl Gate {
             Some(flow) => flow,
             // What a client sends once more finds whoever comes after this process.
             None if shared.dataplane.drain.begun.is_cancelled() => return,
-            None if shared.is_refused(client, server, &message) => return shared.prohibit(client, server, &message),
+            None if shared.refused.has((client, server), &message) => return shared.prohibit(client, server, &message),
             None => match shared.begin(client, server) {
                 Ok(flow) => flow,
                 Err(record) => return shared.refuse(client, server, &message, None, record),
@@ -317,16 +304,7 @@ impl Shared {
 
     /// Tells the client and the records of a flow that doesn't come about.
     fn refuse(&self, client: SocketAddr, server: SocketAddr, message: &[u8], to: Option<&Answerable>, record: Box<Record>) {
-        let now = Instant::now();
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() >= MOST_REFUSED {
-            refused.retain(|_, refused| refused.until > now);
-        }
-        if refused.len() < MOST_REFUSED {
-            let destination = to.map(|to| to.destination.clone());
-            refused.insert((client, server), Refused { until: now + REFUSED_FOR, destination });
-        }
-        drop(refused);
+        self.refused.add((client, server), to);
         self.dataplane.metrics.connection(record.verdict, record.reason);
         self.say(client, *record, || {
             if let Some(to) = to {
@@ -361,15 +339,6 @@ impl Shared {
         record.suppressed = (left_out > 0).then_some(left_out);
         self.dataplane.records.write(record);
         answer();
-    }
-
-    fn is_refused(&self, client: SocketAddr, server: SocketAddr, message: &[u8]) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(refused) = refused.get(&(client, server)).filter(|refused| refused.until > Instant::now()) else { return false };
-        match packet::first(message) {
-            Ok((Packet::Initial(initial), _)) => refused.destination.as_deref() == Some(initial.destination),
-            _ => true,
-        }
     }
 
     fn send(&self, flow: &Flow, message: &[u8]) {

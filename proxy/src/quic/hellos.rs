@@ -21,8 +21,9 @@ use crate::hello;
 
 /// RFC 9000 section 14.1.
 const LEAST_DATAGRAM_BYTES: usize = 1200;
-/// Attempts that are remembered, of which the oldest is forgotten.
-const MOST_ATTEMPTS: usize = 8;
+/// Attempts that are remembered, and what is kept of all of them: beyond that the oldest is forgotten.
+const MOST_ATTEMPTS: usize = 4;
+const MOST_BYTES: usize = 32 << 10;
 /// A ClientHello with keys that no quantum computer finds has some 1,800 bytes.
 const MOST_HELLO_BYTES: usize = 16 << 10;
 /// What is held back of one attempt.
@@ -79,6 +80,9 @@ impl Hellos {
         let seen = self.read(datagram);
         if seen.is_err() {
             self.forget();
+        }
+        while self.attempts.len() > 1 && self.attempts.iter().map(Attempt::bytes).sum::<usize>() > MOST_BYTES {
+            self.attempts.remove(0);
         }
         seen
     }
@@ -193,9 +197,17 @@ impl Attempt {
         Some(opened.payload)
     }
 
+    /// What it takes of memory, but for what all take.
+    fn bytes(&self) -> usize {
+        self.stream.bytes.capacity() + self.held_bytes()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.iter().map(Vec::len).sum()
+    }
+
     fn hold(&mut self, datagram: &[u8]) -> Result<(), Unreadable> {
-        let bytes: usize = self.held.iter().map(Vec::len).sum();
-        if self.held.len() >= MOST_HELD || bytes + datagram.len() > MOST_HELD_BYTES {
+        if self.held.len() >= MOST_HELD || self.held_bytes() + datagram.len() > MOST_HELD_BYTES {
             return Err(Unreadable::TooLong);
         }
         self.held.push(datagram.to_vec());
@@ -207,8 +219,8 @@ impl Attempt {
 #[derive(Debug, Default)]
 struct Stream {
     bytes: Vec<u8>,
-    /// Which of them have come.
-    has_come: Vec<bool>,
+    /// Which of them have come, a bit for each.
+    has_come: Vec<u8>,
     /// So many from the beginning on are there.
     whole_to: usize,
     /// Messages up to here were read.
@@ -220,21 +232,26 @@ impl Stream {
         let at = usize::try_from(at).map_err(|_| Unreadable::TooLong)?;
         let end = at.checked_add(bytes.len()).filter(|end| *end <= MOST_HELLO_BYTES).ok_or(Unreadable::TooLong)?;
         if end > self.bytes.len() {
+            self.bytes.reserve_exact(end - self.bytes.len());
             self.bytes.resize(end, 0);
-            self.has_come.resize(end, false);
+            self.has_come.resize(end.div_ceil(8), 0);
         }
-        let places = self.bytes[at..end].iter_mut().zip(&mut self.has_come[at..end]);
-        for ((place, has_come), byte) in places.zip(bytes) {
+        for (at, byte) in (at..end).zip(bytes) {
             // A server may take the first or the last of two.
-            if *has_come && place != byte {
+            if self.has_come(at) && self.bytes[at] != *byte {
                 return Err(Unreadable::Contradiction);
             }
-            (*place, *has_come) = (*byte, true);
+            self.bytes[at] = *byte;
+            self.has_come[at / 8] |= 1 << (at % 8);
         }
-        while self.has_come.get(self.whole_to) == Some(&true) {
+        while self.whole_to < self.bytes.len() && self.has_come(self.whole_to) {
             self.whole_to += 1;
         }
         Ok(())
+    }
+
+    fn has_come(&self, at: usize) -> bool {
+        self.has_come[at / 8] & (1 << (at % 8)) != 0
     }
 
     /// The server names of the ClientHellos that are whole by now and were not before.

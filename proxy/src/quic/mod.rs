@@ -36,6 +36,7 @@ mod keys;
 mod metrics;
 mod packet;
 mod rations;
+mod refused;
 #[cfg(test)]
 mod sample;
 
