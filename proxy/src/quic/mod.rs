@@ -37,7 +37,7 @@ mod metrics;
 mod packet;
 mod rations;
 mod refused;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sample;
 
 #[cfg(any(test, fuzzing))]

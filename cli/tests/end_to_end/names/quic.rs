@@ -12,7 +12,8 @@ use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, U
 use quinn::rustls::{self, DigitallySignedStruct, SignatureScheme};
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig};
 use serde_json::json;
-use sluice_testnet::{Netns, bound};
+use sluice_testnet::dns::Zone;
+use sluice_testnet::{Netns, Protocol, Service, bound};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{API, NODE, Stage, WWW, egress, to_names};
@@ -100,6 +101,12 @@ impl Client<'_> {
             if got == sent { Ok(()) } else { Err("other bytes came back".to_owned()) }
         };
         self.runtime.block_on(exchange)
+    }
+
+    /// Whether nothing is answered to an attempt to connect.
+    fn is_mute(&self, to: &str, name: &str) -> bool {
+        let connecting = self.endpoint.connect((ip(to), PORT).into(), name).unwrap();
+        self.runtime.block_on(async { tokio::time::timeout(SHORT, connecting).await }).is_err()
     }
 
     /// The client is told that it is denied, by an answer to its first packets.
@@ -221,9 +228,7 @@ fn a_server_name_decides() {
     let servers = Servers::start(stage.scene.net.outside(), &[API[0], API[1], WWW[0], WWW[1]]);
     // Before a look-up no address is open, whatever name is asked for.
     let early = servers.client(&stage, "shop/web", API[0]);
-    let trying =
-        async { tokio::time::timeout(SHORT, early.endpoint.connect((ip(API[0]), PORT).into(), "api.github.com").unwrap()).await };
-    assert!(servers.runtime.block_on(trying).is_err());
+    assert!(early.is_mute(API[0], "api.github.com"));
     for kind in ["A", "AAAA"] {
         for name in ["api.github.com", "www.example.org"] {
             assert_eq!(stage.dig("shop/web", super::RESOLVER[0], name, kind, &[]).status, "NOERROR");
@@ -260,9 +265,7 @@ fn a_server_name_decides() {
     }
     // `other` has the same rules, and was told nothing.
     let other = servers.client(&stage, "shop/other", API[0]);
-    let trying =
-        async { tokio::time::timeout(SHORT, other.endpoint.connect((ip(API[0]), PORT).into(), "api.github.com").unwrap()).await };
-    assert!(servers.runtime.block_on(trying).is_err());
+    assert!(other.is_mute(API[0], "api.github.com"));
     let denied = |name: &str| {
         let wanted = |record: &serde_json::Value| record["verdict"] == "deny" && record["tls"]["serverName"] == name;
         let record = stage.scene.programs.wait_record(NODE, LONG, wanted);
@@ -295,9 +298,7 @@ fn a_live_flow_outlives_its_name_and_ends_with_its_rule() {
     std::thread::sleep(Duration::from_secs(3));
     client.echo(&api, WORD).unwrap();
     let late = servers.client(&stage, "shop/web", API[0]);
-    let trying =
-        async { tokio::time::timeout(SHORT, late.endpoint.connect((ip(API[0]), PORT).into(), "api.github.com").unwrap()).await };
-    assert!(servers.runtime.block_on(trying).is_err(), "nobody was told of it any more");
+    assert!(late.is_mute(API[0], "api.github.com"), "nobody was told of it any more");
     // A rule that changes nothing for them cuts neither.
     stage.scene.policies(&to_names(&["api.github.com", "www.example.org", "shop.example.org"]));
     client.echo(&api, WORD).unwrap();
@@ -327,4 +328,42 @@ fn what_other_rules_say_of_it() {
     assert!(hears_icmp(&stage, (ip(API[0]), PORT).into(), &[0xc0; 1200]));
     let client = servers.client(&stage, "shop/web", WWW[0]);
     client.echo(&client.connect(WWW[0], "any.example").unwrap(), WORD).unwrap();
+}
+
+/// A server that is a pod of the same node, by a name that may lead there: both ends' rules count, as for any flow.
+#[test]
+fn a_pod_behind_a_name_has_its_say() {
+    const POD: &str = "10.1.0.3";
+    const CLUSTER_IP: &str = "10.96.0.20";
+    let rules = "  - to: [ { fqdns: [ { matchPattern: \"*.example.test\" } ], allowPrivate: true } ]";
+    let Some(mut stage) = Stage::start(&egress(rules), &INSPECT) else { return };
+    let zone = |zone: Zone| zone.addresses("pod.example.test", &[ip(POD)]).addresses("service.example.test", &[ip(CLUSTER_IP)]);
+    stage.authority.change("example.test", zone).unwrap();
+    let (address, backends) = ((ip(CLUSTER_IP), PORT).into(), vec![(ip(POD), PORT).into()]);
+    let service = Service { name: "shop/free".to_owned(), protocol: Protocol::Udp, address, backends };
+    stage.scene.node(NODE).set_services(&[service]).unwrap();
+    let servers = Servers::start(stage.scene.pod("shop/free").ns(), &[POD]);
+    stage.look_up("shop/web", "pod.example.test");
+    let client = servers.client(&stage, "shop/web", POD);
+    client.echo(&client.connect(POD, "pod.example.test").unwrap(), MUCH).unwrap();
+    client.assert_denied(POD, "evil.test");
+    // Nobody says of datagrams which Service was asked for; the client hears so.
+    stage.look_up("shop/web", "service.example.test");
+    assert!(hears_icmp(&stage, address, &[0xc0; 1200]));
+    // Another proxy knows nothing of what the former one carried.
+    stage.scene.programs.kill_proxy(NODE);
+    stage.scene.programs.start_proxy(NODE).unwrap();
+    stage.scene.programs.wait_ready(NODE, LONG).unwrap();
+    assert!(hears_icmp(&stage, (ip(POD), PORT).into(), &[0x40; 1200]));
+    let client = servers.client(&stage, "shop/web", POD);
+    let live = client.connect(POD, "pod.example.test").unwrap();
+    client.echo(&live, WORD).unwrap();
+    let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: free, namespace: shop }\n\
+                  spec:\n  podSelector: { matchLabels: { app: free } }\n  ingress: [ { ports: [ { protocol: TCP, port: 443 } ] } ]\n";
+    stage.scene.apply("closed.yaml", closed);
+    client.echo(&live, WORD).unwrap_err();
+    let late = servers.client(&stage, "shop/web", POD);
+    assert!(late.is_mute(POD, "pod.example.test"));
+    let record = stage.scene.connection_record(NODE, "PolicyChanged");
+    assert_eq!((&record["direction"], &record["policy"]["name"]), (&json!("ingress"), &json!("free")), "{record:#}");
 }

@@ -208,25 +208,27 @@ fn what_was_denied_or_unreadable_is_read_again() {
 #[test]
 fn corpus() {
     let whole = hello(Some("api.example.com"), 1500);
-    let framed = |datagrams: &[Vec<u8>]| {
-        let length = |datagram: &[u8]| u16::try_from(datagram.len()).unwrap().to_be_bytes();
-        datagrams.iter().flat_map(|datagram| [&length(datagram)[..], datagram].concat()).collect::<Vec<u8>>()
+    let chunk = |kind: u8, bytes: &[u8]| {
+        let length = u16::try_from(bytes.len() + 1).unwrap().to_be_bytes();
+        [&length[..], &[kind], bytes].concat()
     };
+    let datagrams = |all: &[Vec<u8>]| all.iter().flat_map(|datagram| chunk(0, datagram)).collect::<Vec<u8>>();
+    let frames = |all: &[(u8, Vec<u8>)]| all.iter().flat_map(|(kind, frames)| chunk(*kind, frames)).collect::<Vec<u8>>();
     let one = |version| beginning(version, &ID, "one.example");
+    let hello_of = |name| crypto(0, &hello(Some(name), 0));
+    let handshake = [&[0xe0, 0, 0, 0, 1, 0, 0, 0x40, 20][..], &[7; 20]].concat();
     let seeds = [
-        ("v1", framed(&[one(Version::V1)])),
-        ("v2", framed(&[one(Version::V2)])),
-        (
-            "spans_two",
-            framed(&[0, 1100].map(|at| {
-                initial(Version::V1, &ID, &ID, u8::from(at > 0), &crypto(at, &whole[at..(at + 1100).min(whole.len())]), 1200)
-            })),
-        ),
-        ("two_connections", framed(&[one(Version::V1), beginning(Version::V1, &OTHER_ID, "two.example")])),
-        ("coalesced", framed(&[[&[0xe0, 0, 0, 0, 1, 0, 0, 0x40, 20][..], &[7; 20], &one(Version::V1)].concat()])),
-        ("short", framed(&[one(Version::V1), vec![0x41; 40]])),
-        ("cut", framed(&[one(Version::V1)])[..700].to_vec()),
-        ("contradiction", framed(&[one(Version::V1), beginning(Version::V1, &ID, "two.example")])),
+        ("v1", datagrams(&[one(Version::V1)])),
+        ("v2", datagrams(&[one(Version::V2)])),
+        ("two_connections", datagrams(&[one(Version::V1), beginning(Version::V1, &OTHER_ID, "two.example")])),
+        ("coalesced", datagrams(&[[&*handshake, &one(Version::V1)].concat()])),
+        ("short", datagrams(&[one(Version::V1), vec![0x41; 40]])),
+        ("cut", datagrams(&[one(Version::V1)])[..700].to_vec()),
+        ("frames", frames(&[(1, hello_of("one.example"))])),
+        ("frames_of_two", frames(&[(1, crypto(0, &whole[..1100])), (1, crypto(1100, &whole[1100..]))])),
+        ("frames_back_to_front", frames(&[(3, crypto(1100, &whole[1100..])), (3, crypto(0, &whole[..1100]))])),
+        ("frames_of_others", frames(&[(1, [&hello_of("one.example")[..], &[1, 2, 0, 0, 0, 0, 0x1c, 0, 0, 0]].concat())])),
+        ("contradiction", frames(&[(1, hello_of("one.example")), (1, hello_of("two.example")), (5, hello_of("two.example"))])),
     ];
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/quic");
     for (name, seed) in seeds {
