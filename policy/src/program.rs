@@ -24,16 +24,28 @@ pub use lines::{DNS_PORT, MOST_LOOKUP_PORTS};
 pub struct NameSettings {
     /// TCP ports at which the server name or Host must be a name that the rule allows.
     pub checked_ports: BTreeSet<u16>,
-    /// UDP ports at which a rule that checks names allows nothing: what is spoken there (QUIC) hides its server name.
+    /// UDP ports at which QUIC is spoken.
     pub quic_ports: BTreeSet<u16>,
+    /// What a rule that checks names makes of it.
+    pub quic: Quic,
     /// Resolvers by their addresses, beside the cluster's pods.
     pub resolvers: BTreeSet<IpAddr>,
+}
+
+/// What a rule that checks names makes of UDP at the ports of QUIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Quic {
+    /// It allows nothing there: nobody looks for the server name.
+    #[default]
+    Reject,
+    /// The server name in its first packets is judged, as that of TLS over TCP is.
+    Inspect,
 }
 
 impl Default for NameSettings {
     /// HTTP and HTTPS, and no resolver but the cluster's.
     fn default() -> Self {
-        Self { checked_ports: [80, 443].into(), quic_ports: [443].into(), resolvers: BTreeSet::new() }
+        Self { checked_ports: [80, 443].into(), quic_ports: [443].into(), quic: Quic::default(), resolvers: BTreeSet::new() }
     }
 }
 
@@ -53,13 +65,14 @@ pub struct Line {
     pub reads: Reads,
 }
 
-/// Which ports a line is for, by whether names are checked there ([`NameSettings::checked_ports`]).
+/// Which ports a line is for, by whether names are checked there ([`NameSettings::checked_ports`], and those of QUIC where it is
+/// inspected).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Where {
     Anywhere,
     Checked,
     Unchecked,
-    /// As `Unchecked`, and without the UDP ports at which QUIC is refused.
+    /// As `Unchecked`, and without the UDP ports of QUIC.
     Elsewhere,
 }
 
@@ -111,8 +124,10 @@ pub struct Lines {
     pub isolated_by: Vec<PolicyId>,
     /// TCP ports at which names are checked, ascending.
     pub checked_ports: Arc<[u16]>,
-    /// UDP ports at which QUIC is refused, ascending.
+    /// UDP ports at which QUIC is spoken, ascending.
     pub quic_ports: Arc<[u16]>,
+    /// Whether names are checked there too, or QUIC is refused.
+    pub quic: Quic,
     /// Where the program's pods ask for names, so that these look-ups must be judged and learned from: port 53, and what `dns` rules
     /// name beside it. None: it says nothing of names.
     pub lookups: BTreeSet<(Protocol, u16)>,
@@ -188,7 +203,8 @@ pub(crate) fn compile(direction: Direction, policies: Vec<(PolicyId, Arc<Policy>
     let checked_ports = settings.checked_ports.iter().copied().collect();
     let quic_ports = settings.quic_ports.iter().copied().collect();
     let lookups = lookups(&lines);
-    index(Lines { direction, lines, default, isolated_by, checked_ports, quic_ports, lookups }, policies)
+    let quic = settings.quic;
+    index(Lines { direction, lines, default, isolated_by, checked_ports, quic_ports, quic, lookups }, policies)
 }
 
 fn lookups(lines: &[Line]) -> BTreeSet<(Protocol, u16)> {
@@ -233,15 +249,23 @@ impl Lines {
         flow.protocol == Protocol::Udp && self.quic_ports.contains(&flow.destination_port)
     }
 
+    /// Whether names are checked where it goes.
+    fn is_checked(&self, flow: &Flow<'_>) -> bool {
+        match flow.protocol {
+            Protocol::Tcp => self.checked_ports.contains(&flow.destination_port),
+            Protocol::Udp => self.quic == Quic::Inspect && self.is_quic(flow),
+            _ => false,
+        }
+    }
+
     /// Whether the ports of one of the lines match. Protocols without ports match only lines that restrict none, and ICMP those that
     /// name its message.
     pub fn ports_match(&self, line: &Line, flow: &Flow<'_>, destination: Option<&Endpoint>) -> bool {
-        let is_checked = || flow.protocol == Protocol::Tcp && self.checked_ports.contains(&flow.destination_port);
         let in_place = match line.place {
             Where::Anywhere => true,
-            Where::Checked => is_checked(),
-            Where::Unchecked => !is_checked(),
-            Where::Elsewhere => !is_checked() && !self.is_quic(flow),
+            Where::Checked => self.is_checked(flow),
+            Where::Unchecked => !self.is_checked(flow),
+            Where::Elsewhere => !self.is_checked(flow) && !self.is_quic(flow),
         };
         in_place && line.ports.as_ref().is_none_or(|ports| ports.iter().any(|p| p.matches(flow, destination)))
     }

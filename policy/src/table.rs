@@ -21,7 +21,7 @@ mod check;
 mod pods;
 mod whereabouts;
 
-pub use crate::program::{DNS_PORT, Line, LineAction, Lines, MOST_LOOKUP_PORTS, NameSettings, Reads, Where};
+pub use crate::program::{DNS_PORT, Line, LineAction, Lines, MOST_LOOKUP_PORTS, NameSettings, Quic, Reads, Where};
 pub(crate) use audit::Audited;
 pub use audit::{AuditReads, ReadPorts};
 

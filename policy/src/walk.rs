@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::flow::{Direction, Flow, Protocol, Request};
 use crate::http::Hit;
 use crate::memo;
-use crate::program::{Compiled, Line, LineAction, Reads, Where};
+use crate::program::{Compiled, Line, LineAction, Quic, Reads, Where};
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Peer, SetId};
 use crate::source::{Action, L7, Named, PortMatch, Tier};
@@ -345,7 +345,9 @@ impl<'a> Judged<'a> {
             let is_port = || lines.ports_match(&anywhere, self.flow, None) || lines.ports_match(&anywhere, &beside, None);
             line.place == Where::Elsewhere && self.names_match(line) && is_port()
         };
-        if lines.is_quic(self.flow) && lines.lines.iter().any(is_refused) {
+        // What was read was read of a rule's names, and is denied for them.
+        let is_unread = lines.quic == Quic::Reject || self.flow.request.is_none();
+        if is_unread && lines.is_quic(self.flow) && lines.lines.iter().any(is_refused) {
             return Half::deny(Reason::NotTheProtocol);
         }
         Half::deny(nothing_matched(self.program, self.flow))

@@ -7,6 +7,7 @@
 mod corpus;
 mod engine;
 mod properties;
+mod quic;
 mod reference;
 mod worlds;
 

@@ -39,6 +39,7 @@ use crate::kernel::Left;
 use crate::lookups::{LookupMetrics, Lookups};
 use crate::metrics::Metrics;
 use crate::names::{BootId, Journal, Moment, Names, NamesMetrics};
+use crate::quic::{self, QuicMetrics};
 use crate::records::{self, RecordSink};
 use crate::restart::{self, Predecessor};
 use crate::state;
@@ -122,7 +123,7 @@ async fn live(options: Options, files: usize) -> Result<()> {
     let restored = state::unless_older(saved, left);
     // What waits at the doors is judged by the former table, not by none. Without one it is told so at once.
     let patience = if restored.is_some() || is_planned { FIRST_TABLE } else { Duration::ZERO };
-    let workers = start_workers(doors.cores, &dataplane, &dns, patience)?;
+    let workers = start_workers(doors.cores, &dataplane, &dns, &QuicMetrics::new(&mut registry), patience)?;
     drop((dataplane, dns));
 
     let draining = drain.begun.clone();
@@ -148,6 +149,9 @@ async fn live(options: Options, files: usize) -> Result<()> {
     };
     if result.is_ok() {
         tracing::info!(seconds = config.limits.drain_seconds, "draining");
+    }
+    if succession.has_succeeded() {
+        drain.handed_over.cancel();
     }
     succession.close_doors();
     drain_out(&drain, &workers, Duration::from_secs(config.limits.drain_seconds.into()), &mut end).await;
@@ -209,7 +213,7 @@ fn remembered(
 }
 
 /// Where traffic arrives at one core.
-type Core = (Listeners, dns::Sockets);
+type Core = (Listeners, dns::Sockets, Option<quic::Sockets>);
 
 /// Where this process is reached.
 struct Doors {
@@ -228,20 +232,23 @@ fn open_doors(config: &Config, admin: SocketAddr, held: restart::Sockets) -> Res
     let connections = restart::deal(held.connections, count, |socket| is_v4(socket.local_addr()));
     let lookups = restart::deal(held.lookups, count, |socket| is_v4(socket.local_addr()));
     let by_tcp = restart::deal(held.lookups_by_tcp, count, |socket| is_v4(socket.local_addr()));
-    let cores = connections.into_iter().zip(lookups).zip(by_tcp).map(|((connections, lookups), by_tcp)| {
+    let quic = restart::deal(held.quic, count, |socket| is_v4(socket.local_addr()));
+    let cores = connections.into_iter().zip(lookups).zip(by_tcp).zip(quic).map(|(((connections, lookups), by_tcp), quic)| {
         let listeners = Listeners::bind(config.port, config.audit_port(), connections)?;
-        Ok((listeners, dns::Sockets::adopt(config.dns_port(), lookups, by_tcp)?))
+        let quic = config.quic_port().map(|port| quic::Sockets::adopt(port, quic)).transpose()?;
+        Ok((listeners, dns::Sockets::adopt(config.dns_port(), lookups, by_tcp)?, quic))
     });
     let cores: Vec<Core> = cores.collect::<Result<_, intercept::ListenError>>()?;
     let held = held.admin.filter(|held| held.local_addr().is_ok_and(|address| address == admin));
     let admin = held.map_or_else(|| bind_admin(admin), Ok).with_context(|| format!("listen on the admin address {admin}"))?;
 
     let mut offered = restart::Sockets { admin: Some(admin.try_clone()?), ..restart::Sockets::default() };
-    for (listeners, sockets) in &cores {
+    for (listeners, sockets, quic) in &cores {
         offered.connections.extend(listeners.try_clone()?);
         let (lookups, by_tcp) = sockets.try_clone()?.into_held();
         offered.lookups.extend(lookups);
         offered.lookups_by_tcp.extend(by_tcp);
+        offered.quic.extend(quic.as_ref().map_or_else(|| Ok(Vec::new()), quic::Sockets::try_clone)?);
     }
     Ok((Doors { cores, admin }, offered))
 }
@@ -257,17 +264,24 @@ fn start_workers(
     cores: Vec<Core>,
     dataplane: &Arc<Dataplane>,
     dns: &Arc<dns::Service<Lookups>>,
+    quic_metrics: &QuicMetrics,
     patience: Duration,
 ) -> Result<Vec<Worker>> {
     let mut workers = Vec::with_capacity(cores.len());
-    for (core, (listeners, sockets)) in cores.into_iter().enumerate() {
-        let (dataplane, dns) = (Arc::clone(dataplane), Arc::clone(dns));
+    for (core, (listeners, sockets, datagrams)) in cores.into_iter().enumerate() {
+        let (dataplane, dns, metrics) = (Arc::clone(dataplane), Arc::clone(dns), quic_metrics.clone());
         workers.push(start_thread(format!("worker-{core}"), move |runtime| {
             let drain = dataplane.drain.begun.clone();
             let mut tables = dataplane.table.clone();
             let carry = async {
                 let _ = tokio::time::timeout(patience, tables.wait_for(|table| table.is_loaded())).await;
-                tokio::try_join!(intercept::run(listeners, dataplane), dns.run(sockets, drain))
+                let quic = async {
+                    match datagrams {
+                        Some(datagrams) => quic::run(datagrams, Arc::clone(&dataplane), metrics).await,
+                        None => Ok(()),
+                    }
+                };
+                tokio::try_join!(intercept::run(listeners, Arc::clone(&dataplane)), dns.run(sockets, drain), quic)
             };
             if let Err(error) = runtime.block_on(carry) {
                 tracing::error!(%error, core, "worker ended");

@@ -225,6 +225,11 @@ impl Config {
         self.port.saturating_add(2)
     }
 
+    /// Where the datagrams of QUIC arrive. None: it is not inspected.
+    pub fn quic_port(&self) -> Option<u16> {
+        (self.name_check.quic == Quic::Inspect).then(|| self.port.saturating_add(3))
+    }
+
     /// Reads `file` if one is given, puts `settings` (`key=value`, with dots between the parts of a key) over it, and checks.
     pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
         let mut config = match file {
@@ -288,7 +293,7 @@ impl Config {
             return Err(ConfigError::Value { key, message: "must be more than 0".into() });
         }
         let at_most: [(&'static str, u64, u64); 6] = [
-            ("port", u64::from(self.port), u64::from(u16::MAX - 1)),
+            ("port", u64::from(self.port), u64::from(u16::MAX - if self.name_check.quic == Quic::Inspect { 3 } else { 1 })),
             ("records.kernelPerSecond", u64::from(self.records.kernel_per_second), 10_000),
             ("workers", self.workers as u64, 1024),
             ("records.queueLines", self.records.queue_lines as u64, 1 << 20),

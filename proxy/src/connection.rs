@@ -38,13 +38,15 @@ use crate::relay::{Seen, Side, relay_seen};
 use crate::socket::{Leg, Socket, asked_for};
 use crate::upstream::{DialError, Dialer, SourcePort};
 
-/// The two steps of the end of the process.
+/// The steps of the end of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     /// Nothing new is begun; what is under way is finished.
     pub begun: CancellationToken,
     /// Everything ends now.
     pub over: CancellationToken,
+    /// What arrives at the sockets is a successor's.
+    pub handed_over: CancellationToken,
 }
 
 /// What all connections of a proxy share.

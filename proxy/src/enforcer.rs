@@ -148,6 +148,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
         proxy_port_v6: config.port,
         audit_port: config.audit_port(),
         dns_port: config.dns_port(),
+        quic_port: config.quic_port(),
         uplinks: config.uplinks.clone(),
         extends: kernel::extends_elements(),
         deny: match config.deny {

@@ -10,18 +10,20 @@ use crate::detect::{Detected, classify};
 pub use crate::dns::fuzz_dns as dns;
 use crate::hello::{Hello, HelloScanner};
 pub use crate::http::fuzz_guard as http_guard;
+pub use crate::quic::fuzz_quic as quic;
 
 const LIMIT: usize = 4096;
 
 /// A target: its name, that of its folder in `fuzz/corpus`, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("classify", classify_bytes),
     ("client_hello", client_hello),
     ("http_guard", http_guard),
     ("packet", packet),
     ("dns", dns),
+    ("quic", quic),
     ("feed_changes", feed_changes),
     ("saved_table", saved_table),
 ];

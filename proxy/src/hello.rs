@@ -89,24 +89,33 @@ impl HelloScanner {
 
     /// The server name, once the message is there whole.
     fn complete(&self) -> Result<Option<Option<String>>, Unreadable> {
-        if self.message.first() != Some(&CLIENT_HELLO) {
-            return Err(Unreadable);
-        }
-        let Some((head, body)) = self.message.split_at_checked(MESSAGE_HEAD_BYTES) else { return Ok(None) };
-        let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
-        if body.len() < length {
-            return Ok(None);
-        }
-        if body.len() > length {
-            return Err(Unreadable);
-        }
-        server_name(body).map(Some)
+        let Some(Message { server_name, rest }) = message(&self.message)? else { return Ok(None) };
+        if rest.is_empty() { Ok(Some(server_name)) } else { Err(Unreadable) }
     }
+}
+
+/// A whole ClientHello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub(crate) server_name: Option<String>,
+    /// What stands behind it.
+    pub(crate) rest: &'a [u8],
+}
+
+/// The ClientHello that `bytes` begin with, without any record around it. `None`: it goes on.
+pub(crate) fn message(bytes: &[u8]) -> Result<Option<Message<'_>>, Unreadable> {
+    if bytes.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+        return Err(Unreadable);
+    }
+    let Some((head, rest)) = bytes.split_at_checked(MESSAGE_HEAD_BYTES) else { return Ok(None) };
+    let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+    let Some((body, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    Ok(Some(Message { server_name: server_name(body)?, rest }))
 }
 
 /// The message has no certain reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Unreadable;
+pub(crate) struct Unreadable;
 
 /// The name in the body of a ClientHello.
 fn server_name(body: &[u8]) -> Result<Option<String>, Unreadable> {

@@ -25,6 +25,8 @@ pub struct ClientAddr(pub SocketAddr);
 pub struct Ends {
     pub client: ClientAddr,
     pub original: OriginalDst,
+    /// What they speak over IP: TCP, unless it is QUIC.
+    pub protocol: Protocol,
     /// The names that the client was told of the server's address, when the connection began: it outlives them.
     pub names: Arc<[Arc<str>]>,
 }
@@ -32,7 +34,7 @@ pub struct Ends {
 impl Ends {
     /// Of a client that was told nothing.
     pub fn new(client: ClientAddr, original: OriginalDst) -> Self {
-        Self { client, original, names: Arc::default() }
+        Self { client, original, protocol: Protocol::Tcp, names: Arc::default() }
     }
 }
 
@@ -117,7 +119,7 @@ pub(crate) fn flow<'a>(ends: &'a Ends, request: Option<Request<'a>>) -> Flow<'a>
     Flow {
         source: ends.client.0.ip().to_canonical(),
         destination: ends.original.0.ip().to_canonical(),
-        protocol: Protocol::Tcp,
+        protocol: ends.protocol,
         destination_port: ends.original.0.port(),
         icmp: None,
         names: &ends.names,

@@ -31,6 +31,7 @@ pub mod lookups;
 pub mod metrics;
 pub mod names;
 mod observe;
+pub mod quic;
 pub mod records;
 pub mod relay;
 pub mod restart;

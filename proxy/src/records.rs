@@ -215,7 +215,7 @@ impl Record {
             node: Arc::clone(node),
             source: RecordEnd::new(table, ends.client.0),
             destination: RecordEnd { name: ends.names.first().cloned(), ..RecordEnd::new(table, ends.original.0) },
-            protocol: Cow::Borrowed("TCP"),
+            protocol: Cow::Owned(ends.protocol.to_string()),
             verdict: RecordVerdict::Allow,
             enforced: None,
             would_be: None,

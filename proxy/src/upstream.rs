@@ -20,6 +20,8 @@ use tokio::net::TcpSocket;
 use crate::judge::Ends;
 use crate::socket::{Leg, Socket};
 
+pub(crate) mod datagrams;
+
 /// How servers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialer {

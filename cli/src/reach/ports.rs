@@ -35,6 +35,7 @@ impl Borders {
         let mut borders = Self::default();
         if lines.lines.iter().any(|line| line.place != Where::Anywhere) {
             lines.checked_ports.iter().for_each(|port| borders.cut(Protocol::Tcp, *port, *port));
+            lines.quic_ports.iter().for_each(|port| borders.cut(Protocol::Udp, *port, *port));
         }
         for port in lines.lines.iter().flat_map(|line| line.ports.iter().flatten()) {
             match port {

@@ -4,18 +4,19 @@
 //! |---|---|---|
 //! | allow, with peers by name | those peers, where names aren't checked | as the rule: allow, or by contents |
 //! | | those that are checked, on checked ports | by the server name or Host, and by contents if the rule has them |
+//! | | the same, on the ports of QUIC, where it is inspected | by the server name; nothing where the rule has contents |
 //! | | the resolvers, port 53 | by the look-up: the rule's names may be asked for |
 //! | deny, with peers by name | those peers, where names aren't checked | as the rule |
-//! | | everyone, on checked ports | by the server name or Host, wherever the connection goes |
+//! | | everyone, on checked ports, and on those of QUIC where it is inspected | by the server name or Host, wherever the connection goes |
 //! | | everyone, port 53 | by the look-up: the rule's names may not be asked for |
 //! | either, with `dns` | its peers, on ports that are few | by the look-up |
 //! | deny, with `dns` | its peers, on the other ports | as the rule |
 //!
-//! All that contents decide is spoken over TCP alone, but look-ups.
+//! All that contents decide is spoken over TCP alone, but look-ups and the server names of QUIC.
 
 use std::sync::Arc;
 
-use super::{Line, LineAction, NameSettings, Reads, Where};
+use super::{Line, LineAction, NameSettings, Quic, Reads, Where};
 use crate::flow::{Direction, Protocol};
 use crate::snapshot::{Peer, PolicyId, Rule};
 use crate::source::{Action, L7, Named, PortMatch, Tier};
@@ -90,7 +91,10 @@ impl Maker<'_> {
         };
         let ports = match &contents {
             Contents::Read(Reads::LookUp | Reads::NamesAsked(_)) | Contents::No => rule.ports.clone(),
-            Contents::Read(_) => Some(tcp_only(rule.ports.as_deref())),
+            Contents::Read(Reads::Name(_)) if self.settings.quic == Quic::Inspect => {
+                Some(only(&[Protocol::Tcp, Protocol::Udp], rule.ports.as_deref()))
+            }
+            Contents::Read(_) => Some(only(&[Protocol::Tcp], rule.ports.as_deref())),
         };
         let reads = match contents {
             Contents::No => Reads::Nothing,
@@ -146,10 +150,10 @@ fn by_name(peers: Option<&[Peer]>) -> (Vec<Arc<Named>>, Option<Vec<Peer>>) {
     (named, Some(others))
 }
 
-fn tcp_only(ports: Option<&[PortMatch]>) -> Vec<PortMatch> {
+fn only(protocols: &[Protocol], ports: Option<&[PortMatch]>) -> Vec<PortMatch> {
     match ports {
-        None => vec![PortMatch::All { protocol: Protocol::Tcp }],
-        Some(ports) => ports.iter().filter(|p| p.protocol() == Protocol::Tcp).cloned().collect(),
+        None => protocols.iter().map(|protocol| PortMatch::All { protocol: *protocol }).collect(),
+        Some(ports) => ports.iter().filter(|port| protocols.contains(&port.protocol())).cloned().collect(),
     }
 }
 

@@ -247,6 +247,8 @@ impl Table {
         let mut reads = ProgramReads::default();
         let checked = &entry.compiled.lines.checked_ports;
         let ports = of_audit.flat_map(|line| line.ports.iter().flatten().map(|port| (port, line.place)));
+        // Of QUIC nobody reads for audits alone.
+        let ports = ports.filter(|(port, _)| matches!(port.protocol(), Protocol::Tcp | Protocol::Icmp));
         for (port, place) in ports.filter(|port| seen.insert(*port)) {
             match port {
                 PortMatch::All { .. } if place == Where::Checked => reads.ports.add(checked.iter().copied()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixSet;
 
-use super::{NameSettings, Table};
+use super::{NameSettings, Quic, Table};
 use crate::flow::{Flow, Protocol};
 use crate::name::is_outside;
 use crate::snapshot::{Change, KnownNames, SetId};
@@ -155,5 +155,12 @@ impl Table {
     pub fn is_lookup(&self, flow: &Flow<'_>) -> bool {
         let is_read = |port| port == (flow.protocol, flow.destination_port);
         flow.source != flow.destination && self.lookups(flow.source).any(is_read)
+    }
+
+    /// Whether `flow` goes where QUIC is inspected: its datagrams may be the proxy's to carry.
+    pub fn may_be_inspected_quic(&self, flow: &Flow<'_>) -> bool {
+        let settings = self.whereabouts.settings();
+        let is_port = flow.protocol == Protocol::Udp && settings.quic_ports.contains(&flow.destination_port);
+        settings.quic == Quic::Inspect && is_port
     }
 }

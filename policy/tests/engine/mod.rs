@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 use sluice_policy::http::{FieldLines, HttpRequest};
 use sluice_policy::source::{Key, KnownName, Object, PodRef, PodSelector, PolicyKind, PolicyRef};
+use sluice_policy::table::{NameSettings, Quic};
 use sluice_policy::view::Scope;
 use sluice_policy::world::{Edit as WorldEdit, Effects};
 use sluice_policy::{Decision, Direction, Flow, IcmpMessage, Protocol, Request, Table, Verdict, View, World};
@@ -29,9 +30,9 @@ pub(crate) struct Engine {
 }
 
 impl Reader {
-    fn new(scope: Scope, world: &World) -> Self {
+    fn new(scope: Scope, world: &World, settings: NameSettings) -> Self {
         let mut view = View::new(scope).resolving(vec![PodSelector::kube_dns()]);
-        let (table, _) = Table::empty().apply(&view.snapshot(world)).expect("a snapshot fits the empty table");
+        let (table, _) = Table::with(settings).apply(&view.snapshot(world)).expect("a snapshot fits the empty table");
         Self { view, table }
     }
 }
@@ -42,13 +43,21 @@ impl Engine {
         let mut world = World::new();
         world.hold_resolvers(&[PodSelector::kube_dns()]);
         world.apply(edits);
-        let everything = Reader::new(Scope::Everything, &world);
-        let nodes = nodes.iter().map(|node| Reader::new(Scope::Node((*node).into()), &world)).collect();
+        Self::of_world(world, nodes, &NameSettings::default())
+    }
+
+    fn of_world(world: World, nodes: &[&str], settings: &NameSettings) -> Self {
+        let everything = Reader::new(Scope::Everything, &world, settings.clone());
+        let of_node = |node: &&str| Reader::new(Scope::Node((*node).into()), &world, settings.clone());
+        let nodes = nodes.iter().map(of_node).collect();
         Self { world, everything, nodes }
     }
 
     pub(crate) fn of_cluster(cluster: &Cluster, nodes: &[&str]) -> Self {
         let mut engine = Self::of(cluster.objects.iter().map(|object| lower(&Edit::Put(object.clone()))), nodes);
+        if cluster.inspects_quic {
+            engine = Self::of_world(engine.world, nodes, &NameSettings { quic: Quic::Inspect, ..NameSettings::default() });
+        }
         if let Some(now) = &cluster.now {
             engine.set_time(sluice_crds::parse_moment(now).expect("the tests write times that can be read"));
         }

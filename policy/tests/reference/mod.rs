@@ -43,6 +43,8 @@ pub(crate) struct Cluster {
     pub(crate) now: Option<String>,
     /// Whether Audit policies are in force too.
     pub(crate) audits: bool,
+    /// Whether the server name of QUIC is looked at.
+    pub(crate) inspects_quic: bool,
 }
 
 /// One object a line.
@@ -379,7 +381,8 @@ fn ways(case: &Case<'_>, policy: &Value, rule: &Value, action: Action) -> Vec<l7
             ways.extend((told && holds(places)).then(says));
             continue;
         }
-        if fqdns.check && names::is_checked(case.question) {
+        let reads_quic = case.cluster.inspects_quic && names::is_quic(case.question);
+        if fqdns.check && (names::is_checked(case.question) || reads_quic) {
             ways.extend((holds(places) && (told || deny)).then(|| fqdns.server(case.question, deny).and(says())));
         } else if deny || !fqdns.check || !names::is_quic(case.question) {
             ways.extend((holds(places) && told).then(says));

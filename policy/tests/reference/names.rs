@@ -152,7 +152,7 @@ pub(super) fn is_checked(question: &Question<'_>) -> bool {
     question.protocol == "TCP" && [80, 443].contains(&question.port)
 }
 
-/// What is taken for QUIC, which nobody looks into.
+/// What is taken for QUIC, which nobody looks into unless told to.
 pub(super) fn is_quic(question: &Question<'_>) -> bool {
     question.protocol == "UDP" && question.port == 443
 }

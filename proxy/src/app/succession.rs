@@ -89,6 +89,10 @@ impl Succession {
         self.succeeded.cancelled().await;
     }
 
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.succeeded.is_cancelled()
+    }
+
     /// A successor from now on gets the admin address alone: what arrives meanwhile must not wait in vain.
     pub(super) fn close_doors(&self) {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).close_doors();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use sluice_feed::wire;
-use sluice_policy::table::NameSettings;
+use sluice_policy::table::{self, NameSettings};
 
 use super::{Config, ConfigError};
 use crate::dns::{self, service::Settings};
@@ -97,7 +97,7 @@ pub enum Quic {
     /// The client hears ICMP admin-prohibited, and falls back to TCP.
     #[default]
     Reject,
-    /// The server name in its first packet is judged. Not in this version.
+    /// The server name in its first packets is judged, and what is allowed goes through the proxy.
     Inspect,
 }
 
@@ -131,6 +131,10 @@ impl Config {
         NameSettings {
             checked_ports: self.name_check.tls_ports.iter().chain(&self.name_check.http_ports).copied().collect(),
             quic_ports: self.name_check.tls_ports.iter().copied().collect(),
+            quic: match self.name_check.quic {
+                Quic::Reject => table::Quic::Reject,
+                Quic::Inspect => table::Quic::Inspect,
+            },
             resolvers: self.dns.resolvers.iter().filter_map(ip).collect(),
         }
     }
@@ -267,9 +271,6 @@ impl NameCheck {
         }
         if let Some(port) = self.tls_ports.iter().find(|port| self.http_ports.contains(port)) {
             return refuse("nameCheck.httpPorts", format!("{port} is one of nameCheck.tlsPorts too"));
-        }
-        if self.quic == Quic::Inspect {
-            return refuse("nameCheck.quic", "`Inspect` is not supported yet; use `Reject`");
         }
         Ok(())
     }

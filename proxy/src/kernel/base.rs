@@ -47,15 +47,15 @@
 //! address; a destination in the node's pod CIDRs that is nobody's, not even a pod's elsewhere (not every CNI keeps to
 //! `podCIDRs`): drop; what either end wants inspected: `goto divert`. All else is allowed.
 //!
-//! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table, no TCP) could later
-//! pass by `established`: drop.
+//! `inspect` labels the flow. What can't be labelled (no conntrack entry, one from before the first table) could later
+//! pass by `established`: drop. Nobody reads what is neither TCP nor, where it is inspected, QUIC: no policy asks for more of UDP.
 //!
 //! Where another engine's rules forbid that flows are diverted ([`others`](super::others)), `inspect` denies and `divert` drops:
 //! connections that the proxy holds already go on by their sockets, and no other begins.
 //!
 //! What is allowed unread, and what only Audit policies want read, is offered to a listener of its own: [`audited`].
 //!
-//! `divert` hands the flow's first direction to the proxy's listener; the kernel leaves the rule where none listens, and the next
+//! `divert` hands the flow's first direction to the proxy's listener, or its sockets for QUIC; the kernel leaves the rule where none listens, and the next
 //! one drops. The other direction belongs to the proxy's socket, which `live` has found, or to nobody: drop.
 //!
 //! `output` labels what leaves by a transparent socket, which are the proxy's upstream legs, and turns the answers of servers on
@@ -373,8 +373,9 @@ pub(super) fn inspect_of(direction: Direction) -> String {
 }
 
 fn inspect(config: &Config, direction: Direction, edition: Edition) -> Vec<Rule> {
+    let quic = config.quic_port.map_or_else(Vec::new, |_| expr::not_protocol(expr::UDP));
     vec![
-        Rule::new([expr::not_protocol(expr::TCP)], &denied::goto(Site::Unreadable(direction), edition)),
+        Rule::new([expr::not_protocol(expr::TCP), quic], &denied::goto(Site::Unreadable(direction), edition)),
         Rule::acting([expr::set_label(config.label_bit)]),
         Rule::new([expr::has_label(config.label_bit)], &Verdict::Return),
         Rule::new([], &denied::goto(Site::Untracked, edition)).because("can't be labelled"),
@@ -400,21 +401,26 @@ fn own_socket(config: &Config, edition: Edition) -> Vec<Rule> {
 }
 
 fn divert(config: &Config, edition: Edition) -> Vec<Rule> {
-    let listeners =
-        [(IpAddr::V4(Ipv4Addr::LOCALHOST), config.proxy_port_v4), (IpAddr::V6(Ipv6Addr::LOCALHOST), config.proxy_port_v6)];
+    let [v4, v6] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let streams = [(v4, expr::TCP, config.proxy_port_v4), (v6, expr::TCP, config.proxy_port_v6)];
+    let quic = config.quic_port.into_iter().flat_map(|port| [(v4, expr::UDP, port), (v6, expr::UDP, port)]);
     let mut rules = audited::of_diverted(config);
-    rules.extend(listeners.into_iter().filter(|_| config.diverts).map(|(address, port)| {
+    rules.extend(streams.into_iter().chain(quic).filter(|_| config.diverts).map(|(address, protocol, port)| {
         Rule::new(
             [
                 expr::original_direction(),
                 expr::family(Family::of(address)),
-                expr::protocol(expr::TCP),
+                expr::protocol(protocol),
                 expr::tproxy(address, port),
                 expr::set_mark(config.mark.value, config.mark.mask),
             ],
             &Verdict::Accept,
         )
     }));
+    if config.quic_port.is_some() {
+        let neither = [expr::not_protocol(expr::TCP), expr::not_protocol(expr::UDP), vec![expr::counter()]];
+        rules.push(Rule::new(neither, &Verdict::Drop).because("errors about what the proxy answers"));
+    }
     rules.push(Rule::new([expr::original_direction()], &denied::goto(Site::Unheard, edition)).because("nobody listens"));
     rules.push(Rule::new([vec![expr::counter()]], &Verdict::Drop).because("to a leg of the proxy that has ended"));
     rules

@@ -41,6 +41,8 @@ pub struct Config {
     /// Whether an element of a timed set that is added again gets the time that it then has, as since Linux 6.12. If not, it is taken out
     /// and put in.
     pub extends: bool,
+    /// The sockets on 127.0.0.1 and ::1 for the datagrams of QUIC, where it is inspected. If not, what should be is denied.
+    pub quic_port: Option<u16>,
 }
 
 /// How packets are reported.
@@ -100,6 +102,7 @@ impl Default for Config {
             audits: false,
             looks_up: false,
             extends: true,
+            quic_port: None,
             proxy_port_v4: 15_001,
             proxy_port_v6: 15_001,
             audit_port: 15_002,

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sluice_policy::snapshot::{Peer, ProgramId, SetId};
 use sluice_policy::source::{Named, PortMatch, Tier};
-use sluice_policy::table::{Line, LineAction, Lines, Where};
+use sluice_policy::table::{Line, LineAction, Lines, Quic, Where};
 use sluice_policy::verdict::RuleId;
 use sluice_policy::{Decision, Direction, Protocol, Table};
 
@@ -108,6 +108,7 @@ pub(super) fn render(table: &Table, program: ProgramId, lines: &Lines, edition: 
         program,
         checked_ports: lines.checked_ports.clone(),
         quic_ports: lines.quic_ports.clone(),
+        quic: lines.quic,
         rendered: Rendered::default(),
         room: bundle::MOST_ELEMENTS,
     };
@@ -157,8 +158,9 @@ struct Writer<'t> {
     program: ProgramId,
     /// Where names are checked.
     checked_ports: Arc<[u16]>,
-    /// Where QUIC is refused.
+    /// Where QUIC is refused or inspected.
     quic_ports: Arc<[u16]>,
+    quic: Quic,
     rendered: Rendered,
     /// For so many more elements of bundles.
     room: usize,

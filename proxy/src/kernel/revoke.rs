@@ -19,8 +19,9 @@
 //! | Deny | no | revoked |
 //! | Deny | yes | stays: the proxy closes it |
 //!
-//! A look-up is Inspect whatever the table says of it. Datagrams that carry the label are look-ups; where they are none any more, their entry
-//! is deleted, so that what follows goes the ordinary way, and the tuple is not closed.
+//! A look-up is Inspect whatever the table says of it. Datagrams that carry the label are look-ups or, where it is inspected, QUIC, which
+//! the proxy closes as it does streams; where they are neither any more, their entry is deleted, so that what follows goes the ordinary way,
+//! and the tuple is not closed.
 //!
 //! **The proxy's own legs.** Every flow that the proxy handles carries the label, client legs and upstream legs alike: the chain
 //! in prerouting labels what it diverts, the chain in output labels what leaves by a transparent socket (`socket transparent 1`;
@@ -171,8 +172,8 @@ pub fn must_end(judge: &Judge<'_>, entry: &Entry) -> bool {
         request: None,
     };
     if is_diverted {
-        // A look-up. Where it is none any more, its tuple shall go the ordinary way.
-        return !table.is_lookup(&flow);
+        // A look-up, or QUIC. Where it is none any more, its tuple shall go the ordinary way.
+        return !table.is_lookup(&flow) && !table.may_be_inspected_quic(&flow);
     }
     // It began unread: what the pod sends is diverted from now on, and the server would still have its say.
     if table.is_lookup(&flow) {

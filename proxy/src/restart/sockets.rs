@@ -13,6 +13,7 @@ pub enum Kind {
     Connections,
     Lookups,
     LookupsByTcp,
+    Quic,
     Admin,
 }
 
@@ -25,6 +26,8 @@ pub struct Sockets {
     pub lookups: Vec<UdpSocket>,
     /// And by connection.
     pub lookups_by_tcp: Vec<TcpListener>,
+    /// Where the datagrams of QUIC do.
+    pub quic: Vec<UdpSocket>,
     pub admin: Option<TcpListener>,
 }
 
@@ -35,6 +38,7 @@ impl Sockets {
             connections: self.connections.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
             lookups: self.lookups.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?,
             lookups_by_tcp: self.lookups_by_tcp.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
+            quic: self.quic.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?,
             admin: self.admin.as_ref().map(TcpListener::try_clone).transpose()?,
         })
     }
@@ -49,8 +53,9 @@ impl Sockets {
         let connections = self.connections.iter().map(|socket| (Kind::Connections, socket.as_fd()));
         let lookups = self.lookups.iter().map(|socket| (Kind::Lookups, socket.as_fd()));
         let by_tcp = self.lookups_by_tcp.iter().map(|socket| (Kind::LookupsByTcp, socket.as_fd()));
+        let quic = self.quic.iter().map(|socket| (Kind::Quic, socket.as_fd()));
         let admin = self.admin.iter().map(|socket| (Kind::Admin, socket.as_fd()));
-        connections.chain(lookups).chain(by_tcp).chain(admin).collect()
+        connections.chain(lookups).chain(by_tcp).chain(quic).chain(admin).collect()
     }
 
     pub(super) fn take(&mut self, kind: Kind, socket: OwnedFd) {
@@ -58,6 +63,7 @@ impl Sockets {
             Kind::Connections => self.connections.push(socket.into()),
             Kind::Lookups => self.lookups.push(socket.into()),
             Kind::LookupsByTcp => self.lookups_by_tcp.push(socket.into()),
+            Kind::Quic => self.quic.push(socket.into()),
             Kind::Admin => self.admin = Some(socket.into()),
         }
     }

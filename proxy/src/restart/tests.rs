@@ -16,6 +16,7 @@ fn sockets() -> Sockets {
         connections: vec![listener(), listener()],
         lookups: vec![UdpSocket::bind(LOOPBACK).unwrap()],
         lookups_by_tcp: vec![listener()],
+        quic: vec![UdpSocket::bind(LOOPBACK).unwrap()],
         admin: Some(listener()),
     }
 }
@@ -51,7 +52,7 @@ fn sockets_are_the_same_for_both() {
     let address = |listener: &TcpListener| listener.local_addr().unwrap();
     let each = |sockets: &Sockets| {
         let listeners = sockets.connections.iter().chain(&sockets.lookups_by_tcp).chain(&sockets.admin).map(address);
-        let lookups = sockets.lookups.iter().map(|socket| socket.local_addr().unwrap());
+        let lookups = sockets.lookups.iter().chain(&sockets.quic).map(|socket| socket.local_addr().unwrap());
         listeners.chain(lookups).collect::<Vec<_>>()
     };
     assert_eq!(each(&own), each(&sockets));

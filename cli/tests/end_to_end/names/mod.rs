@@ -8,6 +8,7 @@ mod contents;
 mod lifetimes;
 mod names_alone;
 mod nodes;
+mod quic;
 mod race;
 mod rebinding;
 mod restarts;

@@ -90,7 +90,7 @@ fn refusals_name_the_key_and_the_remedy() {
     refused("dns: {addressesPerName: 0}", &expect!["dns.addressesPerName: 0 is not between 1 and 100000"]);
     refused("dns: {resolvers: [{ip: 10.0.0.1}, {ip: '::'}]}", &expect!["dns.resolvers: [1].ip: :: is no server's address"]);
     refused("dns: {resolvers: [{namespace: '', podSelector: {}}]}", &expect!["dns.resolvers: [0].namespace is empty"]);
-    refused("nameCheck: {quic: Inspect}", &expect!["nameCheck.quic: `Inspect` is not supported yet; use `Reject`"]);
+    refused("port: 65533\nnameCheck: {quic: Inspect}", &expect!["port: must be at most 65532"]);
     refused("nameCheck: {tlsPorts: [0]}", &expect!["nameCheck.tlsPorts: 0 is no port"]);
     refused("nameCheck: {httpPorts: [443]}", &expect!["nameCheck.httpPorts: 443 is one of nameCheck.tlsPorts too"]);
     for (text, words) in [
@@ -119,11 +119,13 @@ fn settings_are_taken_like_those_of_other_keys() {
     assert_eq!(config.dns.resolvers, [Resolver::Ip("10.96.0.10".parse().unwrap())]);
     assert_eq!(config.name_check.tls_ports, [443, 6443]);
     assert_eq!(config.dns.deny_with, DenyWith::NxDomain);
+    assert_eq!(config.quic_port(), None);
+    let inspecting = Config::load(None, &["nameCheck.quic=Inspect".to_owned()]).unwrap();
+    assert_eq!((inspecting.quic_port(), inspecting.name_settings().quic), (Some(15_004), table::Quic::Inspect));
     for (setting, word) in [
         ("dns.minTTL=1", "minTTL"),
         ("dns.resolvers=[{namespace: a}]", "`namespace` without `podSelector`"),
         ("dns.upstreamTimeoutMs=5000", "dns.upstreamTimeoutMs"),
-        ("nameCheck.quic=Inspect", "not supported yet"),
         ("nameCheck.quic.x=1", "below"),
     ] {
         let error = Config::load(None, &[setting.into()]).unwrap_err().to_string();

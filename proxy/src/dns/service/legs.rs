@@ -5,28 +5,22 @@
 //! some seconds, by one query at a time, since drawing a port for each costs three system calls more.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Asked, DnsMetrics, Fate};
 use crate::dns::{Answer, believe};
+use crate::upstream::datagrams::{Ports, as_pod, of_the_node};
 use crate::upstream::is_of_this_node;
 
-/// Ports that no client has by itself (`ip_local_port_range`), that are not privileged, and that are no NodePorts.
-const FIRST_PORT: u16 = 10_000;
-const PORTS: u16 = 19_256;
-/// Ports that are tried. Each pod has all of them for itself, so even the second is rarely needed.
-const MOST_DRAWN: usize = 16;
 /// How often and for how long a socket is used.
 const MOST_USES: u32 = 32;
 const MOST_AGE: Duration = Duration::from_secs(5);
@@ -146,47 +140,13 @@ impl Legs {
     }
 
     fn open(&self, client: SocketAddr, server: SocketAddr) -> io::Result<Leg> {
-        let socket = if is_of_this_node(server.ip()) { of_the_node(server)? } else { self.as_pod(client)? };
+        let socket = if is_of_this_node(server.ip()) { of_the_node(server)? } else { as_pod(&self.ports, client)? };
         socket.connect(&server.into())?;
         let leg = Leg { socket: UdpSocket::from_std(socket.into())?, opened: Instant::now(), uses: 0 };
         // Until it was connected, it took what anybody sent.
         leg.clear()?;
         Ok(leg)
     }
-
-    /// A socket that speaks as the pod, from a port that none of its own sockets has.
-    fn as_pod(&self, client: SocketAddr) -> io::Result<socket2::Socket> {
-        let socket = datagrams(client)?;
-        match client.ip() {
-            IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-            IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
-        }
-        let mut address = client;
-        let mut drawn = 0;
-        loop {
-            address.set_port(self.ports.draw());
-            drawn += 1;
-            match socket.bind(&address.into()) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && drawn < MOST_DRAWN => {}
-                bound => return bound.map(|()| socket),
-            }
-        }
-    }
-}
-
-/// For a server on this node: its answers leave by OUTPUT, and a socket that speaks as the pod would not see them where connections are
-/// not tracked (node-local DNS).
-fn of_the_node(server: SocketAddr) -> io::Result<socket2::Socket> {
-    let socket = datagrams(server)?;
-    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    socket.bind(&SocketAddr::new(any, 0).into())?;
-    Ok(socket)
-}
-
-fn datagrams(address: SocketAddr) -> io::Result<socket2::Socket> {
-    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 fn unreachable(asked: &Asked, error: &io::Error) -> Fate {
@@ -227,35 +187,5 @@ impl Leg {
             }
         }
         Err(io::ErrorKind::Other.into())
-    }
-}
-
-/// Ports that nobody outside can foresee: a keyed function of a counter, whose key the operating system drew.
-#[derive(Debug, Default)]
-struct Ports {
-    key: RandomState,
-    drawn: AtomicU64,
-}
-
-impl Ports {
-    fn draw(&self) -> u16 {
-        let number = self.key.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed)) % u64::from(PORTS);
-        FIRST_PORT + u16::try_from(number).expect("it is less than `PORTS`")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn ports_are_drawn_from_all_of_their_range() {
-        let ports = Ports::default();
-        let drawn: HashSet<u16> = (0..400_000).map(|_| ports.draw()).collect();
-        assert!(drawn.iter().all(|port| (10_000..=29_255).contains(port)));
-        // Each is left out with a chance of less than one in a billion.
-        assert!(drawn.len() > 19_200, "{}", drawn.len());
     }
 }

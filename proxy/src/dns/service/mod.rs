@@ -30,11 +30,11 @@ pub use sockets::Sockets;
 
 mod legs;
 mod metrics;
-mod packet;
-mod sender;
-mod sockets;
+pub(crate) mod packet;
+pub(crate) mod sender;
+pub(crate) mod sockets;
 mod stream;
-mod udp;
+pub(crate) mod udp;
 
 /// Who decides what becomes of queries, and learns from their answers.
 pub trait Judge: Send + Sync + 'static {
@@ -238,7 +238,7 @@ impl<J: Judge> Service<J> {
 
 /// Whether this came from a pod, on its way to a server. What was sent to the proxy's own address says so by it: an address of loopback,
 /// which nothing that was diverted has. To ask IPv4 in an IPv6 address would be to ask that IPv4 address, such as this host's loopback.
-fn is_diverted(client: SocketAddr, server: SocketAddr) -> bool {
+pub(crate) fn is_diverted(client: SocketAddr, server: SocketAddr) -> bool {
     let is_anybodys = |ip: IpAddr| ip.to_canonical() == ip && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
     client.is_ipv4() == server.is_ipv4() && is_anybodys(client.ip()) && is_anybodys(server.ip())
 }

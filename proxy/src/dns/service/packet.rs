@@ -5,11 +5,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+const ICMP: u8 = 1;
 const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 /// RFC 8200 section 4.5.
 const FRAGMENT: u8 = 44;
 const HOPS: u8 = 64;
 const UDP_HEADER_BYTES: usize = 8;
+const ICMP_HEADER_BYTES: usize = 8;
+/// RFC 1812 section 4.3.2.3.
+const LONGEST_ERROR_V4: usize = 576;
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
 const FRAGMENT_HEADER_BYTES: usize = 8;
@@ -19,12 +24,13 @@ const FRAGMENT_BYTES: usize = 1280;
 const FRAGMENT_UNIT: usize = 8;
 /// IPv4: more fragments follow.
 const MORE_V4: u16 = 0x2000;
-/// IPv6: the same.
+const DO_NOT_FRAGMENT_V4: u16 = 0x4000;
+/// IPv6: more fragments follow.
 const MORE_V6: u16 = 1;
 
 /// A datagram of UDP between two addresses of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Datagram {
+pub(crate) struct Datagram {
     from: IpAddr,
     to: IpAddr,
     /// The header of UDP and what it carries.
@@ -33,7 +39,7 @@ pub(super) struct Datagram {
 
 impl Datagram {
     /// `None`: the addresses are of two families, or the message is longer than a datagram can be.
-    pub(super) fn new(from: SocketAddr, to: SocketAddr, message: &[u8]) -> Option<Self> {
+    pub(crate) fn new(from: SocketAddr, to: SocketAddr, message: &[u8]) -> Option<Self> {
         let bytes = u16::try_from(UDP_HEADER_BYTES + message.len()).ok()?;
         // In IPv4 the length that is written holds the header of IP too.
         if from.is_ipv4() != to.is_ipv4() || (from.is_ipv4() && bytes > u16::MAX - 20) {
@@ -44,7 +50,7 @@ impl Datagram {
             segment.extend(field.to_be_bytes());
         }
         segment.extend(message);
-        let checksum = match checksum(pseudo_header(from.ip(), to.ip(), bytes), &segment) {
+        let checksum = match checksum(pseudo_header(UDP, from.ip(), to.ip(), bytes), &segment) {
             // Zero says that there is none (RFC 768).
             0 => u16::MAX,
             checksum => checksum,
@@ -54,11 +60,19 @@ impl Datagram {
     }
 
     /// In one packet.
-    pub(super) fn whole(&self) -> Vec<u8> {
+    pub(crate) fn whole(&self) -> Vec<u8> {
         match (self.from, self.to) {
             // The kernel gives it an id.
             (IpAddr::V4(_), _) => self.ipv4(0, 0, &self.segment),
             (IpAddr::V6(_), _) => self.ipv6(UDP, &[], &self.segment),
+        }
+    }
+
+    /// In one packet that nobody on the way may cut.
+    pub(crate) fn uncut(&self) -> Vec<u8> {
+        match (self.from, self.to) {
+            (IpAddr::V4(_), _) => self.ipv4(0, DO_NOT_FRAGMENT_V4, &self.segment),
+            (IpAddr::V6(_), _) => self.whole(),
         }
     }
 
@@ -82,35 +96,71 @@ impl Datagram {
         })
     }
 
-    /// Without `DF`: who is on the way may cut it.
     fn ipv4(&self, id: u16, fragment: u16, piece: &[u8]) -> Vec<u8> {
-        let length = length(IPV4_HEADER_BYTES + piece.len());
-        let mut packet = Vec::with_capacity(usize::from(length));
-        packet.extend([0x45, 0]);
-        for field in [length, id, fragment] {
-            packet.extend(field.to_be_bytes());
+        ipv4(UDP, (self.from, self.to), (id, fragment), piece)
+    }
+
+    /// The error of ICMP by which `to` would say to `from` that this may not pass, "administratively prohibited": RFC 1812 section
+    /// 5.2.7.1, RFC 4443 section 3.1. It quotes as much as fits into what every path takes.
+    pub(crate) fn prohibited(&self) -> Vec<u8> {
+        let back = (self.to, self.from);
+        let mut quoted = self.whole();
+        let mut message = match self.from {
+            IpAddr::V4(_) => {
+                quoted.truncate(LONGEST_ERROR_V4 - IPV4_HEADER_BYTES - ICMP_HEADER_BYTES);
+                vec![3, 13, 0, 0, 0, 0, 0, 0]
+            }
+            IpAddr::V6(_) => {
+                quoted.truncate(FRAGMENT_BYTES - IPV6_HEADER_BYTES - ICMP_HEADER_BYTES);
+                vec![1, 1, 0, 0, 0, 0, 0, 0]
+            }
+        };
+        message.extend(quoted);
+        let pseudo = match self.from {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(_) => pseudo_header(ICMPV6, back.0, back.1, length(message.len())),
+        };
+        let checksum = checksum(pseudo, &message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        match self.from {
+            IpAddr::V4(_) => ipv4(ICMP, back, (0, 0), &message),
+            IpAddr::V6(_) => ipv6(ICMPV6, back, &[], &message),
         }
-        packet.extend([HOPS, UDP, 0, 0]);
-        packet.extend(octets(self.from));
-        packet.extend(octets(self.to));
-        let checksum = checksum(0, &packet);
-        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-        packet.extend(piece);
-        packet
     }
 
     fn ipv6(&self, next: u8, extension: &[u8], piece: &[u8]) -> Vec<u8> {
-        let length = length(extension.len() + piece.len());
-        let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + usize::from(length));
-        packet.extend([0x60, 0, 0, 0]);
-        packet.extend(length.to_be_bytes());
-        packet.extend([next, HOPS]);
-        packet.extend(octets(self.from));
-        packet.extend(octets(self.to));
-        packet.extend(extension);
-        packet.extend(piece);
-        packet
+        ipv6(next, (self.from, self.to), extension, piece)
     }
+}
+
+/// A packet of IPv4. Without `DF` in `fragment`, who is on the way may cut it.
+fn ipv4(protocol: u8, (from, to): (IpAddr, IpAddr), (id, fragment): (u16, u16), piece: &[u8]) -> Vec<u8> {
+    let length = length(IPV4_HEADER_BYTES + piece.len());
+    let mut packet = Vec::with_capacity(usize::from(length));
+    packet.extend([0x45, 0]);
+    for field in [length, id, fragment] {
+        packet.extend(field.to_be_bytes());
+    }
+    packet.extend([HOPS, protocol, 0, 0]);
+    packet.extend(octets(from));
+    packet.extend(octets(to));
+    let checksum = checksum(0, &packet);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend(piece);
+    packet
+}
+
+fn ipv6(next: u8, (from, to): (IpAddr, IpAddr), extension: &[u8], piece: &[u8]) -> Vec<u8> {
+    let length = length(extension.len() + piece.len());
+    let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + usize::from(length));
+    packet.extend([0x60, 0, 0, 0]);
+    packet.extend(length.to_be_bytes());
+    packet.extend([next, HOPS]);
+    packet.extend(octets(from));
+    packet.extend(octets(to));
+    packet.extend(extension);
+    packet.extend(piece);
+    packet
 }
 
 fn length(bytes: usize) -> u16 {
@@ -124,9 +174,9 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// What the checksum of UDP covers beside the segment: RFC 768, and RFC 8200 section 8.1. The lengths of both fit into one word.
-fn pseudo_header(from: IpAddr, to: IpAddr, bytes: u16) -> u64 {
-    sum(&octets(from)) + sum(&octets(to)) + u64::from(UDP) + u64::from(bytes)
+/// What the checksums of UDP and ICMPv6 cover beside the segment: RFC 768, and RFC 8200 section 8.1. The lengths of both fit into one word.
+fn pseudo_header(protocol: u8, from: IpAddr, to: IpAddr, bytes: u16) -> u64 {
+    sum(&octets(from)) + sum(&octets(to)) + u64::from(protocol) + u64::from(bytes)
 }
 
 fn sum(bytes: &[u8]) -> u64 {

@@ -24,16 +24,7 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn open(is_v4: bool, next_fragmented: &Arc<AtomicU32>, metrics: &DnsMetrics) -> io::Result<Self> {
-        let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-        socket.set_nonblocking(true)?;
-        // What others say in a flow that is the proxy's, the kernel's rules turn back.
-        if is_v4 {
-            socket.set_ip_transparent_v4(true)?;
-        } else {
-            socket.set_ip_transparent_v6(true)?;
-        }
-        let socket = UdpSocket::from_std(socket.into())?;
+        let socket = UdpSocket::from_std(raw(is_v4)?.into())?;
         Ok(Self { socket, next_fragmented: Arc::clone(next_fragmented), metrics: metrics.clone() })
     }
 
@@ -61,6 +52,20 @@ impl Sender {
             tracing::debug!(%error, %from, %to, "an answer could not be sent");
         }
     }
+}
+
+/// A socket for whole packets, from whatever address.
+pub(crate) fn raw(is_v4: bool) -> io::Result<Socket> {
+    let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.set_nonblocking(true)?;
+    // What others say in a flow that is the proxy's, the kernel's rules turn back.
+    if is_v4 {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    Ok(socket)
 }
 
 /// A datagram on its way out.

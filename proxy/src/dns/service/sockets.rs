@@ -46,7 +46,8 @@ impl Sockets {
     }
 }
 
-fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {
+/// Where diverted datagrams arrive, each with where it was to go.
+pub(crate) fn receiver(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     match address {
         SocketAddr::V4(_) => {

@@ -43,10 +43,10 @@ pub(super) struct Door<J> {
 }
 
 /// A datagram with its message.
-struct Received {
-    client: SocketAddr,
-    server: SocketAddr,
-    message: Vec<u8>,
+pub(crate) struct Received {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    pub(crate) message: Vec<u8>,
 }
 
 impl<J: Judge> Door<J> {
@@ -151,7 +151,7 @@ impl<J: Judge> Service<J> {
 }
 
 /// The next datagram. `None`: its kernel didn't say whom it was for, or it is longer than a datagram can be.
-fn receive(socket: &UdpSocket) -> io::Result<Option<Received>> {
+pub(crate) fn receive(socket: &UdpSocket) -> io::Result<Option<Received>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut parts = [IoSliceMut::new(scratch)];
         let mut control = nix::cmsg_space!(libc::sockaddr_in6);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_policy::source::PortMatch;
-use sluice_policy::table::{Line, Where};
+use sluice_policy::table::{Line, LineAction, Quic, Where};
 use sluice_policy::{IcmpFamily, Protocol};
 
 use super::super::expr;
@@ -48,21 +48,29 @@ impl Writer<'_> {
     /// The ports of a protocol that are in a place.
     fn wanted(&self, protocol: Protocol, place: Where) -> Vec<(u128, u128)> {
         let checked = || ranges_of(&self.checked_ports);
+        let quic = || ranges_of(&self.quic_ports);
+        let inspects = self.quic == Quic::Inspect;
         match (place, protocol) {
             (Where::Checked, Protocol::Tcp) => checked(),
+            (Where::Checked, Protocol::Udp) if inspects => quic(),
             (Where::Checked, _) => Vec::new(),
             (Where::Unchecked | Where::Elsewhere, Protocol::Tcp) => all_but(&checked()),
-            (Where::Elsewhere, Protocol::Udp) => all_but(&ranges_of(&self.quic_ports)),
+            (Where::Unchecked, Protocol::Udp) if inspects => all_but(&quic()),
+            (Where::Elsewhere, Protocol::Udp) => all_but(&quic()),
             _ => all_but(&[]),
         }
     }
 
     /// What a rule that checks names would allow, if it weren't QUIC: the client hears at once that it can't be read, and falls back.
+    /// Where QUIC is inspected, another line has taken what can be.
     pub(super) fn refuse_quic(&mut self, line: &Line) {
         // Also where the rule is for TCP alone: clients try QUIC beside TLS, at the same port.
         let quic = ranges_of(&self.quic_ports);
         let every = [PortMatch::All { protocol: Protocol::Udp }];
+        // Who reads contents reads them over TCP alone.
+        let is_inspected = self.quic == Quic::Inspect && line.action == LineAction::Allow;
         let of_port = |port: &PortMatch| match port {
+            port if is_inspected && port.protocol() == Protocol::Udp => Vec::new(),
             PortMatch::All { protocol: Protocol::Udp | Protocol::Tcp } => within(Protocol::Udp, &quic, (0, u16::MAX)),
             PortMatch::Range { protocol: Protocol::Udp | Protocol::Tcp, first, last } => {
                 within(Protocol::Udp, &quic, (*first, *last))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sluice_policy::IcmpFamily;
 use sluice_policy::snapshot::{Change, Endpoint, IdentityId, NodeFacts, Policy, PolicyId, Program, Programs, Rule, SetId};
 use sluice_policy::source::{Action, DnsMatch, IcmpMatch, L7, PodRef, PolicyKind, PolicyRef, PortMatch, Tier};
+use sluice_policy::table::{NameSettings, Quic};
 use sluice_testnet::Netns;
 
 use super::super::conntrack::{Conntrack, Tuple, Upper};
@@ -176,6 +177,23 @@ fn look_ups_from_before_end_and_so_do_those_that_are_none_any_more() {
             assert_eq!(!judged.entries.is_empty(), ends, "{names} {entry:?}");
             assert_eq!(judged.tuples.len(), usize::from(ends && entry == &unread), "{names} {entry:?}");
         }
+    }
+}
+
+/// Where QUIC is inspected, datagrams of the proxy's may be such too: the proxy closes what is denied.
+#[test]
+fn quic_that_the_proxy_carries_is_left_to_it() {
+    let inspecting = NameSettings { quic: Quic::Inspect, ..NameSettings::default() };
+    for (settings, port, ends) in
+        [(inspecting.clone(), 443, false), (inspecting, 444, true), (NameSettings::default(), 443, true)]
+    {
+        let table = Table::with(settings).apply(&base()).expect("changes that fit").0;
+        let judge_by = Judge { table: &table, diverted: DIVERTED, names: None };
+        let denied = entry(Protocol::Udp, ("10.1.0.3", 4000), ("10.1.0.1", port));
+        let judged = judge(&judge_by, &Suspects::All, [diverted(denied.clone())]);
+        assert_eq!((judged.entries.len(), judged.tuples.len()), (usize::from(ends), 0), "{port}");
+        let unread = judge(&judge_by, &Suspects::All, [denied]);
+        assert_eq!((unread.entries.len(), unread.tuples.len()), (1, 1), "{port}");
     }
 }
 

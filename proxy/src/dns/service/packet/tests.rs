@@ -12,7 +12,7 @@ fn datagram([from, to]: [&str; 2], message: &[u8]) -> Datagram {
 /// What a receiver computes: zero over all that is covered, the checksum included.
 fn is_right(datagram: &Datagram) -> bool {
     let bytes = u16::try_from(datagram.segment.len()).unwrap();
-    checksum(pseudo_header(datagram.from, datagram.to, bytes), &datagram.segment) == 0
+    checksum(pseudo_header(UDP, datagram.from, datagram.to, bytes), &datagram.segment) == 0
 }
 
 #[test]
