@@ -151,6 +151,7 @@ pub fn kernel_config(config: &Config) -> kernel::Config {
         quic_port: config.quic_port(),
         uplinks: config.uplinks.clone(),
         extends: kernel::extends_elements(),
+        look_ups_per_second: NonZeroU32::new(config.dns.queries_per_second_per_pod),
         deny: match config.deny {
             Deny::Drop => kernel::Deny::Drop,
             Deny::Reject => kernel::Deny::Reject,

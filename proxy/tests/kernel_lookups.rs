@@ -6,6 +6,7 @@ mod kernel_stage;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use kernel_stage::diverted::{Diverted, receive};
@@ -58,7 +59,11 @@ struct Scene {
 }
 
 fn scene(layout: Layout, policies: &str) -> Scene {
-    let mut stage = Stage::laid_out(layout, Form::Auto, Config::default());
+    scene_of(layout, policies, Config::default())
+}
+
+fn scene_of(layout: Layout, policies: &str, config: Config) -> Scene {
+    let mut stage = Stage::laid_out(layout, Form::Auto, config);
     let mut pods = [("x/web", 1), ("x/other", 2), ("x/dns", 3)].map(|(name, last)| {
         let (v4, v6) = (format!("10.0.1.{last}"), format!("fd00:1::{last}"));
         let pod = stage.pod(name, &[&v4, &v6]);
@@ -224,6 +229,44 @@ fn a_server_that_was_never_asked_has_nothing_to_answer() {
             assert_eq!(arrived(asking), None, "{at}\n{}", scene.stage.listing());
         }
     }
+}
+
+#[test]
+fn a_pod_that_asks_too_much_is_not_heard_for_a_while_and_others_are() {
+    if !possible() {
+        return;
+    }
+    // Half as many at once.
+    let config = Config { look_ups_per_second: NonZeroU32::new(20), ..Config::default() };
+    let scene = scene_of(kernel_stage::layout(), &format!("{BY_NAME}---{OF_OTHERS}"), config);
+    let servers = servers(&scene);
+    let Scene { stage, web, dns, .. } = &scene;
+    let listeners = Listeners::start(stage);
+    for server in servers.iter().filter(|server| server.at.ip() != own(dns, server.at.ip(), 0).ip()) {
+        let to = server.at;
+        let flooding = client(web, to.ip(), 4000);
+        let began = Instant::now();
+        for _ in 0..1000 {
+            flooding.send_to(b"flood", to).unwrap();
+        }
+        let took = began.elapsed();
+        client(dns, to.ip(), 4000).send_to(b"other", to).unwrap();
+        let (mut heard, mut other) = (0, false);
+        while let Some(came) = listeners.datagram(to.ip()) {
+            heard += usize::from(came.text == "flood");
+            other |= came.text == "other";
+        }
+        assert!(other, "the other pod is heard\n{}", stage.listing());
+        // However long it took, which should be some milliseconds.
+        let most = 11 + 20 * (took.as_millis() as usize).div_ceil(1000);
+        assert!((10..=most).contains(&heard), "{heard} of 1000 in {took:?}\n{}", stage.listing());
+        server.expect_nothing(stage);
+        // And heard again.
+        std::thread::sleep(Duration::from_millis(200));
+        flooding.send_to(b"again", to).unwrap();
+        assert_eq!(listeners.datagram(to.ip()).map(|came| came.text).as_deref(), Some("again"));
+    }
+    assert!(stage.listing().contains("more look-ups than one pod may ask"));
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub struct Dns {
     pub names_per_pod: u32,
     /// Addresses that are held for one name of one pod, also where each answer gives another one. Beyond, the one that expires soonest goes.
     pub addresses_per_name: u32,
+    /// Queries by datagram that are taken of one pod. Beyond, the kernel drops them: they would push others' out of the queue.
+    pub queries_per_second_per_pod: u32,
 }
 
 /// A resolver of the cluster: `{ip}`, or the pods that `{namespace, podSelector}` selects.
@@ -114,6 +116,7 @@ impl Default for Dns {
             upstream_timeout_ms: 4000,
             names_per_pod: 10_000,
             addresses_per_name: 1_000,
+            queries_per_second_per_pod: 10_000,
         }
     }
 }
@@ -230,6 +233,7 @@ impl Dns {
             ("dns.graceSeconds", self.grace_seconds, 0, MOST_SECONDS),
             ("dns.upstreamTimeoutMs", self.upstream_timeout_ms, 1, 4999),
             ("dns.namesPerPod", self.names_per_pod, 1, 1_000_000),
+            ("dns.queriesPerSecondPerPod", self.queries_per_second_per_pod, 1, 1_000_000),
             ("dns.addressesPerName", self.addresses_per_name, 1, 100_000),
         ];
         if let Some((key, value, least, most)) =

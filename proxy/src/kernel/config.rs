@@ -38,6 +38,8 @@ pub struct Config {
     pub audits: bool,
     /// Whether look-ups of any pod are diverted.
     pub looks_up: bool,
+    /// So many datagrams of one pod's look-ups are diverted; half as many at once after a while without any.
+    pub look_ups_per_second: Option<NonZeroU32>,
     /// Whether an element of a timed set that is added again gets the time that it then has, as since Linux 6.12. If not, it is taken out
     /// and put in.
     pub extends: bool,
@@ -101,6 +103,7 @@ impl Default for Config {
             diverts: true,
             audits: false,
             looks_up: false,
+            look_ups_per_second: None,
             extends: true,
             quic_port: None,
             proxy_port_v4: 15_001,

@@ -40,16 +40,26 @@ pub(super) fn log(prefix: &str, group: u16, snap_bytes: u32, lines_at_once: u16)
 
 /// `update @set { ip saddr timeout 10m counter limit rate 10/second burst 20 packets }`. The rule goes on while the limit lasts.
 pub(super) fn address_rationed(of: Family, address: Address, set: &str, ration: Ration) -> Vec<Expr> {
-    vec![expr::address_at(of, address, REGISTER), update(set, ration)]
+    vec![expr::address_at(of, address, REGISTER), update(set, ration, WITHIN)]
+}
+
+/// `update @set { ip saddr timeout 10m counter limit rate over 10/second burst 20 packets }`. The rule goes on beyond the limit. Where the set
+/// is full, it never does.
+pub(super) fn address_beyond(of: Family, address: Address, set: &str, ration: Ration) -> Vec<Expr> {
+    vec![expr::address_at(of, address, REGISTER), update(set, ration, BEYOND)]
 }
 
 /// As [`address_rationed`], by `meta iif`.
 pub(super) fn interface_rationed(set: &str, ration: Ration) -> Vec<Expr> {
-    vec![expr::meta(expr::META_IIF), update(set, ration)]
+    vec![expr::meta(expr::META_IIF), update(set, ration, WITHIN)]
 }
 
+const WITHIN: u32 = 0;
+/// `NFT_LIMIT_F_INV`
+const BEYOND: u32 = 1;
+
 /// The counter stands first: it counts what the limit keeps back too.
-fn update(set: &str, ration: Ration) -> Expr {
+fn update(set: &str, ration: Ration, side: u32) -> Expr {
     const UPDATE: u32 = 1;
     /// `NFT_DYNSET_F_EXPR`: there are several.
     const SEVERAL: u32 = 2;
@@ -62,6 +72,7 @@ fn update(set: &str, ration: Ration) -> Expr {
             (sys::NFTNL_EXPR_LIMIT_UNIT, Value::U64(PER_SECOND)),
             (sys::NFTNL_EXPR_LIMIT_BURST, Value::U32(ration.burst)),
             (sys::NFTNL_EXPR_LIMIT_TYPE, Value::U32(PACKETS)),
+            (sys::NFTNL_EXPR_LIMIT_FLAGS, Value::U32(side)),
         ],
     );
     let kept_ms = u64::try_from(KEPT_FOR.as_millis()).expect("minutes fit");

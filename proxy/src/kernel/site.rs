@@ -36,6 +36,8 @@ pub enum Site {
     Unknown,
     /// It is for the proxy, and nobody listens there.
     Unheard,
+    /// It is a look-up, of a pod that asks more of them than it may.
+    Flood,
     /// It is for the proxy, and its flow can't be labelled so.
     Untracked,
     /// Two pods claim one of its addresses.
@@ -72,7 +74,7 @@ const EGRESS: Direction = Direction::Egress;
 const INGRESS: Direction = Direction::Ingress;
 
 impl Site {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Isolated(EGRESS),
         Self::Isolated(INGRESS),
         Self::Denied(EGRESS),
@@ -84,6 +86,7 @@ impl Site {
         Self::ToLoopback,
         Self::Unknown,
         Self::Unheard,
+        Self::Flood,
         Self::Untracked,
         Self::Conflict,
         Self::Revoked,
@@ -109,6 +112,7 @@ impl Site {
             Self::ToLoopback => Reason::ToLoopback,
             Self::Unknown => Reason::UnknownPod,
             Self::Unheard => Reason::ProxyNotListening,
+            Self::Flood => Reason::TooManyConnections,
             Self::Untracked => Reason::NotTracked,
             Self::Conflict => Reason::AddressConflict,
             Self::Revoked => Reason::PolicyChanged,
@@ -148,6 +152,7 @@ impl Site {
             Self::ToLoopback => "to_loopback",
             Self::Unknown => "unknown_pod",
             Self::Unheard => "not_listening",
+            Self::Flood => "too_many_look_ups",
             Self::Untracked => "not_tracked",
             Self::Conflict => "address_conflict",
             Self::Revoked => "revoked_flow",

@@ -70,6 +70,7 @@ fn the_defaults_are_those_of_the_store_and_are_printed() {
           upstreamTimeoutMs: 4000
           namesPerPod: 10000
           addressesPerName: 1000
+          queriesPerSecondPerPod: 10000
         nameCheck:
           tlsPorts:
           - 443

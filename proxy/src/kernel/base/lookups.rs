@@ -8,6 +8,7 @@
 //! | `ip saddr . ip daddr @itself`: accept | A pod's own server on port 53 would be asked by the proxy. |
 //! | to 127.0.0.0/8: drop | With `route_localnet` the proxy would ask the node's own resolver for the pod. |
 //! | IPv6, a fragment header: drop | As in `live`. |
+//! | datagrams of a pod beyond its share of a second: drop | One pod's flood would fill the queue that all pods' look-ups wait in. |
 //! | the label *diverted*: of TCP where it begins, of UDP always | The proxy's answer makes a flow of what it answers. The server, which was never asked, could send to the pod as if it answered too, past all that the pod may receive; and a connection would be ended as one that nobody reads when the next table comes. |
 //!
 //! The proxy answers datagrams by sockets that are transparent, since `output` turns back what else is said in a labelled flow. A
@@ -20,8 +21,9 @@ use super::super::denied;
 use super::super::expr::{self, Address};
 use super::super::names::Edition;
 use super::super::object::{Chain, Family, Rule, Verdict};
+use super::super::ration::{self, Ration};
 use super::super::site::Site;
-use super::sets::{ITSELF, LOOKUPS};
+use super::sets::{ASKING, ITSELF, LOOKUPS};
 
 const DIVERT: &str = "lookups_divert";
 
@@ -50,6 +52,12 @@ fn divert(config: &Config, family: Family, edition: Edition) -> Vec<Rule> {
         }
     };
     if config.diverts {
+        if let Some(per_second) = config.look_ups_per_second {
+            let ration = Ration { per_second, burst: per_second.get().div_ceil(2) };
+            let beyond = ration::address_beyond(family, Address::Source, &edition.sets_of(ASKING, family), ration);
+            let flood = [expr::protocol(expr::UDP), expr::family(family), beyond];
+            rules.push(Rule::new(flood, &denied::goto(Site::Flood, edition)).because("more look-ups than one pod may ask"));
+        }
         rules.push(Rule::acting([expr::protocol(expr::TCP), expr::state(expr::NEW), expr::set_label(config.label_bit)]));
         rules.push(Rule::acting([expr::protocol(expr::UDP), expr::set_label(config.label_bit)]));
         rules.extend([expr::TCP, expr::UDP].map(|protocol| {

@@ -16,6 +16,8 @@ pub(in crate::kernel) const ELSEWHERE: &str = "elsewhere";
 pub(in crate::kernel) const ITSELF: &str = "itself";
 /// The pods whose look-ups are diverted, and where they ask.
 pub(in crate::kernel) const LOOKUPS: &str = "lookups";
+/// How many they ask.
+pub(super) const ASKING: &str = "asking";
 pub(in crate::kernel) const AUDITED: &str = "audited";
 pub(in crate::kernel) const POD_CIDRS: &str = "pod_cidrs";
 
@@ -100,6 +102,7 @@ pub(in crate::kernel) fn sets(edition: Edition) -> Vec<(Set, Vec<Element>)> {
             (Set::new(edition.sets_of(ELSEWHERE, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(ITSELF, family), &[address, address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(LOOKUPS, family), &[address, Field::Protocol, Field::Port], SetKind::Plain), Vec::new()),
+            (Set::new(edition.sets_of(ASKING, family), &[address], SetKind::Rationed), Vec::new()),
             (Set::new(edition.sets_of(AUDITED, family), &[address], SetKind::Plain), Vec::new()),
             (Set::new(edition.sets_of(POD_CIDRS, family), &[address], SetKind::Interval), Vec::new()),
         ]);
