@@ -19,6 +19,7 @@ use crate::upstream::datagrams::{Ports, as_pod};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use sluice_policy::flow::Request;
 use sluice_policy::{Decision, Reason, Table};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -123,7 +124,8 @@ impl Flow {
         self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
         self.note_moved();
         let Some(upstream) = self.upstream.get() else { return Err(io::ErrorKind::NotConnected.into()) };
-        upstream.try_send(message).map(drop)
+        // The runtime would not try before it has heard that there is room, and so lose what a flow begins with.
+        SockRef::from(upstream).send(message).map(drop)
     }
 
     /// Whether the server has sent anything.

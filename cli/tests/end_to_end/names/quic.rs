@@ -354,7 +354,10 @@ fn a_pod_behind_a_name_has_its_say() {
     let servers = Servers::start(stage.scene.pod("shop/free").ns(), &[POD]);
     stage.look_up("shop/web", "pod.example.test");
     let client = servers.client(&stage, "shop/web", POD);
-    client.echo(&client.connect(POD, "pod.example.test").unwrap(), MUCH).unwrap();
+    let live = client.connect(POD, "pod.example.test").unwrap();
+    let metrics = stage.scene.programs.admin(NODE, "/metrics").unwrap();
+    assert!(metrics.contains("sluice_quic_unsent_total 0\n"), "what a flow begins with is not lost: {metrics}");
+    client.echo(&live, MUCH).unwrap();
     client.assert_denied(POD, "evil.test");
     // Nobody says of datagrams which Service was asked for; the client hears so.
     stage.look_up("shop/web", "service.example.test");
