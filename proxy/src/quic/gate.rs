@@ -150,6 +150,18 @@ impl Gate {
     }
 }
 
+/// What becomes of a flow in which all that was read was allowed: if it is by this table, too.
+fn begin(table: &Table, flow: &Flow, names: &[Option<String>]) -> Fate {
+    let rule = |name: &Option<String>| judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
+    let rulings: Vec<_> = names.iter().map(|name| (rule(name), Read::Name(name.clone()))).collect();
+    let denied = rulings.iter().position(|(ruling, _)| !ruling.is_allowed());
+    match rulings.into_iter().nth(denied.unwrap_or(0)) {
+        Some((ruling, read)) if denied.is_some() => Fate::Deny(ruling, read),
+        Some((ruling, read)) => Fate::Begin(ruling, read),
+        None => Fate::Done,
+    }
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<Key, Arc<Flow>>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -215,9 +227,7 @@ impl Shared {
                         return Fate::Deny(ruling, Read::Name(name));
                     }
                 }
-                let Some(name) = state.allowed.first().filter(|_| !goes_on).cloned() else { return Fate::Done };
-                let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
-                return Fate::Begin(ruling, Read::Name(name));
+                return if goes_on { Fate::Done } else { begin(table, flow, &state.allowed) };
             }
             Err(error) => error,
         };

@@ -331,12 +331,18 @@ fn a_live_flow_outlives_its_name_and_ends_with_its_rule() {
 fn what_other_rules_say_of_it() {
     let rules = "  - to: [ { fqdns: [ { matchName: api.github.com } ] } ]\n    ports: [ { protocol: TCP, port: 443 } ]\n  \
                  - to: [ { ipBlock: { cidr: 198.51.100.9/32 } } ]\n    ports: [ { protocol: UDP, port: 443 } ]";
-    let Some(stage) = Stage::start(&egress(rules), &INSPECT) else { return };
+    let Some(mut stage) = Stage::start(&egress(rules), &INSPECT) else { return };
     let servers = Servers::start(stage.scene.net.outside(), &[API[0], WWW[0]]);
     stage.look_up("shop/web", "api.github.com");
     assert!(hears_icmp(&stage, (ip(API[0]), PORT).into(), &[0xc0; 1200]));
     let client = servers.client(&stage, "shop/web", WWW[0]);
     client.echo(&client.connect(WWW[0], "any.example").unwrap(), WORD).unwrap();
+    // A denied name is denied wherever it is asked for, told or not, and what can't be read may be one.
+    stage.scene.policies(&egress("  - action: Deny\n    to: [ { fqdns: [ { matchName: www.example.org } ] } ]\n  - {}"));
+    let client = servers.client(&stage, "shop/web", WWW[0]);
+    client.assert_denied(API[0], "www.example.org");
+    client.echo(&client.connect(WWW[0], "shop.example.org").unwrap(), WORD).unwrap();
+    assert!(hears_icmp(&stage, (ip(API[0]), PORT).into(), b"garbage"));
 }
 
 /// A server that is a pod of the same node, by a name that may lead there: both ends' rules count, as for any flow.
