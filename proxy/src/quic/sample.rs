@@ -4,12 +4,14 @@ use super::keys::{Keys, Side, sealed_bytes};
 use super::packet::Version;
 
 /// RFC 9001 appendix A.2: the ClientHello, for `example.com`, in its frame.
+#[cfg(test)]
 pub(super) const CRYPTO_FRAME: &str = "060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e868\
     04fe3a47f06a2b69484c00000413011302010000c000000010000e00000b6578616d706c652e636f6dff01000100000a00080006001d0017001800100007\
     000504616c706e000500050100000000003300260024001d00209370b2c9caa47fbabaf4559fedba753de171fa71f50f1ce15d43e994ec74d748002b0003\
     020304000d0010000e0403050306030203080408050806002d00020101001c00024001003900320408ffffffffffffffff05048000ffff07048000ffff08\
     01100104800075300901100f088394c8f03e51570806048000ffff";
 
+#[cfg(test)]
 pub(super) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex
         .bytes()
@@ -19,6 +21,7 @@ pub(super) fn bytes(hex: &str) -> Vec<u8> {
 }
 
 /// A ClientHello with this server name, and with an extension that makes it longer.
+#[cfg(test)]
 pub(super) fn hello(name: Option<&str>, longer_by: u16) -> Vec<u8> {
     let mut extensions = Vec::new();
     if let Some(name) = name {
@@ -45,6 +48,7 @@ pub(super) fn hello(name: Option<&str>, longer_by: u16) -> Vec<u8> {
 }
 
 /// A piece of the handshake.
+#[cfg(test)]
 pub(super) fn crypto(at: usize, piece: &[u8]) -> Vec<u8> {
     let number = |number: usize| (u16::try_from(number).expect("samples are short") | 0x4000).to_be_bytes();
     let mut frame = vec![6];
@@ -70,6 +74,7 @@ pub(super) fn initial(version: Version, first: &[u8], destination: &[u8], number
 }
 
 /// A datagram that begins a connection to `name`.
+#[cfg(test)]
 pub(super) fn beginning(version: Version, destination: &[u8], name: &str) -> Vec<u8> {
     initial(version, destination, destination, 0, &crypto(0, &hello(Some(name), 0)), 1200)
 }
