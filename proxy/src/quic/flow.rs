@@ -19,11 +19,14 @@ use crate::upstream::datagrams::{Ports, as_pod};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use sluice_policy::flow::Request;
 use sluice_policy::{Decision, Reason, Table};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 /// Names of one flow, whose connections may be several.
 const MOST_NAMES: usize = 16;
+/// What of an address is remembered beyond its time, as long as a flow goes on.
+const MOST_TOLD: usize = 256;
 /// Datagrams of a server that are carried in a row.
 const IN_A_ROW: usize = 64;
 const LONGEST_MESSAGE: usize = 65_535;
@@ -49,6 +52,8 @@ pub(super) struct State {
     pub(super) hellos: Hellos,
     /// While it is read: the names that are allowed so far.
     pub(super) allowed: Vec<Option<String>>,
+    /// What the client was told of the server's address when any of its connections began: they outlive it.
+    told: Arc<[Arc<str>]>,
     record: Option<Record>,
 }
 
@@ -71,14 +76,15 @@ impl Flow {
         let record = Record::new(RecordType::Connection, dataplane.ids.next(), &dataplane.node, table, &ends);
         dataplane.metrics.open_connections.inc();
         Self {
-            ends,
             started: Instant::now(),
             state: Mutex::new(State {
                 stage: Stage::Reading,
                 hellos: Hellos::default(),
                 allowed: Vec::new(),
+                told: Arc::clone(&ends.names),
                 record: Some(record),
             }),
+            ends,
             upstream: OnceLock::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -118,7 +124,13 @@ impl Flow {
         self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
         self.note_moved();
         let Some(upstream) = self.upstream.get() else { return Err(io::ErrorKind::NotConnected.into()) };
-        upstream.try_send(message).map(drop)
+        // The runtime would not try before it has heard that there is room, and so lose what a flow begins with.
+        SockRef::from(upstream).send(message).map(drop)
+    }
+
+    /// Whether the server has sent anything.
+    fn is_answered(&self) -> bool {
+        self.received.load(Ordering::Relaxed) > 0
     }
 
     fn note_moved(&self) {
@@ -131,7 +143,7 @@ impl Flow {
     }
 
     /// Adds an allowed name. False: there are too many.
-    pub(super) fn add_name(state: &mut State, name: Option<String>) -> bool {
+    fn add_name(state: &mut State, name: Option<String>) -> bool {
         let names = match &mut state.stage {
             Stage::Reading => &mut state.allowed,
             Stage::Names(names) => names,
@@ -147,25 +159,44 @@ impl Flow {
         true
     }
 
+    /// Judges a connection that begins now by the server name that it asks for, and notes the name if it is allowed. `ends` are those of
+    /// now.
+    pub(super) fn begins(state: &mut State, table: &Table, ends: &Ends, name: &Option<String>) -> Ruling {
+        let ruling = judge::rule(table, ends, Some(Request::Tls { server_name: name.as_deref() }));
+        if ruling.is_allowed() {
+            if !Self::add_name(state, name.clone()) {
+                return Ruling::by_proxy(Reason::TooManyConnections);
+            }
+            let known: Vec<_> = ends.names.iter().filter(|name| !state.told.contains(name)).cloned().collect();
+            if !known.is_empty() {
+                state.told = state.told.iter().cloned().chain(known).take(MOST_TOLD).collect();
+            }
+        }
+        ruling
+    }
+
     /// The end of the flow, if `table` doesn't allow it any more.
     fn judge_again(&self, table: &Table) -> Option<Ended> {
-        let stage = self.lock().stage.clone();
+        let (stage, names) = {
+            let state = self.lock();
+            (state.stage.clone(), Arc::clone(&state.told))
+        };
+        let ends = Ends { names, ..self.ends.clone() };
+        let denied_by = |request: Request<'_>| {
+            let is_allowed = judge::decision(table, &ends, Some(request)) == Decision::Allow;
+            (!is_allowed).then(|| judge::rule(table, &ends, Some(request)))
+        };
         let of_names = |names: Vec<Option<String>>| {
-            names.into_iter().find_map(|name| self.denied_by(table, Request::Tls { server_name: name.as_deref() }))
+            names.into_iter().find_map(|name| denied_by(Request::Tls { server_name: name.as_deref() }))
         };
         let mut ruling = match stage {
             Stage::Reading => return None,
-            Stage::Opaque => self.denied_by(table, Request::Opaque),
+            Stage::Opaque => denied_by(Request::Opaque),
             Stage::Names(names) => of_names(names),
         }?;
         ruling.decision = Decision::Deny;
         ruling.reason = Reason::PolicyChanged;
         Some(Ended::Denied(ruling))
-    }
-
-    fn denied_by(&self, table: &Table, request: Request<'_>) -> Option<Ruling> {
-        let is_allowed = judge::decision(table, &self.ends, Some(request)) == Decision::Allow;
-        (!is_allowed).then(|| judge::rule(table, &self.ends, Some(request)))
     }
 
     /// Writes down what Audit policies would have made of it, where that is another answer.
@@ -243,12 +274,18 @@ pub(super) async fn carry(shared: Arc<Shared>, flow: Arc<Flow>) {
             () = drain.begun.cancelled(), if !is_ending => {}
             ready = upstream.ready(Interest::READABLE | Interest::ERROR) => {
                 let carried = ready.and_then(|ready| match ready.is_error() {
-                    true => Err(upstream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into())),
+                    true => upstream.try_io(Interest::ERROR, || {
+                        Err(upstream.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
+                    }),
                     false => carry_some(&shared, &flow, upstream),
                 });
-                if let Err(error) = carried {
-                    tracing::debug!(%error, server = %flow.server(), client = %flow.client(), "the way of a flow has ended");
-                    break Ended::Failed(Reason::UpstreamUnreachable);
+                match carried {
+                    // Whoever says this later, or something else, may be anybody: ends of QUIC don't believe it either.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !flow.is_answered() => {
+                        tracing::debug!(%error, server = %flow.server(), client = %flow.client(), "nobody is there");
+                        break Ended::Failed(Reason::UpstreamUnreachable);
+                    }
+                    Err(_) | Ok(()) => {}
                 }
                 tokio::task::yield_now().await;
             }
@@ -262,7 +299,7 @@ pub(super) async fn carry(shared: Arc<Shared>, flow: Arc<Flow>) {
     shared.ended(&flow, &ended);
 }
 
-/// An error: there is no way to the server any more.
+/// An error is one that the network said.
 fn carry_some(shared: &Shared, flow: &Flow, upstream: &UdpSocket) -> io::Result<()> {
     SCRATCH.with_borrow_mut(|scratch| {
         for _ in 0..IN_A_ROW {

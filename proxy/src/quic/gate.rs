@@ -151,6 +151,18 @@ impl Gate {
     }
 }
 
+/// What becomes of a flow in which all that was read was allowed: if it is by this table, too.
+fn begin(table: &Table, flow: &Flow, names: &[Option<String>]) -> Fate {
+    let rule = |name: &Option<String>| judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
+    let rulings: Vec<_> = names.iter().map(|name| (rule(name), Read::Name(name.clone()))).collect();
+    let denied = rulings.iter().position(|(ruling, _)| !ruling.is_allowed());
+    match rulings.into_iter().nth(denied.unwrap_or(0)) {
+        Some((ruling, read)) if denied.is_some() => Fate::Deny(ruling, read),
+        Some((ruling, read)) => Fate::Begin(ruling, read),
+        None => Fate::Done,
+    }
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<Key, Arc<Flow>>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -163,12 +175,7 @@ impl Shared {
     /// A new flow, or the record of why there is none.
     fn begin(&self, client: SocketAddr, server: SocketAddr) -> Result<Arc<Flow>, Box<Record>> {
         let table = self.table();
-        let mut ends = Ends { protocol: Protocol::Udp, ..Ends::new(ClientAddr(client), OriginalDst(server)) };
-        if let Some(names) = &self.dataplane.names {
-            let (pod, ip) = (client.ip().to_canonical(), server.ip().to_canonical());
-            // Nobody tells a socket of datagrams which Service was asked for.
-            ends.names = names.of_flow(&table, pod, ip, ip, Moment::now()).into();
-        }
+        let ends = self.ends(&table, client, server);
         let Some(place) = self.dataplane.admission.enter(client.ip()) else {
             let kind = crate::records::RecordType::Connection;
             let mut record = Record::new(kind, self.dataplane.ids.next(), &self.dataplane.node, &table, &ends);
@@ -178,6 +185,17 @@ impl Shared {
         let flow = Arc::new(Flow::new(&self.dataplane, &table, ends, place));
         self.lock().insert((client, server), Arc::clone(&flow));
         Ok(flow)
+    }
+
+    /// Both ends, with the names that the client is told of the server's address by now.
+    fn ends(&self, table: &Table, client: SocketAddr, server: SocketAddr) -> Ends {
+        let mut ends = Ends { protocol: Protocol::Udp, ..Ends::new(ClientAddr(client), OriginalDst(server)) };
+        if let Some(names) = &self.dataplane.names {
+            let (pod, ip) = (client.ip().to_canonical(), server.ip().to_canonical());
+            // Nobody tells a socket of datagrams which Service was asked for.
+            ends.names = names.of_flow(table, pod, ip, ip, Moment::now()).into();
+        }
+        ends
     }
 
     /// Judges a datagram, and sends it on where its flow passes already.
@@ -205,29 +223,18 @@ impl Shared {
             }
             Ok(Seen { server_names, goes_on, .. }) => {
                 for name in server_names {
-                    let ruling = self.rule(table, flow, &mut state, &name);
+                    let ruling = Flow::begins(&mut state, table, &flow.ends, &name);
                     if !ruling.is_allowed() {
                         return Fate::Deny(ruling, Read::Name(name));
                     }
                 }
-                let Some(name) = state.allowed.first().filter(|_| !goes_on).cloned() else { return Fate::Done };
-                let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
-                return Fate::Begin(ruling, Read::Name(name));
+                return if goes_on { Fate::Done } else { begin(table, flow, &state.allowed) };
             }
             Err(error) => error,
         };
         tracing::debug!(%error, client = %flow.client(), server = %flow.server(), "a flow can't be read");
         let ruling = judge::rule(table, &flow.ends, Some(Request::Opaque));
         if ruling.is_allowed() { Fate::Begin(ruling, Read::Nothing) } else { Fate::Deny(ruling, Read::Nothing) }
-    }
-
-    /// Judges a connection by the name that it asks for, and notes the name if it is allowed.
-    fn rule(&self, table: &Table, flow: &Flow, state: &mut State, name: &Option<String>) -> Ruling {
-        let ruling = judge::rule(table, &flow.ends, Some(Request::Tls { server_name: name.as_deref() }));
-        if ruling.is_allowed() && !Flow::add_name(state, name.clone()) {
-            return Ruling::by_proxy(Reason::TooManyConnections);
-        }
-        ruling
     }
 
     /// A datagram of a flow that passes by names: it may begin another connection.
@@ -241,7 +248,8 @@ impl Shared {
             }
         };
         for name in seen.server_names {
-            let ruling = self.rule(table, flow, state, &name);
+            let ends = self.ends(table, flow.client(), flow.server());
+            let ruling = Flow::begins(state, table, &ends, &name);
             if !ruling.is_allowed() {
                 let request = Request::Tls { server_name: name.as_deref() };
                 let record = flow.denial(&self.dataplane, table, &ruling, request);
@@ -354,6 +362,9 @@ impl Shared {
         let Some(record) = flow.end(&self.dataplane, ended) else { return };
         if matches!(ended, Ended::Denied(_)) {
             return self.refuse(flow.client(), flow.server(), &[], None, Box::new(record));
+        }
+        if matches!(ended, Ended::Failed(Reason::UpstreamUnreachable)) {
+            self.prohibit(flow.client(), flow.server(), &[]);
         }
         self.dataplane.metrics.connection(record.verdict, record.reason);
         if self.dataplane.connection_records != ConnectionRecords::Denied || record.verdict == RecordVerdict::Deny {

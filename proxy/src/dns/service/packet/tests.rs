@@ -105,3 +105,36 @@ proptest! {
         prop_assert_eq!(reassembled(&fragments, v4), datagram.segment);
     }
 }
+
+/// ICMP about a datagram of a client: from the server, and with as much of it as fits.
+#[test]
+fn errors_quote_what_they_are_about() {
+    for (from, to, most) in [("10.0.0.1:4000", "192.0.2.1:443", 576), ("[fd00::1]:4000", "[2001:db8::1]:443", 1280)] {
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        for bytes in [0, 21, 1200] {
+            let datagram = Datagram::new(from, to, &vec![7; bytes]).unwrap();
+            let error = datagram.prohibited();
+            let (header_bytes, begun) = if from.is_ipv4() {
+                assert_eq!((error[9], checksum(0, &error[..20])), (ICMP, 0));
+                assert_eq!((&error[12..16], &error[16..20]), (&*octets(to.ip()), &*octets(from.ip())));
+                assert_eq!(error[20..22], [3, 13]);
+                (20, 0)
+            } else {
+                assert_eq!((error[6], &error[8..24], &error[24..40]), (ICMPV6, &*octets(to.ip()), &*octets(from.ip())));
+                assert_eq!(error[40..42], [1, 1]);
+                (40, pseudo_header(ICMPV6, to.ip(), from.ip(), length(error.len() - 40)))
+            };
+            assert_eq!(checksum(begun, &error[header_bytes..]), 0);
+            let quoted = &error[header_bytes + 8..];
+            assert!(datagram.whole().starts_with(quoted) && error.len() == most.min(header_bytes + 8 + datagram.whole().len()));
+        }
+    }
+}
+
+#[test]
+fn what_must_not_be_cut_says_so() {
+    let of = |from: &str, to: &str| Datagram::new(from.parse().unwrap(), to.parse().unwrap(), b"x").unwrap().uncut();
+    let packet = of("192.0.2.1:443", "10.0.0.1:4000");
+    assert_eq!((&packet[6..8], checksum(0, &packet[..20])), (&[0x40, 0][..], 0));
+    assert_eq!(of("[fd00::1]:443", "[fd00::2]:4000")[6], UDP);
+}
