@@ -16,6 +16,7 @@ mod scene;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 use self::dnsperf::{Dnsperf, Run};
 use self::scene::{Scene, Way};
@@ -30,8 +31,11 @@ const WARM_UP: usize = 2_000;
 const MOST_LOST: f64 = 0.001;
 
 /// How much is asked, and for how long.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Pace {
+    /// What is asked in `lookups` (repeatable; all of it by default).
+    #[arg(long, value_enum)]
+    load: Vec<Load>,
     /// Questions per second in `lookups`.
     #[arg(long, default_value_t = 5_000)]
     rate: usize,
@@ -47,7 +51,7 @@ pub(crate) struct Pace {
 }
 
 /// What is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Load {
     /// The same names again and again.
     Repeated,
@@ -68,20 +72,21 @@ struct Turn {
 }
 
 /// Prints what look-ups cost. Without the programs that it takes: which they are, and nothing else.
-pub(crate) fn measure(pace: Pace) -> anyhow::Result<()> {
+pub(crate) fn measure(pace: &Pace) -> anyhow::Result<()> {
     let missing = scene::missing();
     if !missing.is_empty() {
         println!("\nlook-ups: NOT MEASURED without {} (`.ci/setup bench` installs what is missing)", missing.join(", "));
         return Ok(());
     }
-    for load in [Load::Repeated, Load::New, Load::Displacing] {
-        measure_one(load, pace).with_context(|| format!("look-ups, {load:?}"))?;
+    let loads = if pace.load.is_empty() { Load::value_variants() } else { &pace.load };
+    for load in loads {
+        measure_one(*load, pace).with_context(|| format!("look-ups, {load:?}"))?;
     }
     Ok(())
 }
 
-fn measure_one(load: Load, pace: Pace) -> anyhow::Result<()> {
-    let Pace { seconds, rounds, .. } = pace;
+fn measure_one(load: Load, pace: &Pace) -> anyhow::Result<()> {
+    let Pace { seconds, rounds, .. } = *pace;
     let rate = if load == Load::Repeated { pace.rate } else { pace.new_rate };
     let of_turn = rate * seconds;
     // Sluice alone remembers; one more turn is as fast as it goes, for which there is as much again.

@@ -60,7 +60,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     if matches!(args.scenario, Scenario::Lookups | Scenario::All) {
-        lookups::measure(args.pace)?;
+        lookups::measure(&args.pace)?;
     }
     Ok(())
 }
