@@ -21,6 +21,10 @@ use crate::ident::RecordId;
 use crate::judge::Ends;
 
 const MOST_TEXT_BYTES: usize = 2048;
+/// Room for most lines: one that grows is copied again and again.
+const USUAL_LINE_BYTES: usize = 768;
+/// How long the first of some lines waits for others: to wake the writer and to write cost more than a record does.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -271,9 +275,10 @@ impl RecordSink {
     pub fn write(&self, mut record: Record) {
         let left_out = self.state.pending.swap(0, Ordering::Relaxed) + record.suppressed.unwrap_or_default();
         record.suppressed = (left_out > 0).then_some(left_out);
-        let Ok(mut line) = serde_json::to_vec(&record) else {
+        let mut line = Vec::with_capacity(USUAL_LINE_BYTES);
+        if serde_json::to_writer(&mut line, &record).is_err() {
             return self.leave_out(left_out);
-        };
+        }
         line.push(b'\n');
         self.state.queued.fetch_add(1, Ordering::Relaxed);
         match self.lines.try_send(line) {
@@ -339,7 +344,7 @@ fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, output: impl Write)
             Ok(line) => Some(line),
             Err(_) => {
                 written = written.and_then(|()| output.flush());
-                queue.recv().ok()
+                queue.recv().ok().inspect(|_| std::thread::sleep(GATHERING))
             }
         };
         match written {
