@@ -96,10 +96,8 @@ impl Enforcer {
             Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
             learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
         };
-        for ((lesson, done), learned) in lessons.iter().zip(waiting).zip(learned) {
-            if learned.is_ok() {
-                self.note_learned(lesson);
-            }
+        self.note_learned(lessons.iter().zip(&learned).filter(|(_, learned)| learned.is_ok()).map(|(lesson, _)| lesson));
+        for (done, learned) in waiting.into_iter().zip(learned) {
             // Who doesn't wait any more has answered SERVFAIL.
             let _ = done.send(learned);
         }
@@ -110,11 +108,14 @@ impl Enforcer {
         self.kernel.learn(std::slice::from_ref(lesson)).map_err(|error| crate::error_chain(&error))
     }
 
-    fn note_learned(&self, lesson: &Lesson) {
+    fn note_learned<'a>(&self, lessons: impl Iterator<Item = &'a Lesson>) {
         let Some(Learning { names, journal, .. }) = &self.learning else { return };
-        // Counted and said there; the answer holds all the same, until this process is killed.
-        let _ = journal.append(lesson);
-        names.confirm(lesson);
+        let lessons: Vec<&Lesson> = lessons.collect();
+        // Counted and said there; the answers hold all the same, until this process is killed.
+        let _ = journal.append_all(&lessons);
+        for lesson in lessons {
+            names.confirm(lesson);
+        }
     }
 
     /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing. Nor, before the first
