@@ -27,6 +27,8 @@ use crate::statistics::Sorted;
 const REPEATED: usize = 1_000;
 /// Questions before the first turn: what is set up once is no part of a figure.
 const WARM_UP: usize = 2_000;
+/// The names that a pod has room for by default (`dns.namesPerPod`).
+const ROOM: usize = 10_000;
 /// Rates are found to be too high for some way if more than this share of questions is lost.
 const MOST_LOST: f64 = 0.001;
 
@@ -40,13 +42,13 @@ pub(crate) struct Pace {
     #[arg(long, default_value_t = 5_000)]
     rate: usize,
     /// The same for names that are asked once.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 5_000)]
     new_rate: usize,
     /// Seconds of each turn in `lookups`.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     seconds: usize,
     /// Turns of each peer in `lookups`.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
 
@@ -90,17 +92,16 @@ fn measure_one(load: Load, pace: &Pace) -> anyhow::Result<()> {
     let rate = if load == Load::Repeated { pace.rate } else { pace.new_rate };
     let of_turn = rate * seconds;
     // Sluice alone remembers; one more turn is as fast as it goes, for which there is as much again.
-    let needed = match load {
-        Load::Repeated => REPEATED,
-        Load::New | Load::Displacing => WARM_UP + of_turn * rounds + of_turn * 8,
-    };
+    let warm_up = if load == Load::Displacing { ROOM } else { WARM_UP };
+    let fastest = of_turn * 8;
+    let needed = if load == Load::Repeated { REPEATED } else { warm_up + of_turn * rounds + fastest };
     let arguments: &[&str] = if load == Load::New { &["--set", "dns.namesPerPod=1000000"] } else { &[] };
     let mut scene = Scene::start(needed, arguments)?;
     let what = match load {
         Load::Repeated => format!("{REPEATED} names again and again, TTL 300 s"),
         Load::New => "names and addresses never seen before, with room for all of them (dns.namesPerPod: 1000000)".to_owned(),
         Load::Displacing => {
-            "names and addresses never seen before, beyond the 10,000 for which a pod has room by default".to_owned()
+            format!("names and addresses never seen before, beyond the {ROOM} for which a pod has room by default")
         }
     };
     println!("\nlook-ups, {load:?}: {what}; {rounds} turns of {seconds} s each, {rate} questions per second");
@@ -111,10 +112,9 @@ fn measure_one(load: Load, pace: &Pace) -> anyhow::Result<()> {
         place += count;
         scene::names(first, if load == Load::Repeated { REPEATED.min(count) } else { count })
     };
-    let warm_up = if load == Load::Displacing { 12_000.min(needed / 2) } else { WARM_UP };
     let first = next(warm_up);
     for way in Way::ALL {
-        scene.ask(way, &Dnsperf::new(&first, seconds).at(rate.max(2_000)))?;
+        scene.ask(way, &Dnsperf::new(&first, warm_up.div_ceil(rate)).at(rate))?;
     }
     let mut turns: [Vec<Turn>; 3] = Default::default();
     for round in 0..rounds {
@@ -127,13 +127,13 @@ fn measure_one(load: Load, pace: &Pace) -> anyhow::Result<()> {
         }
     }
     print_turns(&turns);
-    let names = next(of_turn * 8);
-    let mut fastest = Vec::new();
+    let names = next(fastest);
+    let mut most = Vec::new();
     for way in Way::ALL {
         let run = scene.ask(way, &Dnsperf::new(&names, seconds.min(3)).silent())?;
-        fastest.push(format!("{} {:.0} ({} lost)", way.name(), run.per_second, run.lost));
+        most.push(format!("{} {:.0} ({} lost)", way.name(), run.per_second, run.lost));
     }
-    println!("{:>16}   {}", "most per second", fastest.join(", "));
+    println!("{:>16}   {}", "most per second", most.join(", "));
     println!("{:>16}   {}", "memory", scene.memory()?);
     Ok(())
 }
@@ -175,9 +175,10 @@ fn print_turns(turns: &[Vec<Turn>; 3]) {
     }
     let ratios = |of: fn(&Turn) -> f64| sluice.iter().zip(dnsdist).map(|(ours, theirs)| of(ours) / of(theirs)).collect();
     row("sluice/dnsdist", "CPU of the process", ratios(|turn| turn.between.unwrap_or(f64::NAN)));
-    let added = |turns: &[Turn]| turns.iter().zip(direct).map(|(through, direct)| through.all - direct.all).collect::<Vec<_>>();
-    let added: Vec<f64> = added(sluice).into_iter().zip(added(dnsdist)).map(|(ours, theirs)| ours / theirs).collect();
-    row("sluice/dnsdist", "CPU that all processes take more than without either", added);
+    for (way, turns) in Way::ALL.iter().zip([sluice, dnsdist]) {
+        let added = turns.iter().zip(direct).map(|(through, direct)| through.all - direct.all);
+        row(way.name(), "us of all processes more than without either", added.collect());
+    }
     for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
         for (way, turns) in Way::ALL.iter().zip(turns) {
             row(way.name(), &format!("us latency, {name}"), turns.iter().map(|turn| turn.run.latency_us(share)).collect());

@@ -122,3 +122,36 @@ impl Run {
 fn latency_us(said: &str) -> Option<f64> {
     said.split_whitespace().next_back()?.parse::<f64>().ok().map(|seconds| seconds * 1e6)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Run;
+
+    /// As dnsperf 2.10 writes it.
+    const SAID: &str = "\
+[Status] Sending queries (to 127.0.0.1:53)
+> NOERROR host-000000.bench.example A 0.000231
+> NXDOMAIN host-000001.bench.example A 0.000226
+> NOERROR host-000002.bench.example A 0.001000
+
+Statistics:
+
+  Queries sent:         4
+  Queries completed:    3 (75.00%)
+  Queries lost:         1 (25.00%)
+
+  Response codes:       NOERROR 2 (66.67%), NXDOMAIN 1 (33.33%)
+  Average packet size:  request 29, response 29
+  Run time (s):         1.000282
+  Queries per second:   2.999154
+";
+
+    #[test]
+    fn what_dnsperf_says_is_read() {
+        let run = Run::read(SAID).unwrap();
+        assert_eq!((run.completed, run.lost, run.failed), (3, 1, 1));
+        assert!((run.per_second - 2.999154).abs() < 1e-9);
+        assert_eq!([0.0, 0.5, 0.99].map(|share| run.latency_us(share).round()), [226.0, 231.0, 1000.0]);
+        assert!(Run::read("[Status] Sending queries").is_err());
+    }
+}
