@@ -18,6 +18,9 @@ use crate::names::{Journal, Lesson, Moment, Names};
 const QUEUE: usize = 4096;
 /// Lessons in one transaction: it is the latency of those that come meanwhile.
 const TOGETHER: usize = 512;
+/// The least time from one transaction to the next. A look-up that comes alone waits for nothing; of many, those of a millisecond go
+/// together, as to be woken for each costs more than all else of it.
+const PACE: Duration = Duration::from_millis(1);
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -33,11 +36,13 @@ pub struct Learning {
     /// had in force at last.
     former: Option<Arc<Table>>,
     tidied: Instant,
+    /// When the last transaction of lessons ended.
+    told: Option<Instant>,
 }
 
 impl Learning {
     pub fn new(names: Arc<Names>, journal: Journal, former: Option<Arc<Table>>) -> Self {
-        Self { names, journal, former, tidied: Instant::now() }
+        Self { names, journal, former, tidied: Instant::now(), told: None }
     }
 }
 
@@ -80,6 +85,9 @@ impl Learner {
 impl Enforcer {
     /// Puts a lesson, and all that wait behind it, into the kernel.
     pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
+        if let Some(told) = self.learning.as_ref().and_then(|learning| learning.told) {
+            std::thread::sleep(PACE.saturating_sub(told.elapsed()));
+        }
         let mut taught = vec![first];
         while taught.len() < TOGETHER
             && let Ok(next) = others.try_recv()
@@ -97,6 +105,9 @@ impl Enforcer {
             learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
         };
         self.note_learned(lessons.iter().zip(&learned).filter(|(_, learned)| learned.is_ok()).map(|(lesson, _)| lesson));
+        if let Some(learning) = &mut self.learning {
+            learning.told = Some(Instant::now());
+        }
         for (done, learned) in waiting.into_iter().zip(learned) {
             // Who doesn't wait any more has answered SERVFAIL.
             let _ = done.send(learned);
