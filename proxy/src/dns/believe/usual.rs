@@ -62,3 +62,6 @@ pub(super) fn read(query: &Query, header: Header, response: &[u8]) -> Option<Ans
         left_out: 0,
     })
 }
+
+#[cfg(test)]
+mod tests;
