@@ -34,7 +34,7 @@ test-long: ## every conformance case in the kernel, and the seeded faults
 	@if [ -x policy/tests/faults/run ]; then policy/tests/faults/run; fi
 
 bench: ## the figures of docs/PERFORMANCE.md, measured here
-	@.ci/setup demo
+	@.ci/setup bench
 	cargo bench -p sluice-policy
 	cargo build --release --workspace --bins
 	@if [ "$$(id -u)" = 0 ]; then $(TARGET)/release/sluice-bench; else $(TARGET)/release/sluice-testnet run -- $(TARGET)/release/sluice-bench; fi

@@ -17,6 +17,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use sluice_testnet::{Net, Netns, Programs};
 
 use crate::manifests;
+use crate::processor::cpu_seconds;
 use crate::statistics::Sorted;
 
 /// A cluster as one node sees it.
@@ -111,17 +112,6 @@ fn measure_one(size: Size, changes: usize) -> anyhow::Result<()> {
     }
     drop(programs);
     Ok(())
-}
-
-/// Seconds that a process has computed, in user space and in the kernel for it.
-fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
-    /// `USER_HZ`, which Linux fixes.
-    const TICKS: f64 = 100.0;
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name, in brackets, may hold anything. Behind it the times are fields 14 and 15 of `man proc_pid_stat`.
-    let (_, fields) = stat.rsplit_once(')').context("a name in brackets")?;
-    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    Ok(ticks.iter().sum::<f64>() / TICKS)
 }
 
 /// `/proc/meminfo`, in KiB.

@@ -6,7 +6,9 @@
 mod apply;
 mod l4;
 mod load;
+mod lookups;
 mod manifests;
+mod processor;
 mod statistics;
 
 use clap::{Parser, ValueEnum};
@@ -29,6 +31,9 @@ struct Args {
     /// Changes in `apply`.
     #[arg(long, default_value_t = 500)]
     changes: usize,
+    /// How `lookups` asks.
+    #[command(flatten)]
+    pace: lookups::Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,6 +42,8 @@ enum Scenario {
     L4,
     /// Time from a changed file to the kernel's rules.
     Apply,
+    /// What a look-up costs on its way through, beside dnsdist.
+    Lookups,
     /// All of them.
     All,
 }
@@ -51,6 +58,9 @@ fn main() -> anyhow::Result<()> {
         for layout in layouts {
             l4::measure(args.turns, *layout)?;
         }
+    }
+    if matches!(args.scenario, Scenario::Lookups | Scenario::All) {
+        lookups::measure(&args.pace)?;
     }
     Ok(())
 }

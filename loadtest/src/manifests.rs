@@ -40,3 +40,17 @@ pub(crate) fn allow_everyone(namespace: &str, name: &str, subject: &str) -> Stri
          - from: [ {{ namespaceSelector: {{}} }} ]\n    ports: [ {{ port: 8080 }} ]\n"
     )
 }
+
+/// The cluster's resolver, by the label that it has everywhere.
+pub(crate) fn resolver(name: &str, node: &str, ip: IpAddr) -> String {
+    pod("kube-system", name, "dns", node, ip).replace("app: dns,", "app: dns, k8s-app: kube-dns,")
+}
+
+/// `subject` may look up the names of a pattern, and reach what they lead to.
+pub(crate) fn to_names(namespace: &str, name: &str, subject: &str, pattern: &str) -> String {
+    format!(
+        "---\napiVersion: sluice.dev/v1alpha1\nkind: SluiceNetworkPolicy\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+         spec:\n  podSelector: {{ matchLabels: {{ app: {subject} }} }}\n  policyTypes: [ Egress ]\n  egress:\n  \
+         - to: [ {{ fqdns: [ {{ matchPattern: \"{pattern}\" }} ] }} ]\n"
+    )
+}

@@ -159,7 +159,10 @@ impl Judge for Lookups {
         let ruling = Ruling::new(&table, &flow, &verdict_by_now);
         let ends = Ends::new(ClientAddr(asked.client), OriginalDst(asked.server));
         let mut record = Record::new(RecordType::Lookup, self.ids.next(), &self.node, &table, &ends);
-        record.protocol = Cow::Owned(protocol(asked.transport).to_string());
+        record.protocol = Cow::Borrowed(match asked.transport {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        });
         record.decided(&ruling);
         let mut facts = DnsFacts {
             name: shortened(&asked.query.name).into_owned(),

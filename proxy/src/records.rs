@@ -21,6 +21,12 @@ use crate::ident::RecordId;
 use crate::judge::Ends;
 
 const MOST_TEXT_BYTES: usize = 2048;
+/// Room for most lines: one that grows is copied again and again.
+const USUAL_LINE_BYTES: usize = 768;
+/// How long the first of some lines waits for others: to wake the writer and to write cost more than a record does.
+const GATHERING: Duration = Duration::from_millis(10);
+/// Where fewer find a place, they are written at once: a burst would fill it in that time.
+const GATHERED_LINES: usize = 1024;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -271,9 +277,10 @@ impl RecordSink {
     pub fn write(&self, mut record: Record) {
         let left_out = self.state.pending.swap(0, Ordering::Relaxed) + record.suppressed.unwrap_or_default();
         record.suppressed = (left_out > 0).then_some(left_out);
-        let Ok(mut line) = serde_json::to_vec(&record) else {
+        let mut line = Vec::with_capacity(USUAL_LINE_BYTES);
+        if serde_json::to_writer(&mut line, &record).is_err() {
             return self.leave_out(left_out);
-        };
+        }
         line.push(b'\n');
         self.state.queued.fetch_add(1, Ordering::Relaxed);
         match self.lines.try_send(line) {
@@ -321,14 +328,15 @@ pub fn start(queue_lines: usize, output: impl Write + Send + 'static) -> std::io
     let (finished, done) = sync_channel(1);
     let state = Arc::new(SinkState::default());
     let sink = RecordSink { lines, state: Arc::clone(&state) };
+    let gathering = if queue_lines < GATHERED_LINES { Duration::ZERO } else { GATHERING };
     std::thread::Builder::new().name("records".into()).spawn(move || {
-        drain_queue(&queue, &state, output);
+        drain_queue(&queue, &state, gathering, output);
         let _ = finished.try_send(());
     })?;
     Ok((sink, RecordWriter { done }))
 }
 
-fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, output: impl Write) {
+fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, gathering: Duration, output: impl Write) {
     let mut output = std::io::BufWriter::with_capacity(64 * 1024, output);
     let mut failing = false;
     let mut next = queue.recv().ok();
@@ -339,7 +347,7 @@ fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, output: impl Write)
             Ok(line) => Some(line),
             Err(_) => {
                 written = written.and_then(|()| output.flush());
-                queue.recv().ok()
+                queue.recv().ok().inspect(|_| std::thread::sleep(gathering))
             }
         };
         match written {

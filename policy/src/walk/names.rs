@@ -32,18 +32,22 @@ impl Table {
     /// Whether rules of the pod at `source` name `name`, and none of them takes `ip` for an address of it: it is of the cluster, or
     /// private.
     pub fn withholds(&self, source: IpAddr, name: &str, ip: IpAddr) -> bool {
-        let of_name: Vec<_> = self.names_in_rules(source).into_iter().filter(|(_, named)| named.matches(name)).collect();
-        !of_name.is_empty() && !of_name.iter().any(|(_, named)| self.may_have(named, ip))
+        let mut of_name = self.peers_by_name(source).map(|(_, named)| named).filter(|named| named.matches(name)).peekable();
+        of_name.peek().is_some() && !of_name.any(|named| self.may_have(named, ip))
     }
 
     /// The peers by name in the egress rules that judge the pod at `source`, each with its rule.
     pub fn names_in_rules(&self, source: IpAddr) -> BTreeSet<(RuleId, &Arc<Named>)> {
+        self.peers_by_name(source).collect()
+    }
+
+    /// The same, in the order of the rules, some perhaps more than once.
+    fn peers_by_name(&self, source: IpAddr) -> impl Iterator<Item = (RuleId, &Arc<Named>)> {
         let endpoint = self.endpoints.get(&source).filter(|slot| slot.local);
         let lines = endpoint.and_then(|slot| self.lines(self.programs(slot.identity).egress?));
         let all = lines.into_iter().flat_map(|lines| &lines.lines).filter(|line| !line.reads.is_lookup());
         all.flat_map(|line| line.peers.iter().flatten().map(move |peer| (line.rule, peer)))
             .filter_map(|(rule, peer)| if let Peer::Names(named) = peer { Some((rule, named)) } else { None })
-            .collect()
     }
 }
 

@@ -11,6 +11,8 @@
 //! | to a question of type HTTPS, or SVCB | teaches their address hints, and the addresses that its names have beside them |
 //! | to any other question | believed, teaches nothing |
 
+mod usual;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -92,7 +94,7 @@ pub enum NotBelieved {
 pub fn believe(query: &Query, response: &[u8]) -> Result<Answer, NotBelieved> {
     let header = Header::read(response).ok_or(NotBelieved::Short(response.len()))?;
     belongs(query, header, response)?;
-    let mut answer = Answer {
+    let answer = Answer {
         rcode: Rcode(header.rcode()),
         truncated: header.is_truncated(),
         names: vec![query.name.clone()],
@@ -103,6 +105,14 @@ pub fn believe(query: &Query, response: &[u8]) -> Result<Answer, NotBelieved> {
     if answer.truncated || query.kind == Kind::Other {
         return Ok(answer);
     }
+    match usual::read(query, header, response) {
+        Some(usual) => Ok(usual),
+        None => parsed(query, header, response, answer),
+    }
+}
+
+/// What is learned beyond `answer`, which is what can be told without reading records.
+fn parsed(query: &Query, header: Header, response: &[u8], mut answer: Answer) -> Result<Answer, NotBelieved> {
     if header.records() > MOST_RECORDS {
         return Err(NotBelieved::TooManyRecords(header.records()));
     }

@@ -115,7 +115,11 @@ pub(super) fn is_service(asked: RecordType) -> bool {
 }
 
 pub(super) fn ttl(record: &Record) -> u32 {
-    if record.ttl > MOST_TTL_SECONDS { 0 } else { record.ttl }
+    ttl_of(record.ttl)
+}
+
+pub(super) fn ttl_of(said: u32) -> u32 {
+    if said > MOST_TTL_SECONDS { 0 } else { said }
 }
 
 fn plain_of(name: &Name) -> String {

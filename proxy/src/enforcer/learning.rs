@@ -19,6 +19,9 @@ use crate::restart::Inherited;
 const QUEUE: usize = 4096;
 /// Lessons in one transaction: it is the latency of those that come meanwhile.
 const TOGETHER: usize = 512;
+/// The least time from one transaction to the next. A look-up that comes alone waits for nothing; of many, those of a millisecond go
+/// together, as to be woken for each costs more than all else of it.
+const PACE: Duration = Duration::from_millis(1);
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -34,11 +37,13 @@ pub struct Learning {
     /// had in force at last.
     former: Option<Arc<Table>>,
     tidied: Instant,
+    /// When the last transaction of lessons ended.
+    told: Option<Instant>,
 }
 
 impl Learning {
     pub fn new(names: Arc<Names>, journal: Journal, former: Option<Arc<Table>>) -> Self {
-        Self { names, journal, former, tidied: Instant::now() }
+        Self { names, journal, former, tidied: Instant::now(), told: None }
     }
 }
 
@@ -90,6 +95,9 @@ fn still_awaited(mut taught: Taught) -> Option<Taught> {
 impl Enforcer {
     /// Puts a lesson, and all that wait behind it, into the kernel.
     pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
+        if let Some(told) = self.learning.as_ref().and_then(|learning| learning.told) {
+            std::thread::sleep(PACE.saturating_sub(told.elapsed()));
+        }
         let mut taught = vec![first];
         while taught.len() < TOGETHER
             && let Ok(next) = others.try_recv()
@@ -107,10 +115,12 @@ impl Enforcer {
             Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
             learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
         };
-        for ((lesson, done), learned) in lessons.iter().zip(waiting).zip(learned) {
-            if learned.is_ok() && !lesson.is_empty() {
-                self.note_learned(lesson);
-            }
+        let told = lessons.iter().zip(&learned).filter(|(lesson, learned)| learned.is_ok() && !lesson.is_empty());
+        self.note_learned(told.map(|(lesson, _)| lesson));
+        if let Some(learning) = &mut self.learning {
+            learning.told = Some(Instant::now());
+        }
+        for (done, learned) in waiting.into_iter().zip(learned) {
             // Who doesn't wait any more has answered SERVFAIL by now.
             let _ = done.send(learned);
         }
@@ -135,7 +145,7 @@ impl Enforcer {
         let mut lesson = names.of_pod(late.pod, now);
         lesson.addresses.retain(|learned| late.addresses().any(|address| address == learned.address));
         self.learn_alone(&lesson)?;
-        self.note_learned(&lesson);
+        self.note_learned(std::iter::once(&lesson));
         Ok(())
     }
 
@@ -144,11 +154,14 @@ impl Enforcer {
         self.kernel.learn(std::slice::from_ref(lesson)).map_err(|error| crate::error_chain(&error))
     }
 
-    fn note_learned(&self, lesson: &Lesson) {
+    fn note_learned<'a>(&self, lessons: impl Iterator<Item = &'a Lesson>) {
         let Some(Learning { names, journal, .. }) = &self.learning else { return };
-        // Counted and said there; the answer holds all the same, until this process is killed.
-        let _ = journal.append(lesson);
-        names.confirm(lesson);
+        let lessons: Vec<&Lesson> = lessons.collect();
+        // Counted and said there; the answers hold all the same, until this process is killed.
+        let _ = journal.append_all(&lessons);
+        for lesson in lessons {
+            names.confirm(lesson);
+        }
     }
 
     /// Before `table` comes into force: what pods were told that are gone by it, or others now, counts for nothing. Nor, before the first

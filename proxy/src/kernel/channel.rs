@@ -41,6 +41,8 @@ const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const SUBSYSTEM_NFTABLES: u16 = 10;
 const ANSWER_SECONDS: i64 = 60;
+/// More than the kernel puts into one datagram of a netlink socket.
+const ANSWER_BYTES: usize = 64 << 10;
 
 /// A socket to nftables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub(super) struct Channel {
     sequence: u32,
     limit_bytes: usize,
     commits: u32,
+    /// Where answers are read to.
+    answer: Box<[u8]>,
 }
 
 impl Channel {
@@ -70,7 +74,7 @@ impl Channel {
         let (fd, buffer) = open().map_err(ChannelError::Open)?;
         // What the kernel itself takes off (netlink_sendmsg), and the batch's head and end.
         let limit_bytes = buffer.saturating_sub(128).min(LONGEST_BYTES);
-        Ok(Self { fd, sequence: 0, limit_bytes, commits: 0 })
+        Ok(Self { fd, sequence: 0, limit_bytes, commits: 0, answer: vec![0; ANSWER_BYTES].into_boxed_slice() })
     }
 
     /// The longest transaction that is sent as one.
@@ -129,15 +133,14 @@ impl Channel {
     }
 
     fn read_answer(&mut self, first: u32, last: u32, kinds: &[u8]) -> Result<(), ChannelError> {
-        let mut buffer = vec![0; 64 << 10];
         let mut refused = None;
         loop {
-            let length = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            let length = match recv(self.fd.as_raw_fd(), &mut self.answer, MsgFlags::empty()) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(refused.unwrap_or(ChannelError::Receive(errno))),
             };
-            for message in Messages(&buffer[..length]) {
+            for message in Messages(&self.answer[..length]) {
                 let kind = u16::from_ne_bytes([message[4], message[5]]);
                 let sequence = message[8..12].first_chunk().map_or(0, |b| u32::from_ne_bytes(*b));
                 // An answer to an earlier transaction whose reading was given up counts before `first`.

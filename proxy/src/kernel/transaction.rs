@@ -11,6 +11,7 @@
 
 #![expect(unsafe_code, reason = "libnftnl is a C library, and this is the one file that calls it")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::NonNull;
 
@@ -46,6 +47,11 @@ pub(super) struct BaseHook {
     pub(super) kind: nftnl::ChainType,
 }
 
+thread_local! {
+    /// The scratch of the thread's former transaction: to zero that much again costs more than a small transaction does.
+    static SCRATCH: Cell<Option<Box<[u64]>>> = const { Cell::new(None) };
+}
+
 /// A list of changes to the table, in order. What one [`channel`](super::channel) call sends of it takes effect as a whole or not
 /// at all.
 pub(super) struct Transaction {
@@ -65,18 +71,19 @@ impl Transaction {
 
     /// For the table of another family.
     pub(super) fn of(family: ProtoFamily) -> Self {
-        let words = nftnl::nft_nlmsg_maxsize() as usize / 8 + 1;
+        let fresh = || vec![0; nftnl::nft_nlmsg_maxsize() as usize / 8 + 1].into_boxed_slice();
         Self {
             family,
             table: nftnl::Table::new(text(TABLE), family),
             messages: Vec::new(),
-            scratch: vec![0; words].into_boxed_slice(),
+            scratch: SCRATCH.take().unwrap_or_else(fresh),
             sets: 0,
         }
     }
 
     /// The messages, each a whole number of words, without sequence numbers.
     pub(super) fn into_messages(self) -> Vec<u8> {
+        SCRATCH.set(Some(self.scratch));
         self.messages
     }
 

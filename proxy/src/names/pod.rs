@@ -14,6 +14,9 @@ use super::metrics::Bound;
 use super::moment::{Moment, Second};
 use super::store::Limits;
 
+/// Addresses of an answer that are compared one by one.
+const FEW: usize = 16;
+
 /// The soonest first.
 type Queue<T> = BinaryHeap<Reverse<(Second, T)>>;
 
@@ -315,10 +318,14 @@ impl PodNames {
 
 /// The addresses that the name at `index` leads to, each once, with its latest expiry, in the order of the answer.
 fn addresses_of(index: usize, facts: &[Fact]) -> Vec<(IpAddr, Second)> {
-    let mut place = HashMap::new();
     let mut wanted: Vec<(IpAddr, Second)> = Vec::new();
+    // Most answers have so few that to look through them is quicker than to make a map.
+    let mut place = (facts.len() > FEW).then(HashMap::new);
     for fact in facts.iter().filter(|fact| fact.names > index) {
-        let at = *place.entry(fact.address).or_insert(wanted.len());
+        let at = match &mut place {
+            Some(place) => *place.entry(fact.address).or_insert(wanted.len()),
+            None => wanted.iter().position(|(address, _)| *address == fact.address).unwrap_or(wanted.len()),
+        };
         match wanted.get_mut(at) {
             Some((_, expires)) => *expires = (*expires).max(fact.expires),
             None => wanted.push((fact.address, fact.expires)),

@@ -126,8 +126,8 @@ impl Names {
         self.with_shelf(pod, |shelf, inner| {
             self.take_in(shelf, inner, (names, facts), &mut lesson);
             let mut seen = HashSet::new();
-            let fresh = facts.iter().map(|fact| fact.address).filter(|address| seen.insert(*address));
-            let news = fresh.filter(|address| inner.names.has_news(*address, now));
+            let news = facts.iter().map(|fact| fact.address).filter(|address| inner.names.has_news(*address, now));
+            let news = news.filter(|address| facts.len() == 1 || seen.insert(*address));
             lesson.addresses = news.filter_map(|address| inner.names.learned(address, now)).collect();
         });
         self.keep_total(names, &mut lesson);

@@ -25,7 +25,7 @@ use crate::upstream::is_of_this_node;
 const MOST_USES: u32 = 32;
 const MOST_AGE: Duration = Duration::from_secs(5);
 /// Sockets that wait for the next query of one pod to one server, and of all.
-const MOST_IDLE_OF_ROUTE: usize = 8;
+const MOST_IDLE_OF_ROUTE: usize = 64;
 const MOST_IDLE: usize = 512;
 const LONGEST_MESSAGE: usize = 65_535;
 

@@ -1,6 +1,6 @@
 //! What was learned, on disk: for the next process, however this one ends, but not beyond the next boot.
 //!
-//! A lesson is appended by one write(2) before the answer goes to the pod. There is no fsync: what is in the page cache outlives a
+//! Lessons are appended, those of one transaction by one write(2), before their answers go to the pods. There is no fsync: what is in the page cache outlives a
 //! SIGKILL, and what a power failure takes is of another boot, in which the pods are new and CLOCK_BOOTTIME begins anew.
 //!
 //! **What can't be written** is counted, said in the log once, and doesn't hold up the answer: the store and the kernel have it. A
@@ -169,24 +169,32 @@ impl Journal {
     /// Blocks for one write to the page cache; while the file is written anew for as long as that takes, or, if another process does that,
     /// for a tenth of a second.
     pub fn append(&self, lesson: &Lesson) -> Result<(), WriteError> {
-        if lesson.is_empty() {
+        self.append_all(&[lesson])
+    }
+
+    /// [`Self::append`] for several, by one write.
+    pub fn append_all(&self, lessons: &[&Lesson]) -> Result<(), WriteError> {
+        if lessons.iter().all(|lesson| lesson.is_empty()) {
             return Ok(());
         }
-        self.write(|writer| {
-            let news = lesson.addresses.iter().flat_map(|learned| {
-                let news = learned.names.iter().filter(|name| name.is_news);
-                news.map(|name| (learned.address, &name.name, Second::not_before(name.expires)))
-            });
-            writer.learned(lesson.pod, lesson.at, news);
+        self.write(lessons.len(), |writer| {
+            for lesson in lessons {
+                let news = lesson.addresses.iter().flat_map(|learned| {
+                    let news = learned.names.iter().filter(|name| name.is_news);
+                    news.map(|name| (learned.address, &name.name, Second::not_before(name.expires)))
+                });
+                writer.learned(lesson.pod, lesson.at, news);
+            }
         })
     }
 
     /// Writes down that what was known for a pod counts for nothing. Errors as of [`Self::append`].
     pub fn forget(&self, forgotten: Forgotten) -> Result<(), WriteError> {
-        self.write(|writer| writer.forgotten(forgotten.pod, forgotten.at))
+        self.write(1, |writer| writer.forgotten(forgotten.pod, forgotten.at))
     }
 
-    fn write(&self, records: impl Fn(&mut Writer)) -> Result<(), WriteError> {
+    /// `count`: how many are lost if it fails.
+    fn write(&self, count: usize, records: impl Fn(&mut Writer)) -> Result<(), WriteError> {
         let mut state = self.lock();
         let result = self.write_locked(&mut state, records);
         match &result {
@@ -196,7 +204,7 @@ impl Journal {
         }
         state.failing = result.is_err();
         if result.is_err() {
-            self.metrics.journal_failures.inc();
+            self.metrics.journal_failures.inc_by(count as u64);
         }
         result
     }
