@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluice_testnet::{Netns, Port, Probe, Protocol, wait_until};
 
 use crate::client::{Pair, Talk, curl, ip};
-use crate::scene::{LONG, READ_AND_PLAIN, SHORT, Scene};
+use crate::scene::{EndOnDrop, LONG, READ_AND_PLAIN, SHORT, Scene};
 
 /// The same, with `plain` closed to everyone.
 fn plain_closed() -> String {
@@ -99,14 +99,6 @@ fn a_killed_proxy_leaves_l4_in_force_and_l7_closed() {
         drop(ended);
     });
     assert_eq!(opened.load(Ordering::SeqCst), 0, "connections that were never allowed came about");
-}
-
-struct EndOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 #[test]

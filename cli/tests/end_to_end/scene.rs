@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,6 +19,15 @@ use crate::web::{Seen, Web};
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 /// For what must not happen: as long as is looked whether it does.
 pub(crate) const SHORT: Duration = Duration::from_millis(700);
+
+/// Ends what other threads do, however a test ends.
+pub(crate) struct EndOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// A pod: `namespace/name`, the node, its addresses. Its label `app` is its name, its port `http` is 8080. `kube-system/dns` is the
 /// cluster's resolver, by the label that it has everywhere.

@@ -11,7 +11,7 @@ use sluice_testnet::{Child, Netns, wait_until};
 use super::race::{Client, Told, address_of, denied_packets, server};
 use super::{API, GIT, NODE, SERVER, Stage, egress};
 use crate::client::{Pair, Talk, ip};
-use crate::scene::{LONG, SHORT};
+use crate::scene::{EndOnDrop, LONG, SHORT};
 
 /// `web` and `other` may look up the race's names, and read from `free`.
 const RULES: &str = r#"  - to: [ { fqdns: [ { matchPattern: "*.race.test" }, { matchName: api.github.com } ] } ]
@@ -99,14 +99,6 @@ fn until(done: &AtomicBool, mut work: impl FnMut(usize)) -> usize {
     turn
 }
 
-struct DoneOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for DoneOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn nothing_is_lost_or_refused_while_a_successor_takes_over() {
     let Some(mut stage) = Stage::start(&egress(RULES), &RESOLVERS) else { return };
@@ -119,7 +111,7 @@ fn nothing_is_lost_or_refused_while_a_successor_takes_over() {
     drip.send("GET /drip?n=40&ms=100 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let ended = DoneOnDrop(&done);
+        let ended = EndOnDrop(&done);
         let look_ups = scope.spawn(|| steady(web.ns(), &done));
         // Each with a connection right behind the answer.
         let races = scope.spawn(|| other.ns().run(|| until(&done, |turn| Client::open(Kind::A).race(turn % 16_000))));
