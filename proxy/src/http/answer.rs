@@ -100,9 +100,14 @@ fn respond(conn: &Conn, code: Code, sentence: &str, id: &str, after: After, trac
 }
 
 /// Whether the connection can go on after a request that is not forwarded: only if its body is over, or soon is.
-pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incoming) -> After {
-    // HTTP/2 ends one stream without the others.
-    if body.is_end_stream() || parts.version == Version::HTTP_2 {
+pub(crate) async fn drain_body(parts: &::http::request::Parts, body: Incoming) -> After {
+    if body.is_end_stream() {
+        return After::KeepAlive;
+    }
+    if parts.version == Version::HTTP_2 {
+        // One stream ends without the others, so the answer goes at once. To drop the body would be a RST_STREAM, and some clients forget
+        // the answer over it.
+        tokio::spawn(drain(body));
         return After::KeepAlive;
     }
     // Reading would ask the client to send what nobody wants.
@@ -110,6 +115,11 @@ pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incomin
     if waits || parts.method == Method::CONNECT || body.size_hint().lower() > DRAINED_BYTES {
         return After::Close;
     }
+    if drain(body).await { After::KeepAlive } else { After::Close }
+}
+
+/// Reads a body that nobody wants, within bounds. Whether that was all of it.
+async fn drain(mut body: Incoming) -> bool {
     let drained = async {
         let mut bytes = 0;
         loop {
@@ -123,8 +133,5 @@ pub(crate) async fn drain_body(parts: &::http::request::Parts, mut body: Incomin
             }
         }
     };
-    match tokio::time::timeout(DRAIN_TIME, drained).await {
-        Ok(true) => After::KeepAlive,
-        Ok(false) | Err(_) => After::Close,
-    }
+    tokio::time::timeout(DRAIN_TIME, drained).await.unwrap_or(false)
 }
