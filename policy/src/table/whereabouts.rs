@@ -133,15 +133,13 @@ impl Table {
     }
 
     /// Where the look-ups of the pod at `ip` are diverted, judged and learned from: where one of its policies, or one that only
-    /// audits, says something of names. Ascending.
+    /// audits, says something of names. Ascending. What comes from an address that two pods claim goes nowhere.
     pub fn lookups(&self, ip: IpAddr) -> impl Iterator<Item = (Protocol, u16)> {
-        let lookups = |table: &Self| {
-            let endpoint = table.endpoints.get(&ip).filter(|slot| slot.local && !slot.conflict)?;
-            let lines = table.lines(table.programs(endpoint.identity).egress?)?;
-            Some(lines.lookups.clone())
-        };
-        let mut ports = lookups(self).unwrap_or_default();
-        ports.extend(self.audit_reads(ip).into_iter().flat_map(|reads| &reads.lookups));
+        let endpoint = self.endpoints.get(&ip).filter(|slot| slot.local && !slot.conflict);
+        let lines = endpoint.and_then(|slot| self.lines(self.programs(slot.identity).egress?));
+        let mut ports = lines.map(|lines| lines.lookups.clone()).unwrap_or_default();
+        let audited = endpoint.and_then(|_| self.audit_reads(ip));
+        ports.extend(audited.into_iter().flat_map(|reads| &reads.lookups));
         ports.into_iter()
     }
 

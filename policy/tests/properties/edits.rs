@@ -130,6 +130,11 @@ fn every_pod_is_local_to_its_node_and_to_no_other() {
                 let expected = NODES.iter().map(|name| on == Some(name));
                 prop_assert!(locals.clone().eq(expected.clone()), "{} of {} is on {:?}", ip, endpoint.pod, on);
             }
+            for node in &engine.nodes {
+                let mut disputed = node.table.endpoints().filter(|(_, endpoint)| endpoint.conflict);
+                let asking = disputed.find(|(ip, _)| node.table.lookups(*ip).next().is_some());
+                prop_assert!(asking.is_none(), "what comes from an address that two pods claim goes nowhere: {:?}", asking);
+            }
         }
         Ok(())
     });
