@@ -94,20 +94,25 @@ pub enum NotBelieved {
 pub fn believe(query: &Query, response: &[u8]) -> Result<Answer, NotBelieved> {
     let header = Header::read(response).ok_or(NotBelieved::Short(response.len()))?;
     belongs(query, header, response)?;
-    let answer = Answer {
-        rcode: Rcode(header.rcode()),
-        truncated: header.is_truncated(),
-        names: vec![query.name.clone()],
-        addresses: Vec::new(),
-        left_out: 0,
-        ttl_seconds: None,
-    };
+    let answer = unread(query, header);
     if answer.truncated || query.kind == Kind::Other {
         return Ok(answer);
     }
     match usual::read(query, header, response) {
         Some(usual) => Ok(usual),
         None => parsed(query, header, response, answer),
+    }
+}
+
+/// What can be told of an answer without reading its records.
+fn unread(query: &Query, header: Header) -> Answer {
+    Answer {
+        rcode: Rcode(header.rcode()),
+        truncated: header.is_truncated(),
+        names: vec![query.name.clone()],
+        addresses: Vec::new(),
+        left_out: 0,
+        ttl_seconds: None,
     }
 }
 

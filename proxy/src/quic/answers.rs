@@ -3,8 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
-use tokio::net::UdpSocket;
+use socket2::Socket;
 
 use super::hellos::Answerable;
 use super::keys::{Keys, Side, sealed_bytes};
@@ -14,13 +13,12 @@ use crate::dns::service::sender;
 /// The raw socket of a family. Nothing waits for it: what the kernel doesn't take at once is lost, as on any way.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// Its type is what the runtime has for datagrams; it is used through [`SockRef`] alone.
-    socket: UdpSocket,
+    socket: Socket,
 }
 
 impl Answers {
     pub(super) fn open(is_v4: bool) -> io::Result<Self> {
-        Ok(Self { socket: UdpSocket::from_std(sender::raw(is_v4)?.into())? })
+        Ok(Self { socket: sender::raw(is_v4)? })
     }
 
     /// Sends a datagram in one packet, or not at all: QUIC's must not be cut (RFC 9000 section 14).
@@ -44,7 +42,7 @@ impl Answers {
     fn packet(&self, mut to: SocketAddr, packet: &[u8]) -> io::Result<()> {
         // Of IPv6, the port of a raw socket's peer is a protocol.
         to.set_port(0);
-        SockRef::from(&self.socket).send_to(packet, &to.into()).map(drop)
+        self.socket.send_to(packet, &to.into()).map(drop)
     }
 }
 

@@ -256,7 +256,7 @@ pub(super) async fn carry(shared: Arc<Shared>, flow: Arc<Flow>) {
     let mut table = shared.dataplane.table.clone();
     let ended = loop {
         let is_ending = drain.begun.is_cancelled();
-        let idle_at = flow.last_moved() + if is_ending { IDLE_AT_THE_END } else { IDLE };
+        let idle_at = || flow.last_moved() + if is_ending { IDLE_AT_THE_END } else { IDLE };
         tokio::select! {
             biased;
             () = drain.over.cancelled() => break Ended::Failed(Reason::Draining),
@@ -289,8 +289,8 @@ pub(super) async fn carry(shared: Arc<Shared>, flow: Arc<Flow>) {
                 }
                 tokio::task::yield_now().await;
             }
-            () = tokio::time::sleep_until(idle_at.into()) => {
-                if Instant::now() >= flow.last_moved() + if is_ending { IDLE_AT_THE_END } else { IDLE } {
+            () = tokio::time::sleep_until(idle_at().into()) => {
+                if Instant::now() >= idle_at() {
                     break Ended::Done;
                 }
             }

@@ -1,6 +1,5 @@
 //! What changes hands: the sockets at which pods' traffic arrives, and the admin address.
 
-use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -32,17 +31,6 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// The sockets once more.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            connections: self.connections.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
-            lookups: self.lookups.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?,
-            lookups_by_tcp: self.lookups_by_tcp.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
-            quic: self.quic.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?,
-            admin: self.admin.as_ref().map(TcpListener::try_clone).transpose()?,
-        })
-    }
-
     /// Traffic is for the sockets that are left, if any: what knocks here finds nobody, instead of waiting in vain.
     pub fn close_doors(&mut self) {
         let admin = self.admin.take();

@@ -6,10 +6,10 @@
 use std::net::IpAddr;
 
 use super::super::chain::ttl_of;
-use super::super::code::{Rcode, RecordType};
+use super::super::code::RecordType;
 use super::super::query::{Kind, Query};
 use super::super::wire::{HEADER_BYTES, Header, u16_at};
-use super::{Address, Answer};
+use super::{Address, Answer, unread};
 
 /// Records of an answer that are read here. Each is compared with those before it.
 const MOST: u16 = 16;
@@ -54,12 +54,9 @@ pub(super) fn read(query: &Query, header: Header, response: &[u8]) -> Option<Ans
         rest = after;
     }
     rest.is_empty().then(|| Answer {
-        rcode: Rcode(header.rcode()),
-        truncated: false,
-        names: vec![query.name.clone()],
         ttl_seconds: addresses.iter().map(|address| address.ttl_seconds).min(),
         addresses,
-        left_out: 0,
+        ..unread(query, header)
     })
 }
 
