@@ -56,6 +56,8 @@ const RTA_PREFSRC: u16 = 7;
 const NDTA_NAME: u16 = 1;
 const NDTA_PARMS: u16 = 6;
 const NDTPA_IFINDEX: u16 = 1;
+const NDTPA_RETRANS_TIME: u16 = 5;
+const NDTPA_MCAST_PROBES: u16 = 11;
 const NDTPA_PROXY_DELAY: u16 = 13;
 const RTNH_F_ONLINK: u32 = 4;
 const RT_TABLE_MAIN: u8 = 254;
@@ -128,13 +130,27 @@ impl Change {
     /// Answers ARP for others at once. The usual random delay, up to 0.8 s, is for shared media; and no setting of the
     /// namespace turns it off, only this one of the interface.
     pub(crate) fn no_proxy_delay(index: LinkIndex) -> Self {
-        let what = format!("proxy_delay of link {}", index.0);
-        let header = [2, 0, 0, 0];
-        let mut change = Self::new(what, kind::SET_NEIGHBOUR_TABLE, 0, &header);
-        change.text(NDTA_NAME, "arp_cache");
+        Self::neighbour_setting(index, "arp_cache", &[(NDTPA_PROXY_DELAY, &0_u64.to_ne_bytes())])
+    }
+
+    /// Asks for a neighbour four times a second and for ten seconds, in `table` (`arp_cache` or `ndisc_cache`). By default the
+    /// kernel gives up after three questions in three seconds, and a machine under load may lose all of them: the neighbour is
+    /// there and the sender hears "host unreachable".
+    pub(crate) fn ask_patiently(index: LinkIndex, table: &str) -> Self {
+        let parameters = [(NDTPA_RETRANS_TIME, &250_u64.to_ne_bytes()[..]), (NDTPA_MCAST_PROBES, &40_u32.to_ne_bytes()[..])];
+        Self::neighbour_setting(index, table, &parameters)
+    }
+
+    fn neighbour_setting(index: LinkIndex, table: &str, parameters: &[(u16, &[u8])]) -> Self {
+        let what = format!("neighbour settings of link {} in {table}", index.0);
+        // Of any family: the name says which.
+        let mut change = Self::new(what, kind::SET_NEIGHBOUR_TABLE, 0, &[0; 4]);
+        change.text(NDTA_NAME, table);
         change.nested(NDTA_PARMS, |table| {
             table.attribute(NDTPA_IFINDEX, &index.0.to_ne_bytes());
-            table.attribute(NDTPA_PROXY_DELAY, &0_u64.to_ne_bytes());
+            for (name, value) in parameters {
+                table.attribute(*name, value);
+            }
         });
         change
     }

@@ -239,6 +239,24 @@ fn outcomes_tell_dropped_refused_and_rejected_apart() {
     assert!(matches!(net.probe(&[foreign], WAIT)[0], Outcome::Error(_)));
 }
 
+/// As on a machine under load, where questions for a neighbour are lost among thousands of packets: three of them in a row and more.
+#[test]
+fn a_neighbour_that_is_slow_to_answer_is_waited_for() {
+    let Some(net) = network() else { return };
+    let (node, _, backend) = two_pods(&net);
+    let late = net.add_pod(&node, "default/late", &[ip("fd00:1::9")]).unwrap();
+    let muted =
+        "table ip6 mute { chain in { type filter hook prerouting priority raw; icmpv6 type nd-neighbor-solicit drop; }; }";
+    node.ns().exec("nft", &[muted]).unwrap();
+    net.serve_pod(&backend, &[Port::udp(53)]).unwrap();
+    let to = backend.v6().unwrap().to_string();
+    let asked = net.probe(&[probe(late.ns(), &to, Port::udp(53))], Duration::from_secs(4));
+    assert_eq!(asked, [Outcome::Timeout], "while nobody answers");
+    node.ns().exec("nft", &["delete table ip6 mute"]).unwrap();
+    let asked = net.probe(&[probe(late.ns(), &to, Port::udp(53))], Duration::from_secs(4));
+    assert!(asked[0].is_connected(), "{asked:?}");
+}
+
 #[test]
 fn thousands_of_probes_cost_one_wait() {
     let Some(net) = network() else { return };
