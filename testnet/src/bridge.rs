@@ -33,6 +33,7 @@ impl Bridge {
     pub(crate) fn new(node: &Netns, name: &str, index: LinkIndex, call_iptables: bool) -> Result<Self, Error> {
         node.apply(vec![Change::bridge(name, index, MAC), Change::link_up(index)])?;
         node.apply([GATEWAY_V4, GATEWAY_V6].map(|gateway| Change::add_address(index, gateway)).into())?;
+        node.apply(Change::ask_patiently(index).into())?;
         let value = if call_iptables { "1" } else { "0" };
         for setting in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
             // Without the module nothing is called, and there is nothing to turn off.

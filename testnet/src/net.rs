@@ -256,6 +256,8 @@ impl Fabric {
             Change::add_route(&Route::via(None, FABRIC_V4, ETH0)),
             Change::add_route(&Route::via(None, FABRIC_V6, ETH0)),
         ])?;
+        self.router.apply(Change::ask_patiently(index).into())?;
+        ns.apply(Change::ask_patiently(ETH0).into())?;
         ns.await_running(ETH0)?;
         self.router.await_running(index)
     }

@@ -133,12 +133,11 @@ impl Change {
         Self::neighbour_setting(index, "arp_cache", &[(NDTPA_PROXY_DELAY, &0_u64.to_ne_bytes())])
     }
 
-    /// Asks for a neighbour four times a second and for ten seconds, in `table` (`arp_cache` or `ndisc_cache`). By default the
-    /// kernel gives up after three questions in three seconds, and a machine under load may lose all of them: the neighbour is
-    /// there and the sender hears "host unreachable".
-    pub(crate) fn ask_patiently(index: LinkIndex, table: &str) -> Self {
+    /// Asks for neighbours four times a second and for ten seconds. By default the kernel gives up after three questions in three
+    /// seconds, and a machine under load may lose all of them: the neighbour is there and the sender hears "host unreachable".
+    pub(crate) fn ask_patiently(index: LinkIndex) -> [Self; 2] {
         let parameters = [(NDTPA_RETRANS_TIME, &250_u64.to_ne_bytes()[..]), (NDTPA_MCAST_PROBES, &40_u32.to_ne_bytes()[..])];
-        Self::neighbour_setting(index, table, &parameters)
+        ["arp_cache", "ndisc_cache"].map(|table| Self::neighbour_setting(index, table, &parameters))
     }
 
     fn neighbour_setting(index: LinkIndex, table: &str, parameters: &[(u16, &[u8])]) -> Self {

@@ -13,9 +13,6 @@ pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// The pod's next hop for IPv6: the node's end of the veth, or the bridge.
 pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
-/// The kernel's tables of neighbours, for IPv4 and IPv6.
-const NEIGHBOURS: [&str; 2] = ["arp_cache", "ndisc_cache"];
-
 /// A pod of the network. Clones are the same pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -44,13 +41,12 @@ impl Pod {
             Change::add_route(&Route::via(None, GATEWAY_V4, ETH0)),
             Change::add_route(&Route::via(None, GATEWAY_V6, ETH0)),
         ])?;
+        ns.apply(Change::ask_patiently(ETH0).into())?;
         match node.bridge() {
             None => {
                 let gateway = Change::add_address(link, GATEWAY_V6);
                 node.ns().apply(vec![Change::link_up(link), Change::no_proxy_delay(link), gateway])?;
-                // Of a routed pod each end has one neighbour, which is there.
-                ns.apply(NEIGHBOURS.map(|table| Change::ask_patiently(ETH0, table)).into())?;
-                node.ns().apply(NEIGHBOURS.map(|table| Change::ask_patiently(link, table)).into())?;
+                node.ns().apply(Change::ask_patiently(link).into())?;
             }
             Some(bridge) => {
                 bridge.join(node.ns(), link, &ns)?;
