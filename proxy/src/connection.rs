@@ -479,7 +479,7 @@ impl Conn {
         record.bytes_sent = Some(self.client.received());
         record.bytes_received = Some(self.client.sent());
         record.lasted(self.started);
-        tracing::debug!(id = record.id, reason = %record.reason, "connection ended");
+        tracing::debug!(id = %record.id, reason = %record.reason, "connection ended");
         dataplane.records.write(record);
     }
 }

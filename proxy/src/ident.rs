@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Serialize, Serializer};
+
 /// Names one connection or request: 16 hexadecimal digits, unique within a process and unlikely to recur in another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordId(u64);
@@ -11,6 +13,16 @@ pub struct RecordId(u64);
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bytes = self.0.to_be_bytes();
+        let half = |place: usize| if place.is_multiple_of(2) { bytes[place / 2] >> 4 } else { bytes[place / 2] & 0xf };
+        let text: [u8; 16] = std::array::from_fn(|place| DIGITS[usize::from(half(place))]);
+        serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -46,5 +58,7 @@ mod tests {
         let seen: std::collections::HashSet<String> = (0..10_000).map(|_| ids.next().to_string()).collect();
         assert_eq!(seen.len(), 10_000);
         assert!(seen.iter().all(|id| id.len() == 16));
+        let id = ids.next();
+        assert_eq!(serde_json::to_value(id).unwrap(), id.to_string());
     }
 }

@@ -10,7 +10,6 @@
 //! connection. A pod of two families asks by one of them about both, so each of its addresses is taught what it can connect to. The
 //! kernel is told before the pod.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,19 +156,12 @@ impl Judge for Lookups {
         let flow = flow(asked);
         let verdict_by_now = table.verdict(&flow);
         let ruling = Ruling::new(&table, &flow, &verdict_by_now);
-        let ends = Ends::new(ClientAddr(asked.client), OriginalDst(asked.server));
+        let ends = Ends { protocol: flow.protocol, ..Ends::new(ClientAddr(asked.client), OriginalDst(asked.server)) };
         let mut record = Record::new(RecordType::Lookup, self.ids.next(), &self.node, &table, &ends);
-        record.protocol = Cow::Borrowed(match asked.transport {
-            Transport::Udp => "UDP",
-            Transport::Tcp => "TCP",
-        });
         record.decided(&ruling);
-        let mut facts = DnsFacts {
-            name: shortened(&asked.query.name).into_owned(),
-            kind: asked.query.record_type.to_string(),
-            ..DnsFacts::default()
-        };
-        let servfail = Some(Rcode::SERV_FAIL.to_string());
+        let (name, kind) = (shortened(&asked.query.name).into_owned(), asked.query.record_type);
+        let mut facts = DnsFacts { name, kind, rcode: None, addresses: Vec::new(), ttl: None };
+        let servfail = Some(Rcode::SERV_FAIL);
         // By the table of now it may be another answer than the one that was given.
         let (verdict, reason, rcode) = match fate {
             Fate::Answered { answer, upstream, learned } => {
@@ -184,10 +176,10 @@ impl Judge for Lookups {
                 };
                 let withheld = answer.addresses.iter().any(is_withheld);
                 let reason = if withheld { Reason::PrivateAddress } else { ruling.reason };
-                (RecordVerdict::Allow, reason, Some(answer.rcode.to_string()))
+                (RecordVerdict::Allow, reason, Some(answer.rcode))
             }
-            Fate::Refused => (RecordVerdict::Deny, ruling.reason, Some(denied_with(self.deny_with).to_string())),
-            Fate::NoSuchName => (RecordVerdict::Deny, Reason::SearchSuffix, Some(Rcode::NX_DOMAIN.to_string())),
+            Fate::Refused => (RecordVerdict::Deny, ruling.reason, Some(denied_with(self.deny_with))),
+            Fate::NoSuchName => (RecordVerdict::Deny, Reason::SearchSuffix, Some(Rcode::NX_DOMAIN)),
             Fate::TimedOut | Fate::Unreachable => (RecordVerdict::Allow, Reason::NoAnswer, servfail),
             Fate::NotLearned { answer, .. } => {
                 note(&mut facts, answer);
@@ -220,7 +212,7 @@ const fn denied_with(with: DenyWith) -> Rcode {
 }
 
 fn note(facts: &mut DnsFacts, answer: &Answer) {
-    facts.addresses = answer.addresses.iter().take(MOST_ADDRESSES).map(|address| address.ip.to_string()).collect();
+    facts.addresses = answer.addresses.iter().take(MOST_ADDRESSES).map(|address| address.ip).collect();
     facts.ttl = answer.ttl_seconds;
 }
 

@@ -1,32 +1,28 @@
 //! Flow records: one JSON object a line on standard output, for each connection and each request, and for what the kernel
 //! denied.
 //!
-//! A record is written down by the core that made it and handed to one writer thread through a bounded queue. Traffic never
-//! waits for standard output: while the queue is full, records are left out, and the next one that fits says how many.
+//! A record is written down by the core that made it and [queued](queue) for one writer thread. Traffic never waits for standard
+//! output: while the queue is full, records are left out, and the next one that fits says how many.
 
 use std::borrow::Cow;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use sluice_policy::verdict::NamedRule;
-use sluice_policy::{Reason, Table};
+use sluice_policy::{Protocol, Reason, Table};
 
+use crate::dns::{self, Rcode};
 use crate::ident::RecordId;
 use crate::judge::Ends;
+pub use queue::{RecordSink, RecordWriter, start};
+pub use stamp::Stamp;
+
+mod queue;
+mod stamp;
 
 const MOST_TEXT_BYTES: usize = 2048;
-/// Room for most lines: one that grows is copied again and again.
-const USUAL_LINE_BYTES: usize = 768;
-/// How long the first of some lines waits for others: to wake the writer and to write cost more than a record does.
-const GATHERING: Duration = Duration::from_millis(10);
-/// Where fewer find a place, they are written at once: a burst would fill it in that time.
-const GATHERED_LINES: usize = 1024;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -68,7 +64,7 @@ pub struct RecordEnd {
     pub namespace: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<Arc<str>>,
-    pub ip: String,
+    pub ip: IpAddr,
     pub port: u16,
     /// Of a destination: the name by which the source was told of it. Of several, any one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +79,7 @@ impl RecordEnd {
         Self {
             namespace: pod.map(|pod| Arc::clone(&pod.namespace)),
             pod: pod.map(|pod| Arc::clone(&pod.name)),
-            ip: ip.to_string(),
+            ip,
             port: address.port(),
             name: None,
         }
@@ -137,18 +133,18 @@ pub struct TlsFacts {
 }
 
 /// What was asked of DNS, and answered. Texts are [`shortened`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DnsFacts {
     /// In lower case, without a final dot.
     pub name: String,
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: dns::RecordType,
     /// What the client was answered, by the server or by the proxy in its place. Absent if it was answered nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rcode: Option<String>,
+    pub rcode: Option<Rcode>,
     /// Those that the name has by the answer: at most 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<String>,
+    pub addresses: Vec<IpAddr>,
     /// In seconds: the least of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
@@ -158,14 +154,14 @@ pub struct DnsFacts {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// RFC 3339 with microseconds: when the connection or the request arrived.
-    pub time: String,
+    /// When the connection or the request arrived.
+    pub time: Stamp,
     #[serde(rename = "type")]
     pub kind: RecordType,
-    pub id: String,
+    pub id: RecordId,
     /// Of a request: the id of its connection.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connection: Option<String>,
+    pub connection: Option<RecordId>,
     pub node: Arc<str>,
     pub source: RecordEnd,
     pub destination: RecordEnd,
@@ -214,14 +210,14 @@ impl Record {
     /// A record with what every record has.
     pub fn new(kind: RecordType, id: RecordId, node: &Arc<str>, table: &Table, ends: &Ends) -> Self {
         Self {
-            time: format!("{:.6}", Timestamp::now()),
+            time: Stamp::now(),
             kind,
-            id: id.to_string(),
+            id,
             connection: None,
             node: Arc::clone(node),
             source: RecordEnd::new(table, ends.client.0),
             destination: RecordEnd { name: ends.names.first().cloned(), ..RecordEnd::new(table, ends.original.0) },
-            protocol: Cow::Owned(ends.protocol.to_string()),
+            protocol: word(ends.protocol),
             verdict: RecordVerdict::Allow,
             enforced: None,
             would_be: None,
@@ -257,111 +253,15 @@ impl Record {
     }
 }
 
-/// Takes records without ever waiting.
-#[derive(Clone, Debug)]
-pub struct RecordSink {
-    lines: SyncSender<Vec<u8>>,
-    state: Arc<SinkState>,
-}
-
-#[derive(Debug, Default)]
-struct SinkState {
-    /// Left out since the last line that found a place.
-    pending: AtomicU64,
-    dropped: AtomicU64,
-    queued: AtomicUsize,
-}
-
-impl RecordSink {
-    /// Queues a record, or counts that it was left out.
-    pub fn write(&self, mut record: Record) {
-        let left_out = self.state.pending.swap(0, Ordering::Relaxed) + record.suppressed.unwrap_or_default();
-        record.suppressed = (left_out > 0).then_some(left_out);
-        let mut line = Vec::with_capacity(USUAL_LINE_BYTES);
-        if serde_json::to_writer(&mut line, &record).is_err() {
-            return self.leave_out(left_out);
-        }
-        line.push(b'\n');
-        self.state.queued.fetch_add(1, Ordering::Relaxed);
-        match self.lines.try_send(line) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.state.queued.fetch_sub(1, Ordering::Relaxed);
-                self.leave_out(left_out);
-            }
-        }
+/// `TCP`, `UDP`, `SCTP`, `ICMP`, or the protocol's number.
+pub(crate) fn word(protocol: Protocol) -> Cow<'static, str> {
+    match protocol {
+        Protocol::Tcp => "TCP".into(),
+        Protocol::Udp => "UDP".into(),
+        Protocol::Sctp => "SCTP".into(),
+        Protocol::Icmp => "ICMP".into(),
+        Protocol::Other(number) => number.to_string().into(),
     }
-
-    fn leave_out(&self, carried: u64) {
-        self.state.pending.fetch_add(carried + 1, Ordering::Relaxed);
-        self.state.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Records that were left out since the start.
-    pub fn dropped(&self) -> u64 {
-        self.state.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Lines that wait for the writer.
-    pub fn queued(&self) -> usize {
-        self.state.queued.load(Ordering::Relaxed)
-    }
-}
-
-/// The thread that writes the lines.
-#[derive(Debug)]
-pub struct RecordWriter {
-    done: Receiver<()>,
-}
-
-impl RecordWriter {
-    /// Waits until everything that is queued has been written, once every [`RecordSink`] is gone, but not longer than `limit`:
-    /// whoever reads the records may have stopped reading.
-    pub fn finish(self, limit: Duration) {
-        let _ = self.done.recv_timeout(limit);
-    }
-}
-
-/// Starts the writer thread: at most `queue_lines` wait for `output`.
-pub fn start(queue_lines: usize, output: impl Write + Send + 'static) -> std::io::Result<(RecordSink, RecordWriter)> {
-    let (lines, queue) = sync_channel(queue_lines);
-    let (finished, done) = sync_channel(1);
-    let state = Arc::new(SinkState::default());
-    let sink = RecordSink { lines, state: Arc::clone(&state) };
-    let gathering = if queue_lines < GATHERED_LINES { Duration::ZERO } else { GATHERING };
-    std::thread::Builder::new().name("records".into()).spawn(move || {
-        drain_queue(&queue, &state, gathering, output);
-        let _ = finished.try_send(());
-    })?;
-    Ok((sink, RecordWriter { done }))
-}
-
-fn drain_queue(queue: &Receiver<Vec<u8>>, state: &SinkState, gathering: Duration, output: impl Write) {
-    let mut output = std::io::BufWriter::with_capacity(64 * 1024, output);
-    let mut failing = false;
-    let mut next = queue.recv().ok();
-    while let Some(line) = next {
-        state.queued.fetch_sub(1, Ordering::Relaxed);
-        let mut written = output.write_all(&line);
-        next = match queue.try_recv() {
-            Ok(line) => Some(line),
-            Err(_) => {
-                written = written.and_then(|()| output.flush());
-                queue.recv().ok().inspect(|_| std::thread::sleep(gathering))
-            }
-        };
-        match written {
-            Ok(()) => failing = false,
-            Err(error) => {
-                state.dropped.fetch_add(1, Ordering::Relaxed);
-                if !failing {
-                    tracing::warn!(%error, "records can't be written");
-                }
-                failing = true;
-            }
-        }
-    }
-    let _ = output.flush();
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use sluice_policy::Table;
 
 use super::ledger::Entry;
-use super::record::{flow, word};
+use super::record::{ends, flow};
 use crate::ident::RecordId;
-use crate::judge::{ClientAddr, Ends, OriginalDst};
 use crate::kernel::Site;
 use crate::records::{Record, RecordType};
 
@@ -34,9 +33,7 @@ pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table
         return None;
     }
     let audit = table.audit(&flow, &verdict)?;
-    let ends = Ends::new(ClientAddr(headers.source), OriginalDst(headers.destination));
-    let mut record = Record::new(RecordType::Connection, id, node, table, &ends);
-    record.protocol = word(headers.protocol);
+    let mut record = Record::new(RecordType::Connection, id, node, table, &ends(headers));
     record.audited(verdict.decision(), &audit);
     if matches!(entry.site, Site::Audited(_)) {
         record.suppressed = (entry.left_out > 0).then_some(entry.left_out);

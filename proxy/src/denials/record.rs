@@ -1,11 +1,10 @@
 //! The record of a packet that the kernel denied, or let pass: what the engine says of it now.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use nix::net::if_::if_indextoname;
 use sluice_policy::flow::{Flow, Request};
-use sluice_policy::{Decision, Direction, Protocol, Reason, Table};
+use sluice_policy::{Decision, Direction, Reason, Table};
 
 use super::ledger::Entry;
 use super::packet::Headers;
@@ -16,9 +15,7 @@ use crate::records::{Record, RecordType};
 
 pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table) -> Record {
     let headers = &entry.headers;
-    let ends = Ends::new(ClientAddr(headers.source), OriginalDst(headers.destination));
-    let mut record = Record::new(RecordType::Connection, id, node, table, &ends);
-    record.protocol = word(headers.protocol);
+    let mut record = Record::new(RecordType::Connection, id, node, table, &ends(headers));
     let ruling = ruling(table, entry.site, headers);
     record.decided(&ruling);
     if !ruling.is_allowed() {
@@ -35,6 +32,10 @@ pub(super) fn record(entry: &Entry, id: RecordId, node: &Arc<str>, table: &Table
     }
     record.suppressed = (entry.left_out > 0).then_some(entry.left_out);
     record
+}
+
+pub(super) fn ends(headers: &Headers) -> Ends {
+    Ends { protocol: headers.protocol, ..Ends::new(ClientAddr(headers.source), OriginalDst(headers.destination)) }
 }
 
 /// What the kernel did, with the rule that says so in the table of now.
@@ -76,14 +77,4 @@ fn passed(table: &Table, flow: &Flow<'_>) -> Ruling {
         return Ruling { decision: Decision::Allow, reason: Reason::PolicyChanged, direction, by: Vec::new() };
     }
     Ruling { decision: Decision::Allow, reason: verdict.reason(), direction, by: table.by(flow, &verdict, direction) }
-}
-
-pub(super) fn word(protocol: Protocol) -> Cow<'static, str> {
-    match protocol {
-        Protocol::Tcp => "TCP".into(),
-        Protocol::Udp => "UDP".into(),
-        Protocol::Sctp => "SCTP".into(),
-        Protocol::Icmp => "ICMP".into(),
-        Protocol::Other(number) => number.to_string().into(),
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// A type of records by its IANA number. Shown as `AAAA`, or as `TYPE1234` where it has no name here (RFC 3597 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordType(pub u16);
@@ -88,6 +90,15 @@ impl fmt::Display for RecordType {
     }
 }
 
+impl Serialize for RecordType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.name() {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
 /// What a server says of a query, with the bits that EDNS adds to it (RFC 6891 section 6.1.3): 0 to 4095. Shown as `NXDOMAIN`, or as
 /// `RCODE3841` where it has no name here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,9 +112,9 @@ impl Rcode {
     pub const REFUSED: Self = Self(5);
 }
 
-impl fmt::Display for Rcode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.0 {
+impl Rcode {
+    fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
             0 => "NOERROR",
             1 => "FORMERR",
             2 => "SERVFAIL",
@@ -117,9 +128,26 @@ impl fmt::Display for Rcode {
             10 => "NOTZONE",
             16 => "BADVERS",
             23 => "BADCOOKIE",
-            other => return write!(f, "RCODE{other}"),
-        };
-        f.write_str(name)
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Rcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "RCODE{}", self.0),
+        }
+    }
+}
+
+impl Serialize for Rcode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.name() {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(self),
+        }
     }
 }
 
@@ -131,9 +159,11 @@ mod tests {
     fn numbers_have_the_names_that_people_write() {
         for (number, name) in [(1, "A"), (65, "HTTPS"), (257, "CAA"), (1234, "TYPE1234"), (0, "TYPE0")] {
             assert_eq!(RecordType(number).to_string(), name);
+            assert_eq!(serde_json::to_value(RecordType(number)).unwrap(), name);
         }
         for (number, name) in [(0, "NOERROR"), (3, "NXDOMAIN"), (16, "BADVERS"), (3841, "RCODE3841")] {
             assert_eq!(Rcode(number).to_string(), name);
+            assert_eq!(serde_json::to_value(Rcode(number)).unwrap(), name);
         }
     }
 

@@ -90,7 +90,7 @@ pub(crate) fn record_of(conn: &Conn, table: &Table, id: RecordId, parts: &Parts,
 
 fn bare_record(conn: &Conn, table: &Table, id: RecordId, parts: &Parts) -> Record {
     let mut record = Record::new(RecordType::Request, id, &conn.dataplane.node, table, conn.ends());
-    record.connection = Some(conn.id.to_string());
+    record.connection = Some(conn.id);
     let version = match parts.version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
