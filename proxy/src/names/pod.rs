@@ -85,6 +85,15 @@ impl PodNames {
         self.entries
     }
 
+    /// Whether the kernel holds all that an answer says of `names`, for as long as it says: so does most of what is asked for again.
+    pub(super) fn is_told(&self, names: &[&str], facts: &[Fact]) -> bool {
+        facts.iter().all(|fact| {
+            let list = self.addresses.get(&fact.address).map(Vec::as_slice).unwrap_or_default();
+            let is_held = |name: &&str| list.iter().any(|held| *held.name == **name && held.expires >= fact.expires);
+            list.iter().all(|held| held.told >= held.expires) && names[..fact.names.min(names.len())].iter().all(is_held)
+        })
+    }
+
     /// Takes in what an answer says of `names`, the first of which was asked for.
     ///
     /// Where a bound is met, the one that expires soonest goes, expired ones first, but never one of the same answer for another.

@@ -124,6 +124,10 @@ impl Names {
     fn learn_facts(&self, pod: IpAddr, names: &[&str], facts: &[Fact], now: Moment) -> Lesson {
         let mut lesson = Lesson::nothing(pod, now);
         self.with_shelf(pod, |shelf, inner| {
+            if inner.names.is_told(names, facts) {
+                inner.latest = inner.latest.max(now);
+                return;
+            }
             self.take_in(shelf, inner, (names, facts), &mut lesson);
             let mut seen = HashSet::new();
             let news = facts.iter().map(|fact| fact.address).filter(|address| inner.names.has_news(*address, now));
