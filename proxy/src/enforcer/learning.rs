@@ -19,8 +19,9 @@ use crate::restart::Inherited;
 const QUEUE: usize = 4096;
 /// Lessons in one transaction: it is the latency of those that come meanwhile.
 const TOGETHER: usize = 512;
-/// The least time from one transaction to the next. A look-up that comes alone waits for nothing; of many, those of a millisecond go
-/// together, as to be woken for each costs more than all else of it.
+/// Where a transaction follows the one before so soon, the thread sleeps for [`PACE`] when it is done: those that come meanwhile go together,
+/// and none of them wakes it, which costs more than all else of a look-up. One that comes alone waits for nothing.
+const BUSY: Duration = Duration::from_millis(5);
 const PACE: Duration = Duration::from_millis(1);
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
@@ -95,9 +96,7 @@ fn still_awaited(mut taught: Taught) -> Option<Taught> {
 impl Enforcer {
     /// Puts a lesson, and all that wait behind it, into the kernel.
     pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
-        if let Some(told) = self.learning.as_ref().and_then(|learning| learning.told) {
-            std::thread::sleep(PACE.saturating_sub(told.elapsed()));
-        }
+        let is_busy = self.learning.as_ref().and_then(|learning| learning.told).is_some_and(|told| told.elapsed() < BUSY);
         let mut taught = vec![first];
         while taught.len() < TOGETHER
             && let Ok(next) = others.try_recv()
@@ -123,6 +122,9 @@ impl Enforcer {
         for (done, learned) in waiting.into_iter().zip(learned) {
             // Who doesn't wait any more has answered SERVFAIL by now.
             let _ = done.send(learned);
+        }
+        if is_busy {
+            std::thread::sleep(PACE);
         }
     }
 
