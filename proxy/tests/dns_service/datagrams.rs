@@ -155,6 +155,19 @@ fn an_answer_leaves_when_it_is_learned() {
 }
 
 #[test]
+fn a_query_that_breaks_takes_no_other_along() {
+    let Some(scene) = Scene::start(Settings::default()) else { return };
+    let _authority = scene.authority();
+    let mut socket = Socket::open(scene.client.ns(), at(AUTHORITY[0], 53)).unwrap();
+    for _ in 0..5 {
+        assert_eq!(socket.ask("breaks.example.test", Kind::A, SHORT).unwrap(), None, "nothing is said of it");
+        let answer = socket.ask("www.example.test", Kind::A, LONG).unwrap().expect("an answer");
+        assert_eq!(answer.message().unwrap().addresses(), [ip(WEB[0])]);
+    }
+    assert!(wait_until(LONG, || scene.proxy.service.in_flight() == 0), "its place is given back");
+}
+
+#[test]
 fn what_is_never_learned_is_a_failure_in_time() {
     let settings = Settings { answer_within: Duration::from_millis(600), ..Settings::default() };
     let Some(scene) = Scene::start(settings) else { return };

@@ -35,7 +35,7 @@ pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     (ip(address), port).into()
 }
 
-/// `refused.` is refused, `denied.` denied by NXDOMAIN, `search.` has a suffix; `unlearned.` can't be learned, `slow.` is learned once
+/// `refused.` is refused, `denied.` denied by NXDOMAIN, `search.` has a suffix, `breaks.` breaks what judges it; `unlearned.` can't be learned, `slow.` is learned once
 /// the test lets it.
 #[derive(Debug)]
 pub(crate) struct ByName {
@@ -51,6 +51,7 @@ impl Judge for ByName {
             Some("refused") => refuse(DenyWith::Refused),
             Some("denied") => refuse(DenyWith::NxDomain),
             Some("search") => Ruling::NoSuchName,
+            Some("breaks") => panic!("what nobody foresaw, as the test wants it"),
             _ => Ruling::Forward,
         }
     }

@@ -28,6 +28,7 @@ use crate::limits::Admission;
 pub use metrics::DnsMetrics;
 pub use sockets::Sockets;
 
+mod bell;
 mod legs;
 mod metrics;
 pub(crate) mod packet;
@@ -191,10 +192,7 @@ impl<J: Judge> Service<J> {
         let Sockets { udp, tcp } = sockets;
         let tasks = TaskTracker::new();
         let mut loops = JoinSet::new();
-        let udp = udp::Door::open(udp, &self)?;
-        for door in udp {
-            loops.spawn(door.run(drain.clone(), tasks.clone()));
-        }
+        let datagrams = udp::run(Arc::clone(&self), udp, drain.clone());
         for listener in tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (service, drain, tasks) = (Arc::clone(&self), drain.clone(), tasks.clone());
@@ -206,10 +204,13 @@ impl<J: Judge> Service<J> {
                 crate::intercept::accept_each(listener, &drain, &backoffs, each).await;
             });
         }
-        loops.join_all().await;
-        tasks.close();
-        tasks.wait().await;
-        Ok(())
+        let streams = async {
+            loops.join_all().await;
+            tasks.close();
+            tasks.wait().await;
+            Ok(())
+        };
+        tokio::try_join!(datagrams, streams).map(drop)
     }
 
     /// The answer that policy gives by itself, and what became of the query by it. `None`: the query goes to its server.

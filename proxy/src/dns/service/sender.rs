@@ -1,56 +1,90 @@
 //! Answers leave from the address that was asked, which is no address of ours: by raw sockets.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::DnsMetrics;
 use super::packet::Datagram;
+use crate::limits::Place;
+
+/// Answers that wait for room in the socket, besides those that hold a place.
+const MOST_WAITING: usize = 1024;
 
 /// The raw socket of a family: it only sends, headers included. Needs CAP_NET_RAW, and CAP_NET_ADMIN where that isn't enough to be transparent.
 #[derive(Debug)]
 pub(super) struct Sender {
-    /// Its type is what the runtime has for datagrams: it is only waited on, and sent by through [`SockRef`].
-    socket: UdpSocket,
+    socket: Socket,
+    /// What the kernel had no room for, in turn, each with the place of its query.
+    waiting: VecDeque<(Outgoing, Option<Place>)>,
     next_fragmented: Arc<AtomicU32>,
     metrics: DnsMetrics,
 }
 
 impl Sender {
     pub(super) fn open(is_v4: bool, next_fragmented: &Arc<AtomicU32>, metrics: &DnsMetrics) -> io::Result<Self> {
-        let socket = UdpSocket::from_std(raw(is_v4)?.into())?;
-        Ok(Self { socket, next_fragmented: Arc::clone(next_fragmented), metrics: metrics.clone() })
+        Ok(Self {
+            socket: raw(is_v4)?,
+            waiting: VecDeque::new(),
+            next_fragmented: Arc::clone(next_fragmented),
+            metrics: metrics.clone(),
+        })
     }
 
-    /// Sends at once, if the kernel takes it: for answers that nobody waits to have sent.
-    pub(super) fn send_now(&self, from: SocketAddr, to: SocketAddr, message: &[u8]) {
-        let sent = Outgoing::new(from, to, message)
-            .and_then(|mut outgoing| outgoing.go_on(&SockRef::from(&self.socket), &self.next_fragmented, &self.metrics));
-        self.note(from, to, sent);
-    }
-
-    pub(super) async fn send(&self, from: SocketAddr, to: SocketAddr, message: &[u8]) {
-        let sent = match Outgoing::new(from, to, message) {
-            Ok(mut outgoing) => {
-                let go_on = || outgoing.go_on(&SockRef::from(&self.socket), &self.next_fragmented, &self.metrics);
-                self.socket.async_io(Interest::WRITABLE, go_on).await
-            }
-            Err(error) => Err(error),
+    /// Sends, now or [when there is room](Self::go_on): `place` is given back then.
+    pub(super) fn send(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8], place: Option<Place>) {
+        let Some(mut outgoing) = Outgoing::new(from, to, message) else {
+            return self.failed(&io::ErrorKind::InvalidInput.into());
         };
-        self.note(from, to, sent);
+        if !self.waiting.is_empty() {
+            return self.wait(outgoing, place);
+        }
+        match outgoing.go_on(&self.socket, &self.next_fragmented, &self.metrics) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(outgoing, place),
+            Err(error) => self.failed(&error),
+        }
     }
 
-    fn note(&self, from: SocketAddr, to: SocketAddr, sent: io::Result<()>) {
-        if let Err(error) = sent {
-            self.metrics.unsent.inc();
-            tracing::debug!(%error, %from, %to, "an answer could not be sent");
+    fn wait(&mut self, outgoing: Outgoing, place: Option<Place>) {
+        if place.is_none() && self.waiting.len() >= MOST_WAITING {
+            return self.failed(&io::ErrorKind::WouldBlock.into());
         }
+        self.waiting.push_back((outgoing, place));
+    }
+
+    /// Whether something waits until the socket can be written to.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(super) fn go_on(&mut self) {
+        while let Some((outgoing, _)) = self.waiting.front_mut() {
+            match outgoing.go_on(&self.socket, &self.next_fragmented, &self.metrics) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.failed(&error),
+                Ok(()) => {}
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.metrics.unsent.inc();
+        tracing::debug!(%error, "an answer could not be sent");
+    }
+}
+
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -69,6 +103,7 @@ pub(crate) fn raw(is_v4: bool) -> io::Result<Socket> {
 }
 
 /// A datagram on its way out.
+#[derive(Debug)]
 struct Outgoing {
     to: SockAddr,
     datagram: Datagram,
@@ -77,11 +112,11 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(from: SocketAddr, mut to: SocketAddr, message: &[u8]) -> io::Result<Self> {
-        let datagram = Datagram::new(from, to, message).ok_or(io::ErrorKind::InvalidInput)?;
+    fn new(from: SocketAddr, mut to: SocketAddr, message: &[u8]) -> Option<Self> {
+        let datagram = Datagram::new(from, to, message)?;
         // Of IPv6, the port of a raw socket's peer is a protocol.
         to.set_port(0);
-        Ok(Self { to: to.into(), datagram, fragments: None })
+        Some(Self { to: to.into(), datagram, fragments: None })
     }
 
     /// Sends what is left. May be called again after `WouldBlock`.
