@@ -79,8 +79,12 @@ fn scene_on(policies: &str, limits: Limits, config: Config) -> Scene {
 impl Scene {
     /// The pod at `pod` is told of a name; until when.
     fn tell(&mut self, pod: &str, name: &str, addresses: &[&str], ttl_seconds: u32) -> Moment {
+        self.tell_at(Moment::now(), pod, name, addresses, ttl_seconds)
+    }
+
+    fn tell_at(&mut self, now: Moment, pod: &str, name: &str, addresses: &[&str], ttl_seconds: u32) -> Moment {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| ip(address)).collect();
-        let lesson = self.names.learn(ip(pod), &answer(name, &addresses, ttl_seconds), Moment::now());
+        let lesson = self.names.learn(ip(pod), &answer(name, &addresses, ttl_seconds), now);
         assert!(!lesson.is_empty());
         let kernel = &mut self.stage.kernel;
         self.stage.node.ns().run(|| kernel.learn(std::slice::from_ref(&lesson))).unwrap();
@@ -89,9 +93,12 @@ impl Scene {
         all.filter(|known| *known.name == *name).map(|known| known.expires).max().unwrap()
     }
 
+    /// Of an address of each family, at one time: they end together.
     fn tell_both(&mut self, name: &str, ttl_seconds: u32) -> Moment {
-        let [v4, v6] = [Net::OUTSIDE_V4, Net::OUTSIDE_V6].map(|ip| ip.to_string());
-        self.tell("10.0.1.1", name, &[&v4], ttl_seconds).max(self.tell("fd00:1::1", name, &[&v6], ttl_seconds))
+        let ([v4, v6], now) = ([Net::OUTSIDE_V4, Net::OUTSIDE_V6].map(|ip| ip.to_string()), Moment::now());
+        let expires = self.tell_at(now, "10.0.1.1", name, &[&v4], ttl_seconds);
+        assert_eq!(self.tell_at(now, "fd00:1::1", name, &[&v6], ttl_seconds), expires);
+        expires
     }
 
     fn forget(&mut self, pods: &[&str]) {
@@ -221,9 +228,9 @@ fn told_again(config: Config) {
     // The same time from later on, and from later on again.
     while Moment::now() < first {
         std::thread::sleep(Duration::from_millis(900));
-        let [v4, v6] = outside().map(|ip| ip.to_string());
+        let ([v4, v6], now) = (outside().map(|ip| ip.to_string()), Moment::now());
         for (pod, address) in [("10.0.1.1", v4), ("fd00:1::1", v6)] {
-            let lesson = scene.names.learn(ip(pod), &answer("api.example.com", &[ip(&address)], 2), Moment::now());
+            let lesson = scene.names.learn(ip(pod), &answer("api.example.com", &[ip(&address)], 2), now);
             let kernel = &mut scene.stage.kernel;
             scene.stage.node.ns().run(|| kernel.learn(std::slice::from_ref(&lesson))).unwrap();
             last = lesson.addresses.iter().flat_map(|l| &l.names).map(|n| n.expires).max().unwrap_or(last).max(last);
