@@ -92,10 +92,7 @@ impl fmt::Display for RecordType {
 
 impl Serialize for RecordType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.name() {
-            Some(name) => serializer.serialize_str(name),
-            None => serializer.collect_str(self),
-        }
+        written(self, self.name(), serializer)
     }
 }
 
@@ -144,10 +141,15 @@ impl fmt::Display for Rcode {
 
 impl Serialize for Rcode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.name() {
-            Some(name) => serializer.serialize_str(name),
-            None => serializer.collect_str(self),
-        }
+        written(self, self.name(), serializer)
+    }
+}
+
+/// As it is shown, without being formatted where it has a name.
+fn written<S: Serializer>(shown: &impl fmt::Display, name: Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
+    match name {
+        Some(name) => serializer.serialize_str(name),
+        None => serializer.collect_str(shown),
     }
 }
 
