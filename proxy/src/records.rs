@@ -254,7 +254,7 @@ impl Record {
 }
 
 /// `TCP`, `UDP`, `SCTP`, `ICMP`, or the protocol's number.
-pub(crate) fn word(protocol: Protocol) -> Cow<'static, str> {
+fn word(protocol: Protocol) -> Cow<'static, str> {
     match protocol {
         Protocol::Tcp => "TCP".into(),
         Protocol::Udp => "UDP".into(),

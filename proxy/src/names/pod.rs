@@ -86,11 +86,11 @@ impl PodNames {
     }
 
     /// Whether the kernel holds all that an answer says of `names`, for as long as it says: so does most of what is asked for again.
-    pub(super) fn is_told(&self, names: &[&str], facts: &[Fact]) -> bool {
+    pub(super) fn is_told(&self, names: &[&str], facts: &[Fact], now: Moment) -> bool {
         facts.iter().all(|fact| {
             let list = self.addresses.get(&fact.address).map(Vec::as_slice).unwrap_or_default();
             let is_held = |name: &&str| list.iter().any(|held| *held.name == **name && held.expires >= fact.expires);
-            list.iter().all(|held| held.told >= held.expires) && names[..fact.names.min(names.len())].iter().all(is_held)
+            !self.has_news(fact.address, now) && names[..fact.names.min(names.len())].iter().all(is_held)
         })
     }
 

@@ -124,7 +124,7 @@ impl Names {
     fn learn_facts(&self, pod: IpAddr, names: &[&str], facts: &[Fact], now: Moment) -> Lesson {
         let mut lesson = Lesson::nothing(pod, now);
         self.with_shelf(pod, |shelf, inner| {
-            if inner.names.is_told(names, facts) {
+            if inner.names.is_told(names, facts, now) {
                 inner.latest = inner.latest.max(now);
                 return;
             }

@@ -35,8 +35,8 @@ pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     (ip(address), port).into()
 }
 
-/// `refused.` is refused, `denied.` denied by NXDOMAIN, `search.` has a suffix, `breaks.` breaks what judges it; `unlearned.` can't be learned, `slow.` is learned once
-/// the test lets it.
+/// `refused.` is refused, `denied.` denied by NXDOMAIN, `search.` has a suffix, `breaks.` breaks what judges it; `unlearned.` can't be
+/// learned, `slow.` is learned once the test lets it.
 #[derive(Debug)]
 pub(crate) struct ByName {
     seen: Mutex<Vec<(Asked, Fate)>>,

@@ -179,8 +179,7 @@ impl Legs {
                 }
                 return None;
             };
-            let received = (&leg.socket).read(scratch);
-            match received {
+            match (&leg.socket).read(scratch) {
                 Ok(count) => match believe(&waiting.asked.query, &scratch[..count]) {
                     Ok(answer) => {
                         let waiting = self.take_waiting(number)?;
@@ -196,9 +195,7 @@ impl Legs {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) => {
                     unreachable(&waiting.asked, &error);
-                    let waiting = self.take_waiting(number)?;
-                    self.legs.remove(number);
-                    return Some(Came::Unreachable(waiting));
+                    return self.give_up(number).map(Came::Unreachable);
                 }
             }
         }
@@ -220,19 +217,18 @@ impl Legs {
         }
     }
 
-    /// Queries that have waited for `most`, whose answer may still come: their sockets are not used again. And when the next of them
-    /// will have.
-    pub(super) fn late(&mut self, now: Instant, most: Duration) -> (Vec<Waiting>, Option<Instant>) {
-        let due = |leg: &Leg| leg.waiting.as_ref().map(|waiting| waiting.asked.began + most);
-        let is_late = |(number, leg): (usize, &Leg)| due(leg).is_some_and(|due| due <= now).then_some(number);
-        let late: Vec<usize> = self.legs.iter().filter_map(is_late).collect();
-        let late = late.into_iter().filter_map(|number| {
-            let waiting = self.take_waiting(number);
-            self.legs.remove(number);
-            waiting
-        });
-        let late = late.collect();
-        (late, self.legs.iter().filter_map(|(_, leg)| due(leg)).min())
+    /// The numbers of the sockets whose queries have waited for `most`, and when the next one's will have.
+    pub(super) fn late(&self, now: Instant, most: Duration) -> (Vec<usize>, Option<Instant>) {
+        let dues = || self.legs.iter().filter_map(|(number, leg)| Some((number, leg.waiting.as_ref()?.asked.began + most)));
+        let late = dues().filter(|(_, due)| *due <= now).map(|(number, _)| number).collect();
+        (late, dues().map(|(_, due)| due).filter(|due| *due > now).min())
+    }
+
+    /// Ends the wait of a query, whose answer may still come: its socket is not used again.
+    pub(super) fn give_up(&mut self, number: usize) -> Option<Waiting> {
+        let waiting = self.take_waiting(number)?;
+        self.legs.remove(number);
+        Some(waiting)
     }
 
     /// Closes what waits for too long. To be called every few seconds.

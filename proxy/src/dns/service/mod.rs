@@ -225,15 +225,24 @@ impl<J: Judge> Service<J> {
     /// Has a believed answer learned. Yields what became of the query, by which its [answer](said) is known.
     async fn learn(&self, asked: &Asked, answer: Answer) -> Fate {
         let came = Instant::now();
-        let upstream = came - asked.began;
-        if !answer.addresses.is_empty() {
+        let learned = if answer.addresses.is_empty() {
+            Ok(())
+        } else {
             let learning = self.judge.learn(asked, &answer);
             let learned = tokio::time::timeout_at(asked.began + self.settings.answer_within, learning).await;
-            if let Err(why) = learned.unwrap_or(Err(NotLearned::TooLate)) {
-                return Fate::NotLearned { answer, why };
-            }
+            learned.unwrap_or(Err(NotLearned::TooLate))
+        };
+        Fate::of(asked, answer, came, learned)
+    }
+}
+
+impl Fate {
+    /// Of a query whose believed answer came then, and was learned by now, or not.
+    fn of(asked: &Asked, answer: Answer, came: Instant, learned: Result<(), NotLearned>) -> Self {
+        match learned {
+            Ok(()) => Self::Answered { answer, upstream: came - asked.began, learned: came.elapsed() },
+            Err(why) => Self::NotLearned { answer, why },
         }
-        Fate::Answered { answer, upstream, learned: came.elapsed() }
     }
 }
 

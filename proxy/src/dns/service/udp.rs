@@ -102,8 +102,6 @@ pub(super) async fn run<J: Judge>(service: Arc<Service<J>>, sockets: Vec<UdpSock
 /// The sockets of one family at one core: where its datagrams arrive, and what their answers leave by.
 struct Door {
     socket: UdpSocket,
-    /// Datagrams that are read at once: more where more wait.
-    in_a_row: usize,
     sender: Sender,
     /// Whether the sender's socket is waited for.
     awaits_room: bool,
@@ -122,6 +120,8 @@ struct Desk<J> {
     backlog: Option<Instant>,
     legs: Legs,
     learning: Slab<Learning>,
+    /// Which of these can go on.
+    learned: Vec<usize>,
     /// Is ready when it is time to look for what is late or old: to wait with a time each time costs more.
     clock: TimerFd,
     look_for_late: Instant,
@@ -154,7 +154,7 @@ impl<J: Judge> Desk<J> {
             socket.set_nonblocking(true)?;
             epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, FIRST_DOOR + doors.len() as u64))?;
             let sender = Sender::open(socket.local_addr()?.is_ipv4(), &service.next_fragmented, &service.metrics)?;
-            doors.push(Door { socket, in_a_row: 1, sender, awaits_room: false });
+            doors.push(Door { socket, sender, awaits_room: false });
         }
         let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         epoll.add(&clock, EpollEvent::new(EpollFlags::EPOLLIN, CLOCK))?;
@@ -169,6 +169,7 @@ impl<J: Judge> Desk<J> {
             is_draining: false,
             backlog: Some(now + LONGEST_BACKLOG),
             learning: Slab::new(),
+            learned: Vec::new(),
             clock,
             look_for_late: now,
             look_for_old: now + LOOK_FOR_OLD,
@@ -191,29 +192,42 @@ impl<J: Judge> Desk<J> {
         }
     }
 
-    /// Waits for what is ready, and does it. `false`: it was the last.
+    /// Waits for what is ready, and does it. `false`: there is no other turn.
     fn turn(&mut self, events: &mut [EpollEvent]) -> io::Result<bool> {
+        // First of all, so that those whom a panic left behind go on too.
+        while let Some(number) = self.learned.pop() {
+            self.go_on_learning(number);
+        }
+        if self.is_draining && self.is_idle() {
+            return Ok(false);
+        }
         let timeout = self.open_or_close_doors()?;
         let count = match self.epoll.wait(events, timeout) {
             Err(Errno::EINTR) => 0,
             waited => waited?,
         };
-        let is_busy = count > 1;
         for event in &events[..count] {
             match event.data() {
                 BELL => {
-                    if !self.rung() {
+                    let Rung { learned, drain, end } = self.bell.heard();
+                    if end {
                         return Ok(false);
                     }
+                    self.is_draining |= drain;
+                    self.learned.extend(learned);
                 }
                 CLOCK => self.look(Instant::now()),
                 token @ FIRST_LEG.. => self.leg_ready(place_of(token, FIRST_LEG)),
                 token @ FIRST_SENDER.. => self.go_on_sending(place_of(token, FIRST_SENDER)),
-                token => self.take_datagrams(place_of(token, FIRST_DOOR), is_busy),
+                token => self.take_datagrams(place_of(token, FIRST_DOOR)),
             }
         }
-        let is_idle = !self.legs.is_waiting() && self.learning.is_empty() && !self.doors.iter().any(|door| door.awaits_room);
-        Ok(!(self.is_draining && is_idle))
+        Ok(true)
+    }
+
+    /// Whether nobody waits for an answer.
+    fn is_idle(&self) -> bool {
+        !self.legs.is_waiting() && self.learning.is_empty() && !self.doors.iter().any(|door| door.awaits_room)
     }
 
     /// Nothing is read while too much of what waited before this began is in flight, or once the drain has begun. Yields how long to wait
@@ -253,22 +267,11 @@ impl<J: Judge> Desk<J> {
         }
     }
 
-    /// `false`: it is to end at once.
-    fn rung(&mut self) -> bool {
-        let Rung { learned, drain, end } = self.bell.heard();
-        self.is_draining |= drain;
-        for number in learned {
-            self.go_on_learning(number);
-        }
-        !end
-    }
-
-    /// Alone, one is taken: that there is no other is for the next wait to say. Where more is ready, more wait here too.
-    fn take_datagrams(&mut self, door: usize, is_busy: bool) {
+    fn take_datagrams(&mut self, door: usize) {
         if !self.is_open {
             return;
         }
-        for _ in 0..self.doors[door].in_a_row {
+        for _ in 0..IN_A_ROW {
             match receive(&self.doors[door].socket) {
                 Ok(Some(received)) => self.received(received, door),
                 Ok(None) => {
@@ -276,14 +279,11 @@ impl<J: Judge> Desk<J> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.backlog = None;
-                    self.doors[door].in_a_row = 1;
                     return;
                 }
                 Err(error) => tracing::debug!(%error, "a datagram could not be read"),
             }
         }
-        let in_a_row = &mut self.doors[door].in_a_row;
-        *in_a_row = if is_busy { (*in_a_row * 2).min(IN_A_ROW) } else { 1 };
     }
 
     fn received(&mut self, received: Received, door: usize) {
@@ -326,12 +326,11 @@ impl<J: Judge> Desk<J> {
                 self.end(&asked, &Fate::Unreachable, door, &[], Some(place));
             }
             Some(Came::Answered(Waiting { asked, door, place }, response, answer)) => {
-                if answer.addresses.is_empty() {
-                    let upstream = now - asked.began;
-                    let fate = Fate::Answered { answer, upstream, learned: Duration::ZERO };
-                    self.end(&asked, &fate, door, &response, Some(place));
+                let taught = Taught { lesson: Arc::new((asked, answer)), door, place, response, came: now };
+                if taught.lesson.1.addresses.is_empty() {
+                    self.learned(taught, Ok(()));
                 } else {
-                    self.learn(Taught { lesson: Arc::new((asked, answer)), door, place, response, came: now });
+                    self.learn(taught);
                 }
             }
         }
@@ -372,10 +371,7 @@ impl<J: Judge> Desk<J> {
     fn learned(&mut self, taught: Taught, learned: Result<(), NotLearned>) {
         let Taught { lesson, door, place, response, came } = taught;
         let (asked, answer) = Arc::unwrap_or_clone(lesson);
-        let fate = match learned {
-            Ok(()) => Fate::Answered { answer, upstream: came - asked.began, learned: came.elapsed() },
-            Err(why) => Fate::NotLearned { answer, why },
-        };
+        let fate = Fate::of(&asked, answer, came, learned);
         self.end(&asked, &fate, door, &response, Some(place));
     }
 
@@ -383,8 +379,10 @@ impl<J: Judge> Desk<J> {
     fn end_late(&mut self, now: Instant) {
         let settings = self.service.settings;
         let (late, next_leg) = self.legs.late(now, settings.upstream_timeout);
-        for Waiting { asked, door, place } in late {
-            self.end(&asked, &Fate::TimedOut, door, &[], Some(place));
+        for number in late {
+            if let Some(Waiting { asked, door, place }) = self.legs.give_up(number) {
+                self.end(&asked, &Fate::TimedOut, door, &[], Some(place));
+            }
         }
         let due = |learning: &Learning| learning.taught.lesson.0.began + settings.answer_within;
         let late: Vec<usize> = self.learning.iter().filter(|(_, it)| due(it) <= now).map(|(number, _)| number).collect();
