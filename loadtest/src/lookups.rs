@@ -50,6 +50,9 @@ pub(crate) struct Pace {
     /// Turns of each peer in `lookups`.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// In `lookups`, schedules dnsdist as Sluice schedules the threads that answer look-ups (`chrt --batch 0`), and not as it comes.
+    #[arg(long)]
+    dnsdist_as_batch: bool,
 }
 
 /// What is asked.
@@ -96,7 +99,7 @@ fn measure_one(load: Load, pace: &Pace) -> anyhow::Result<()> {
     let fastest = of_turn * 8;
     let needed = if load == Load::Repeated { REPEATED } else { warm_up + of_turn * rounds + fastest };
     let arguments: &[&str] = if load == Load::New { &["--set", "dns.namesPerPod=1000000"] } else { &[] };
-    let mut scene = Scene::start(needed, arguments)?;
+    let mut scene = Scene::start(needed, arguments, pace.dnsdist_as_batch)?;
     let what = match load {
         Load::Repeated => format!("{REPEATED} names again and again, TTL 300 s"),
         Load::New => "names and addresses never seen before, with room for all of them (dns.namesPerPod: 1000000)".to_owned(),

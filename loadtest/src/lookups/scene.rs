@@ -14,6 +14,7 @@ use super::dnsperf::{self, Dnsperf, Run};
 use crate::manifests;
 
 const DNSDIST: &str = "/usr/bin/dnsdist";
+const CHRT: &str = "/usr/bin/chrt";
 const NSD: &str = "/usr/sbin/nsd";
 const ORIGIN: &str = "bench.example";
 const TTL_SECONDS: u32 = 300;
@@ -80,7 +81,7 @@ pub(super) struct Scene {
 
 impl Scene {
     /// With a zone of so many names, each with an address of its own. `arguments` go to the proxy.
-    pub(super) fn start(names: usize, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn start(names: usize, arguments: &[&str], dnsdist_as_batch: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let net = Net::new()?;
         let nodes: Vec<_> =
@@ -122,7 +123,10 @@ impl Scene {
         let configuration = folder.path().join("dnsdist.conf");
         // Everything else is as it comes: there is no cache unless one is asked for.
         std::fs::write(&configuration, format!("setLocal(\"{dnsdist_at}\")\nnewServer(\"{SERVER}:{DNS_PORT}\")\n"))?;
-        let mut command = Command::new(DNSDIST);
+        let mut command = Command::new(if dnsdist_as_batch { CHRT } else { DNSDIST });
+        if dnsdist_as_batch {
+            command.args(["--batch", "0", DNSDIST]);
+        }
         command.args(["--supervised", "--disable-syslog", "--config"]).arg(&configuration);
         let dnsdist = nodes[1].ns().spawn(command)?;
         let scene = Self { dnsdist, dnsdist_at, programs, _authority: authority, net, _folder: folder };
