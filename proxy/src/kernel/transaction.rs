@@ -1,4 +1,4 @@
-//! Messages to nftables, made by libnftnl, and the only unsafe code of the proxy.
+//! Messages to nftables, made by libnftnl: all of the unsafe code that the kernel's part has.
 //!
 //! The rest of the kernel part speaks in plain data ([`object`](super::object), [`expr`](super::expr)); here it becomes libnftnl
 //! objects, each freed where it was made, and these become bytes. The crate `nftnl` gives tables, chains, rules and the two

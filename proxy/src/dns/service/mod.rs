@@ -32,6 +32,7 @@ mod bell;
 mod legs;
 mod metrics;
 pub(crate) mod packet;
+mod schedule;
 pub(crate) mod sender;
 pub(crate) mod sockets;
 mod stream;

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::bell::{Bell, Rung, Waiter};
 use super::legs::{Came, Legs, Waiting};
 use super::sender::Sender;
-use super::{Asked, Fate, Judge, NotLearned, Service, Transport, is_diverted, said};
+use super::{Asked, Fate, Judge, NotLearned, Service, Transport, is_diverted, said, schedule};
 use crate::dns::{Answer, Malformed, Query, unreadable};
 use crate::limits::Place;
 
@@ -86,6 +86,9 @@ pub(super) async fn run<J: Judge>(service: Arc<Service<J>>, sockets: Vec<UdpSock
     let name = format!("{}-dns", std::thread::current().name().unwrap_or("worker"));
     std::thread::Builder::new().name(name).spawn(move || {
         let _entered = runtime.enter();
+        if let Err(error) = schedule::as_batch() {
+            tracing::debug!(%error, "look-ups cost more than they need to");
+        }
         desk.run();
         drop(ending);
     })?;
