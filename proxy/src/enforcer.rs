@@ -45,7 +45,7 @@ use flows::Unsettled;
 use node::Node;
 
 pub use aside::Aside;
-pub use learning::{Learner, Learning, Taught};
+pub use learning::{Learner, Learning, Lessons, Taught};
 pub use state::{KernelState, Trouble, Unready};
 
 /// How often routing and uplinks are looked at: others change them too.
@@ -78,7 +78,7 @@ pub type AskCounts = oneshot::Sender<Result<Vec<Count>, kernel::Error>>;
 pub struct Inputs {
     pub handovers: mpsc::Receiver<Handover>,
     pub asked: mpsc::Receiver<AskCounts>,
-    pub lessons: mpsc::Receiver<Taught>,
+    pub lessons: Lessons,
     /// What a predecessor learned late.
     pub inherited: mpsc::Receiver<Inherited>,
     /// Successors that are ready.
@@ -91,7 +91,7 @@ impl Inputs {
         Self {
             handovers,
             asked: mpsc::channel(1).1,
-            lessons: mpsc::channel(1).1,
+            lessons: Learner::new().1,
             inherited: mpsc::channel(1).1,
             asides: mpsc::channel(1).1,
         }
@@ -223,6 +223,7 @@ impl Enforcer {
         }
         let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
         loop {
+            let prolong_at = self.prolong_at();
             // In this order: however many tables come, none of them puts off a look that is due. Ports of bridges come last, as
             // pods can make work of them, and each table looks at them by itself.
             tokio::select! {
@@ -236,7 +237,8 @@ impl Enforcer {
                 Some(aside) = inputs.asides.recv() => if let Some(successor) = aside.let_go(self.kernel.stand()).await {
                     return self.stand_aside(&successor, inputs).await;
                 },
-                Some(taught) = inputs.lessons.recv() => self.learn(taught, &mut inputs.lessons),
+                Some(taught) = inputs.lessons.awaited.recv() => self.learn(taught, &mut inputs.lessons.awaited),
+                Some(lesson) = at(prolong_at, inputs.lessons.prolonging.recv()) => self.prolong(lesson, &mut inputs.lessons.prolonging),
                 // Before the first table nobody can say whose it is.
                 Some(inherited) = inputs.inherited.recv(), if self.kernel.in_force().is_some() => self.inherit(inherited),
                 Some(asks) = inputs.asked.recv() => drop(asks.send(self.kernel.counts())),
@@ -495,4 +497,12 @@ fn every(period: Duration) -> Interval {
     let mut ticks = tokio::time::interval_at(Tick::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+/// What `next` yields, but not before then. `None`: at once.
+async fn at<T>(then: Option<Tick>, next: impl Future<Output = T>) -> T {
+    if let Some(then) = then.filter(|then| *then > Tick::now()) {
+        tokio::time::sleep_until(then).await;
+    }
+    next.await
 }

@@ -146,8 +146,12 @@ impl Judge for Lookups {
         let table = self.table();
         let others = table.addresses_of_pod(client).filter(|own| *own != client);
         let lessons = [client].into_iter().chain(others).map(|own| self.names.learn(own, answer, now));
-        let lessons: Vec<Lesson> = lessons.filter(|lesson| !lesson.is_empty()).collect();
+        let lessons = lessons.filter(|lesson| !lesson.is_empty());
+        let (prolonging, lessons): (Vec<Lesson>, Vec<Lesson>) = lessons.partition(|lesson| lesson.prolongs);
         drop(table);
+        for lesson in prolonging {
+            self.learner.prolong(lesson);
+        }
         self.learner.learn(lessons).await.map_err(NotLearned::Kernel)
     }
 

@@ -20,7 +20,7 @@ use sluice_proxy::feed::Extent;
 use sluice_proxy::kernel::{Config, Kernel};
 use sluice_proxy::names::{BootId, Journal, Lesson, Limits, Moment, Names, NamesMetrics};
 use sluice_testnet::Protocol::{self, Tcp, Udp};
-use sluice_testnet::{Net, Outcome, Pod, Port};
+use sluice_testnet::{Net, Outcome, Pod, Port, wait_until};
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n---\n";
 /// Longer than a test takes.
@@ -442,9 +442,8 @@ fn the_enforcer_forgets_pods_that_go() {
         return;
     }
     let mut scene = scene(&policy("names", "web", &to_name("api.example.com", ADDRESS_ONLY)));
-    let dir = std::env::temp_dir().join(format!("sluice-kernel-names-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let open = || Journal::open(&dir, "node-1", BootId::read().unwrap(), NamesMetrics::default(), Moment::now());
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Journal::open(dir.path(), "node-1", BootId::read().unwrap(), NamesMetrics::default(), Moment::now());
     let running = Running::learning(&scene.stage, Learning::new(Arc::clone(&scene.names), open().0, None));
     running.hand_over(&scene.stage.engine.table, Extent::Whole);
     let (web, like) = (scene.web.clone(), scene.like.clone());
@@ -471,5 +470,39 @@ fn the_enforcer_forgets_pods_that_go() {
     drop(running);
     let kept: Vec<(IpAddr, IpAddr)> = open().1.iter().map(|entry| (entry.pod, entry.address)).collect();
     assert_eq!(kept, [(ip("10.0.1.1"), v4), (ip("10.0.1.2"), v4)]);
-    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// An answer that comes again when the kernel holds just what it says leaves at once, and the kernel and the journal have more before the next.
+#[test]
+fn the_enforcer_prolongs_what_is_asked_for_again() {
+    if !possible() {
+        return;
+    }
+    const TTL_SECONDS: u32 = 2;
+    let scene = scene(&policy("names", "web", &to_name("api.example.com", ADDRESS_ONLY)));
+    let dir = tempfile::tempdir().unwrap();
+    let open = |now| Journal::open(dir.path(), "node-1", BootId::read().unwrap(), NamesMetrics::default(), now);
+    let running = Running::learning(&scene.stage, Learning::new(Arc::clone(&scene.names), open(Moment::now()).0, None));
+    running.hand_over(&scene.stage.engine.table, Extent::Whole);
+    let [to, _] = outside();
+    let say = |now| scene.names.learn(ip("10.0.1.1"), &answer("api.example.com", &[to], TTL_SECONDS), now);
+    let expires = |lesson: &Lesson| lesson.addresses[0].names[0].expires;
+    let ttl = Duration::from_secs(TTL_SECONDS.into());
+    let first = say(Moment::now());
+    assert!(!first.prolongs);
+    let just_as_long = expires(&first).before(ttl);
+    running.learn(first).unwrap();
+    let again = say(just_as_long);
+    assert!(again.prolongs && !again.is_empty());
+    let prolonged = expires(&again);
+    running.prolong(again);
+    let longer = just_as_long.after(Duration::from_millis(100));
+    // Otherwise this one would be news that waits.
+    let is_told = || scene.names.of_pod(ip("10.0.1.1"), Moment::now()).addresses.iter().all(|it| !it.names[0].is_news);
+    assert!(wait_until(Duration::from_secs(2), is_told));
+    assert!(say(longer).is_empty());
+    scene.is_open_until(&[to], prolonged);
+    drop(running);
+    let kept: Vec<Moment> = open(Moment::default()).1.iter().map(|entry| entry.expires).collect();
+    assert_eq!(kept, [prolonged]);
 }

@@ -57,7 +57,7 @@ impl Enforcer {
                     self.tables.send_replace(Arc::clone(&table));
                     unconfirmed = Some((Stand { epoch, generation: generation.0 }, done));
                 }
-                Some(taught) = inputs.lessons.recv() => self.pass_on(taught, successor),
+                Some(taught) = inputs.lessons.awaited.recv() => self.pass_on(taught, successor),
                 _ = look.tick(), if unconfirmed.is_some() => {
                     let left = self.kernel.left();
                     let is_there = |stand: Stand| matches!(left, Ok(Left::Rules(Some(found))) if stand.is_no_newer_than(found));

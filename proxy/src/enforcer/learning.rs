@@ -1,7 +1,8 @@
 //! Names on their way into the kernel: many look-ups, few transactions.
 //!
 //! ```text
-//! look-up -> Learner::learn -> queue -> one transaction of all that wait -> journal -> confirmed -> the answer goes to the pod
+//! look-up -> Learner::learn   -> queue -> one transaction of all that wait -> journal -> confirmed -> the answer goes to the pod
+//!         -> Learner::prolong -> queue -> the same, twenty times a second  -> journal -> confirmed
 //! ```
 
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant as Tick;
 
 use super::Enforcer;
 use crate::names::{Journal, Late, Lesson, Moment, Names};
@@ -23,6 +25,8 @@ const TOGETHER: usize = 512;
 /// and none of them wakes it, which costs more than all else of a look-up. One that comes alone waits for nothing.
 const BUSY: Duration = Duration::from_millis(5);
 const PACE: Duration = Duration::from_millis(1);
+/// How often what nobody waits for is told, much sooner than a look-up would have to wait for it.
+const PROLONG_PACE: Duration = Duration::from_millis(50);
 /// How long what has expired is remembered, for flows that began by it and go on.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -40,11 +44,13 @@ pub struct Learning {
     tidied: Instant,
     /// When the last transaction of lessons ended.
     told: Option<Instant>,
+    /// When what nobody waits for is told next, if there is any.
+    prolong_at: Tick,
 }
 
 impl Learning {
     pub fn new(names: Arc<Names>, journal: Journal, former: Option<Arc<Table>>) -> Self {
-        Self { names, journal, former, tidied: Instant::now(), told: None }
+        Self { names, journal, former, tidied: Instant::now(), told: None, prolong_at: Tick::now() }
     }
 }
 
@@ -58,14 +64,27 @@ pub struct Taught {
 /// Hands lessons to the kernel's thread.
 #[derive(Clone, Debug)]
 pub struct Learner {
-    lessons: mpsc::Sender<Taught>,
+    awaited: mpsc::Sender<Taught>,
+    prolonging: mpsc::Sender<Lesson>,
+}
+
+/// Where the kernel's thread gets them.
+#[derive(Debug)]
+pub struct Lessons {
+    pub(super) awaited: mpsc::Receiver<Taught>,
+    /// What nobody waits for.
+    pub(super) prolonging: mpsc::Receiver<Lesson>,
 }
 
 impl Learner {
-    /// And where the kernel's thread gets them.
-    pub fn new() -> (Self, mpsc::Receiver<Taught>) {
-        let (lessons, taught) = mpsc::channel(QUEUE);
-        (Self { lessons }, taught)
+    pub fn new() -> (Self, Lessons) {
+        let ((awaited, to_answer), (prolonging, to_prolong)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
+        (Self { awaited, prolonging }, Lessons { awaited: to_answer, prolonging: to_prolong })
+    }
+
+    /// Soon the kernel holds it, and it is written down. Without room it isn't, nor if the kernel refuses: the next answer waits for it then.
+    pub fn prolong(&self, lesson: Lesson) {
+        let _ = self.prolonging.try_send(lesson);
     }
 
     /// Ok: the kernel holds all of them, and they are written down.
@@ -74,7 +93,7 @@ impl Learner {
         let mut acks = Vec::with_capacity(lessons.len());
         for lesson in lessons {
             let (done, ack) = oneshot::channel();
-            self.lessons.send(Taught { lesson, done }).await.map_err(|_| ended())?;
+            self.awaited.send(Taught { lesson, done }).await.map_err(|_| ended())?;
             acks.push(ack);
         }
         for ack in acks {
@@ -93,16 +112,17 @@ fn still_awaited(mut taught: Taught) -> Option<Taught> {
     (!taught.lesson.is_empty() || !taught.lesson.displaced.is_empty()).then_some(taught)
 }
 
+/// What waits, as far as it goes into one transaction.
+fn together<T>(first: T, others: &mut mpsc::Receiver<T>) -> Vec<T> {
+    let others = std::iter::from_fn(|| others.try_recv().ok());
+    [first].into_iter().chain(others).take(TOGETHER).collect()
+}
+
 impl Enforcer {
     /// Puts a lesson, and all that wait behind it, into the kernel.
     pub(super) fn learn(&mut self, first: Taught, others: &mut mpsc::Receiver<Taught>) {
         let is_busy = self.learning.as_ref().and_then(|learning| learning.told).is_some_and(|told| told.elapsed() < BUSY);
-        let mut taught = vec![first];
-        while taught.len() < TOGETHER
-            && let Ok(next) = others.try_recv()
-        {
-            taught.push(next);
-        }
+        let taught = together(first, others);
         let is_forgotten = |taught: &Taught| self.learning.as_ref().is_some_and(|l| l.names.is_forgotten(&taught.lesson));
         let (late, taught): (Vec<Taught>, Vec<Taught>) = taught.into_iter().partition(is_forgotten);
         for Taught { done, .. } in late {
@@ -110,12 +130,7 @@ impl Enforcer {
         }
         let taught = taught.into_iter().filter_map(still_awaited);
         let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.map(|taught| (taught.lesson, taught.done)).unzip();
-        let learned = match self.kernel.learn(&lessons) {
-            Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
-            learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
-        };
-        let told = lessons.iter().zip(&learned).filter(|(lesson, learned)| learned.is_ok() && !lesson.is_empty());
-        self.note_learned(told.map(|(lesson, _)| lesson));
+        let learned = self.tell(&lessons);
         if let Some(learning) = &mut self.learning {
             learning.told = Some(Instant::now());
         }
@@ -126,6 +141,34 @@ impl Enforcer {
         if is_busy {
             std::thread::sleep(PACE);
         }
+    }
+
+    /// Puts lessons that nobody waits for into the kernel. One that it refuses is told again by the next look-up, which waits for it.
+    pub(super) fn prolong(&mut self, first: Lesson, others: &mut mpsc::Receiver<Lesson>) {
+        let mut lessons = together(first, others);
+        let Some(learning) = &mut self.learning else { return };
+        let is_all = lessons.len() < TOGETHER;
+        learning.prolong_at = Tick::now() + if is_all { PROLONG_PACE } else { Duration::ZERO };
+        lessons.retain(|lesson| !learning.names.is_forgotten(lesson));
+        for error in self.tell(&lessons).into_iter().filter_map(Result::err) {
+            tracing::debug!("addresses that a pod was told are not prolonged: {error}");
+        }
+    }
+
+    /// When [`Self::prolong`] may be called next.
+    pub(super) fn prolong_at(&self) -> Option<Tick> {
+        self.learning.as_ref().map(|learning| learning.prolong_at)
+    }
+
+    /// Tells the kernel, and writes down and confirms what it holds by that.
+    fn tell(&mut self, lessons: &[Lesson]) -> Vec<Result<(), String>> {
+        let learned = match self.kernel.learn(lessons) {
+            Err(_) if lessons.len() > 1 => lessons.iter().map(|lesson| self.learn_alone(lesson)).collect(),
+            learned => vec![learned.map_err(|error| crate::error_chain(&error)); lessons.len()],
+        };
+        let told = lessons.iter().zip(&learned).filter(|(lesson, learned)| learned.is_ok() && !lesson.is_empty());
+        self.note_learned(told.map(|(lesson, _)| lesson));
+        learned
     }
 
     /// Learns what a predecessor was told when it had let go of the kernel.

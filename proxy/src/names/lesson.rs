@@ -13,6 +13,8 @@ pub struct Lesson {
     pub addresses: Vec<Learned>,
     /// What lost its place, perhaps another pod's. The kernel takes out what no other name of the address keeps by then.
     pub displaced: Vec<Displaced>,
+    /// The kernel holds all that the answer says, but hardly longer: nobody has to wait for this.
+    pub prolongs: bool,
     pub(super) at: Moment,
     /// Of the pod's names as they were then: no confirmation of them counts once some have been displaced or forgotten.
     pub(super) stamp: u64,
@@ -29,7 +31,7 @@ pub struct Learned {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedName {
     pub name: Arc<str>,
-    /// At a whole second.
+    /// At a whole quarter of a second.
     pub expires: Moment,
     /// The kernel hasn't confirmed it.
     pub is_news: bool,
@@ -52,7 +54,7 @@ pub struct Forgotten {
 
 impl Lesson {
     pub(super) fn nothing(pod: IpAddr, at: Moment) -> Self {
-        Self { pod, addresses: Vec::new(), displaced: Vec::new(), at, stamp: 0 }
+        Self { pod, addresses: Vec::new(), displaced: Vec::new(), prolongs: false, at, stamp: 0 }
     }
 
     /// Whether the kernel holds all of the answer: nothing to be told, nothing to wait for.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-const NANOS: u64 = 1_000_000_000;
+/// A [`Tick`].
+const TICK_NANOS: u64 = 250_000_000;
 
 /// A point in time on CLOCK_BOOTTIME. Says nothing in another boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,14 +52,19 @@ impl Moment {
     }
 }
 
-/// The end of a whole second since boot, at which something expires. Four bytes: there are up to a million of them, for 136 years.
+/// The end of a quarter of a second since boot, at which something expires. Four bytes: there are up to a million of them, for 34 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Second(pub(super) u32);
+pub(super) struct Tick(pub(super) u32);
 
-impl Second {
+impl Tick {
     /// The first one that is not before `moment`.
     pub(super) fn not_before(moment: Moment) -> Self {
-        Self(u32::try_from(moment.nanos.div_ceil(NANOS)).unwrap_or(u32::MAX))
+        Self(u32::try_from(moment.nanos.div_ceil(TICK_NANOS)).unwrap_or(u32::MAX))
+    }
+
+    /// So many ticks later.
+    pub(super) const fn later(self, ticks: u32) -> Self {
+        Self(self.0.saturating_add(ticks))
     }
 
     /// Whether it has come.
@@ -67,7 +73,7 @@ impl Second {
     }
 
     pub(super) fn moment(self) -> Moment {
-        Moment { nanos: u64::from(self.0) * NANOS }
+        Moment { nanos: u64::from(self.0) * TICK_NANOS }
     }
 }
 
@@ -76,15 +82,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_rounded_up_and_over_when_they_come() {
-        for (millis, second) in [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2), (u64::from(u32::MAX) * 1000 + 1, u32::MAX)] {
+    fn ticks_are_rounded_up_and_over_when_they_come() {
+        for (millis, tick) in [(0, 0), (1, 1), (249, 1), (250, 1), (251, 2), (u64::from(u32::MAX) * 250 + 1, u32::MAX)] {
             let moment = Moment::since_boot(Duration::from_millis(millis));
-            assert_eq!(Second::not_before(moment), Second(second), "{millis}");
+            assert_eq!(Tick::not_before(moment), Tick(tick), "{millis}");
         }
         let at = |millis| Moment::since_boot(Duration::from_millis(millis));
-        assert!(!Second(2).is_over(at(1999)) && Second(2).is_over(at(2000)));
-        assert_eq!(at(500).until(Second(2).moment()), Duration::from_millis(1500));
-        assert_eq!(at(2500).until(Second(2).moment()), Duration::ZERO);
+        assert!(!Tick(8).is_over(at(1999)) && Tick(8).is_over(at(2000)));
+        assert_eq!(at(500).until(Tick(8).moment()), Duration::from_millis(1500));
+        assert_eq!(at(2500).until(Tick(8).moment()), Duration::ZERO);
+        assert_eq!((Tick(8).later(3), Tick(u32::MAX).later(1)), (Tick(11), Tick(u32::MAX)));
         assert_eq!(at(1).after(Duration::MAX), Moment::from_nanos(u64::MAX));
     }
 

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use super::lesson::{Learned, LearnedName};
 use super::metrics::Bound;
-use super::moment::{Moment, Second};
+use super::moment::{Moment, Tick};
 use super::store::Limits;
 
 /// Addresses of an answer that are compared one by one.
 const FEW: usize = 16;
 
 /// The soonest first.
-type Queue<T> = BinaryHeap<Reverse<(Second, T)>>;
+type Queue<T> = BinaryHeap<Reverse<(Tick, T)>>;
 
 /// What is known for one pod. Addresses and names come from strangers: the maps' hashes are keyed.
 #[derive(Debug, Default)]
@@ -34,16 +34,16 @@ pub(super) struct PodNames {
 #[derive(Debug)]
 struct Held {
     name: Arc<str>,
-    expires: Second,
+    expires: Tick,
     /// Until then the kernel has confirmed it.
-    told: Second,
+    told: Tick,
 }
 
 /// A name, and where it is held.
 #[derive(Debug, Default)]
 struct Named {
     /// The latest expiry that any of its addresses ever had.
-    last: Second,
+    last: Tick,
     /// Each of its addresses once.
     queue: Queue<IpAddr>,
 }
@@ -53,7 +53,21 @@ struct Named {
 pub(super) struct Fact {
     pub(super) address: IpAddr,
     pub(super) names: usize,
-    pub(super) expires: Second,
+    /// The end of the time that the answer says.
+    pub(super) until: Tick,
+    /// When it is forgotten: no sooner.
+    pub(super) expires: Tick,
+}
+
+/// What the kernel holds of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Not all of it, or not for as long as it says.
+    Lacking,
+    /// All of it, and hardly longer than it says: the next answer would have to wait.
+    Ending,
+    /// All of it, or it is on its way there.
+    Held,
 }
 
 /// One change: when, within which bounds, and what it cost.
@@ -85,13 +99,19 @@ impl PodNames {
         self.entries
     }
 
-    /// Whether the kernel holds all that an answer says of `names`, for as long as it says: so does most of what is asked for again.
-    pub(super) fn is_told(&self, names: &[&str], facts: &[Fact], now: Moment) -> bool {
-        facts.iter().all(|fact| {
+    /// What the kernel holds of what an answer says of `names`: all, of most of what is asked for again.
+    pub(super) fn standing(&self, names: &[&str], facts: &[Fact]) -> Standing {
+        let of_fact = |fact: &Fact| {
             let list = self.addresses.get(&fact.address).map(Vec::as_slice).unwrap_or_default();
-            let is_held = |name: &&str| list.iter().any(|held| *held.name == **name && held.expires >= fact.expires);
-            !self.has_news(fact.address, now) && names[..fact.names.min(names.len())].iter().all(is_held)
-        })
+            let of_name = |name: &&str| match list.iter().find(|held| *held.name == **name) {
+                Some(held) if held.told < fact.until => Standing::Lacking,
+                Some(held) if held.expires == fact.until => Standing::Ending,
+                Some(_) => Standing::Held,
+                None => Standing::Lacking,
+            };
+            names[..fact.names.min(names.len())].iter().map(of_name).min().unwrap_or(Standing::Held)
+        };
+        facts.iter().map(of_fact).min().unwrap_or(Standing::Held)
     }
 
     /// Takes in what an answer says of `names`, the first of which was asked for.
@@ -137,12 +157,12 @@ impl PodNames {
         }
         let shared: Arc<str> = name.into();
         self.names.insert(Arc::clone(&shared), Named::default());
-        self.queue.push(Reverse((Second::default(), Arc::clone(&shared))));
+        self.queue.push(Reverse((Tick::default(), Arc::clone(&shared))));
         shared
     }
 
     /// Puts the addresses `wanted`, which are sorted, under `name`, one of those of this `answer`.
-    fn put(&mut self, name: &Arc<str>, answer: &[Arc<str>], wanted: &[(IpAddr, Second)], turn: &mut Turn<'_>) {
+    fn put(&mut self, name: &Arc<str>, answer: &[Arc<str>], wanted: &[(IpAddr, Tick)], turn: &mut Turn<'_>) {
         let mut new = Vec::new();
         for &(address, expires) in wanted {
             match self.held_mut(address, name) {
@@ -153,7 +173,7 @@ impl PodNames {
         self.place_at_name(name, new.len(), wanted, turn);
         for (address, expires) in new {
             if self.place_at_address(address, answer, turn) {
-                let held = Held { name: Arc::clone(name), expires, told: Second::default() };
+                let held = Held { name: Arc::clone(name), expires, told: Tick::default() };
                 // Most addresses have one name.
                 self.addresses.entry(address).or_insert_with(|| Vec::with_capacity(1)).push(held);
                 self.named(name).queue.push(Reverse((expires, address)));
@@ -167,7 +187,7 @@ impl PodNames {
         named.last = named.last.max(latest);
     }
 
-    fn place_at_name(&mut self, name: &Arc<str>, new: usize, wanted: &[(IpAddr, Second)], turn: &mut Turn<'_>) {
+    fn place_at_name(&mut self, name: &Arc<str>, new: usize, wanted: &[(IpAddr, Tick)], turn: &mut Turn<'_>) {
         let mut aside = Vec::new();
         while self.named(name).queue.len() + aside.len() + new > turn.limits.addresses_per_name {
             let Some(Reverse((key, address))) = self.named(name).queue.pop() else { break };
@@ -223,7 +243,7 @@ impl PodNames {
     }
 
     /// Takes the name that expires soonest out of the queue.
-    fn pop_name(&mut self) -> Option<(Second, Arc<str>)> {
+    fn pop_name(&mut self) -> Option<(Tick, Arc<str>)> {
         loop {
             let Reverse((key, name)) = self.queue.pop()?;
             let last = self.named(&name).last;
@@ -264,7 +284,7 @@ impl PodNames {
     }
 
     /// The kernel holds `name` at `address` until then.
-    pub(super) fn confirm(&mut self, address: IpAddr, name: &Arc<str>, until: Second) {
+    pub(super) fn confirm(&mut self, address: IpAddr, name: &Arc<str>, until: Tick) {
         let list = self.addresses.get_mut(&address);
         if let Some(held) = list.and_then(|list| list.iter_mut().find(|held| held.name == *name)) {
             held.told = held.told.max(until);
@@ -326,8 +346,8 @@ impl PodNames {
 }
 
 /// The addresses that the name at `index` leads to, each once, with its latest expiry, in the order of the answer.
-fn addresses_of(index: usize, facts: &[Fact]) -> Vec<(IpAddr, Second)> {
-    let mut wanted: Vec<(IpAddr, Second)> = Vec::new();
+fn addresses_of(index: usize, facts: &[Fact]) -> Vec<(IpAddr, Tick)> {
+    let mut wanted: Vec<(IpAddr, Tick)> = Vec::new();
     // Most answers have so few that to look through them is quicker than to make a map.
     let mut place = (facts.len() > FEW).then(HashMap::new);
     for fact in facts.iter().filter(|fact| fact.names > index) {

@@ -11,9 +11,13 @@ use rustc_hash::FxHashMap;
 use super::journal::Entry;
 use super::lesson::{Displaced, Forgotten, Lesson};
 use super::metrics::NamesMetrics;
-use super::moment::{Moment, Second};
-use super::pod::{Fact, PodNames, Turn};
+use super::moment::{Moment, Tick};
+use super::pod::{Fact, PodNames, Standing, Turn};
 use crate::dns::Answer;
+
+/// What is learned is kept for so much longer than its answer says, which is less than a second with what rounding adds. So an answer that comes
+/// again within that time says nothing new, and no pod that has its answer later than we finds its addresses closed too early.
+const SLACK_TICKS: u32 = 3;
 
 /// How long names are believed, and how many are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +107,7 @@ impl Names {
             .addresses
             .iter()
             .filter(|address| address.ip.is_ipv4() == pod.is_ipv4())
-            .map(|address| Fact {
-                address: address.ip,
-                names: answer.names_of(address).len(),
-                expires: self.expiry(address.ttl_seconds, now),
-            })
+            .map(|address| self.fact(address.ip, answer.names_of(address).len(), address.ttl_seconds, now))
             .collect();
         if facts.is_empty() {
             return Lesson::nothing(pod, now);
@@ -116,18 +116,21 @@ impl Names {
         self.learn_facts(pod, &names, &facts, now)
     }
 
-    pub(super) fn expiry(&self, ttl_seconds: u32, now: Moment) -> Second {
+    pub(super) fn fact(&self, address: IpAddr, names: usize, ttl_seconds: u32, now: Moment) -> Fact {
         let ttl = Duration::from_secs(ttl_seconds.into()).min(self.limits.max_ttl).max(self.limits.min_ttl);
-        Second::not_before(now.after(ttl).after(self.limits.grace))
+        let until = Tick::not_before(now.after(ttl).after(self.limits.grace));
+        Fact { address, names, until, expires: until.later(SLACK_TICKS) }
     }
 
     fn learn_facts(&self, pod: IpAddr, names: &[&str], facts: &[Fact], now: Moment) -> Lesson {
         let mut lesson = Lesson::nothing(pod, now);
         self.with_shelf(pod, |shelf, inner| {
-            if inner.names.is_told(names, facts, now) {
+            let standing = inner.names.standing(names, facts);
+            if standing == Standing::Held {
                 inner.latest = inner.latest.max(now);
                 return;
             }
+            lesson.prolongs = standing == Standing::Ending;
             self.take_in(shelf, inner, (names, facts), &mut lesson);
             let mut seen = HashSet::new();
             let news = facts.iter().map(|fact| fact.address).filter(|address| inner.names.has_news(*address, now));
@@ -229,7 +232,7 @@ impl Names {
         }
         for learned in &lesson.addresses {
             for name in learned.names.iter().filter(|name| name.is_news) {
-                inner.names.confirm(learned.address, &name.name, Second::not_before(name.expires));
+                inner.names.confirm(learned.address, &name.name, Tick::not_before(name.expires));
             }
         }
     }
@@ -330,12 +333,13 @@ impl Names {
     /// Takes in what a former process wrote down. Nothing of it counts as told, nothing lasts longer than an answer of now could say, and
     /// the bounds hold.
     pub fn restore(&self, entries: &[Entry], now: Moment) {
-        let longest = self.expiry(u32::MAX, now);
+        let longest = |address| self.fact(address, 1, u32::MAX, now);
         for of_pod in entries.chunk_by(|one, next| one.pod == next.pod) {
             let mut lesson = Lesson::nothing(of_pod[0].pod, now);
             self.with_shelf(lesson.pod, |shelf, inner| {
                 for entry in of_pod {
-                    let fact = Fact { address: entry.address, names: 1, expires: Second::not_before(entry.expires).min(longest) };
+                    let mut fact = longest(entry.address);
+                    fact.expires = fact.expires.min(Tick::not_before(entry.expires));
                     if !fact.expires.is_over(now) {
                         self.take_in(shelf, inner, (&[&entry.name], &[fact]), &mut lesson);
                     }
@@ -347,7 +351,7 @@ impl Names {
 
     #[cfg(test)]
     pub(crate) fn learn_one(&self, pod: IpAddr, name: &str, address: IpAddr, ttl_seconds: u32, now: Moment) -> Lesson {
-        self.learn_facts(pod, &[name], &[Fact { address, names: 1, expires: self.expiry(ttl_seconds, now) }], now)
+        self.learn_facts(pod, &[name], &[self.fact(address, 1, ttl_seconds, now)], now)
     }
 
     #[cfg(test)]

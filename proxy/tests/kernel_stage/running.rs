@@ -67,6 +67,11 @@ impl Running {
         runtime.block_on(self.learner.learn(vec![lesson]))
     }
 
+    /// Returns at once.
+    pub fn prolong(&self, lesson: Lesson) {
+        self.learner.prolong(lesson);
+    }
+
     /// Returns when the table is in force.
     pub fn hand_over(&self, table: &Table, extent: Extent) {
         let (done, is_done) = oneshot::channel();

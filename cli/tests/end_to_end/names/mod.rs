@@ -170,7 +170,7 @@ impl Stage {
     /// Waits until an address that was told then is closed, which must be when its time is over. However slow the machine is, what is
     /// asserted are moments at which it was open for certain, and closed.
     fn assert_closes(&self, pod: &str, address: &str, told: &Range<Instant>, ttl: Duration) {
-        // The kernel and the store round up to whole seconds.
+        // An address is kept for at most a second longer.
         let last = told.end + ttl + Duration::from_millis(1_500);
         loop {
             let began = Instant::now();

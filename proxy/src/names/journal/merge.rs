@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Entry;
 use super::record::{Record, Writer};
-use crate::names::moment::{Moment, Second};
+use crate::names::moment::{Moment, Tick};
 
 /// So long after a pod was forgotten, what was learned for it before may still be on its way to the file.
 const IN_FLIGHT: Duration = Duration::from_secs(600);
@@ -30,7 +30,7 @@ pub(super) fn merge(records: &[Record], now: Moment) -> Merged {
             *until = (*until).max(*at);
         }
     }
-    let mut latest: HashMap<(IpAddr, IpAddr, &Arc<str>), (Second, Moment)> = HashMap::new();
+    let mut latest: HashMap<(IpAddr, IpAddr, &Arc<str>), (Tick, Moment)> = HashMap::new();
     for record in records {
         let Record::Learned { pod, at, entries } = record else { continue };
         if forgotten.get(pod).is_some_and(|until| at <= until) {
@@ -43,7 +43,7 @@ pub(super) fn merge(records: &[Record], now: Moment) -> Merged {
             *learned = (*learned).min(*at);
         }
     }
-    let entry = |((pod, address, name), (expires, learned)): ((IpAddr, IpAddr, &Arc<str>), (Second, Moment))| Entry {
+    let entry = |((pod, address, name), (expires, learned)): ((IpAddr, IpAddr, &Arc<str>), (Tick, Moment))| Entry {
         pod,
         address,
         name: Arc::clone(name),
@@ -63,7 +63,7 @@ impl Merged {
             writer.forgotten(*pod, *at);
         }
         for together in self.entries.chunk_by(|a, b| (a.pod, a.learned) == (b.pod, b.learned)) {
-            let entries = together.iter().map(|entry| (entry.address, &entry.name, Second::not_before(entry.expires)));
+            let entries = together.iter().map(|entry| (entry.address, &entry.name, Tick::not_before(entry.expires)));
             writer.learned(together[0].pod, together[0].learned, entries);
         }
     }

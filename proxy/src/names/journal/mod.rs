@@ -33,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use self::record::{Mark, Unusable, Writer};
 use super::lesson::{Forgotten, Lesson};
 use super::metrics::NamesMetrics;
-use super::moment::{Moment, Second};
+use super::moment::{Moment, Tick};
 use crate::state;
 
 /// A file is not written anew below this.
@@ -181,7 +181,7 @@ impl Journal {
             for lesson in lessons {
                 let news = lesson.addresses.iter().flat_map(|learned| {
                     let news = learned.names.iter().filter(|name| name.is_news);
-                    news.map(|name| (learned.address, &name.name, Second::not_before(name.expires)))
+                    news.map(|name| (learned.address, &name.name, Tick::not_before(name.expires)))
                 });
                 writer.learned(lesson.pod, lesson.at, news);
             }

@@ -4,7 +4,7 @@
 //! file    = header, records one after the other
 //! header  = "SLNAMES\0", format u32, mark [8], boot text, node text, CRC-32 of all that u32
 //! record  = mark [8], length of the body u32, CRC-32 of length and body u32, body
-//! body    = 1 (learned), moment u64, pod address, names u16, each a text, entries u32, each: name u16, until the second u32, address
+//! body    = 1 (learned), moment u64, pod address, names u16, each a text, entries u32, each: name u16, until the tick u32, address
 //!         | 2 (forgotten), moment u64, pod address
 //! text    = length u16, UTF-8
 //! address = 4 or 6, the octets
@@ -19,10 +19,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::BootId;
-use crate::names::moment::{Moment, Second};
+use crate::names::moment::{Moment, Tick};
 
 const MAGIC: &[u8; 8] = b"SLNAMES\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LEARNED: u8 = 1;
 const FORGOTTEN: u8 = 2;
 /// Before the body: mark, length, checksum.
@@ -39,7 +39,7 @@ pub(super) type Mark = [u8; 8];
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Learned { pod: IpAddr, at: Moment, entries: Vec<(IpAddr, Arc<str>, Second)> },
+    Learned { pod: IpAddr, at: Moment, entries: Vec<(IpAddr, Arc<str>, Tick)> },
     Forgotten { pod: IpAddr, at: Moment },
 }
 
@@ -116,7 +116,7 @@ impl Writer {
         &mut self,
         pod: IpAddr,
         at: Moment,
-        entries: impl IntoIterator<Item = (IpAddr, &'a Arc<str>, Second)>,
+        entries: impl IntoIterator<Item = (IpAddr, &'a Arc<str>, Tick)>,
     ) {
         let mut names: HashMap<&str, u16> = HashMap::new();
         let (mut texts, mut pairs, mut count) = (Vec::new(), Vec::new(), 0u32);
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
                 let mut entries = Vec::new();
                 for _ in 0..self.u32()? {
                     let name = Arc::clone(names.get(usize::from(self.u16()?))?);
-                    let until = Second(self.u32()?);
+                    let until = Tick(self.u32()?);
                     entries.push((self.address()?, name, until));
                 }
                 Record::Learned { pod, at, entries }

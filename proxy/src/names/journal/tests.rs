@@ -37,7 +37,7 @@ fn lesson(pod: u8, learned: u64, list: &[(u8, &str, u64)]) -> Lesson {
 }
 
 fn shown(entries: &[Entry]) -> Vec<String> {
-    let line = |e: &Entry| format!("{} {} {} until {}", e.pod, e.name, e.address, Second::not_before(e.expires).0);
+    let line = |e: &Entry| format!("{} {} {} until {}", e.pod, e.name, e.address, e.expires.nanos() / 1_000_000_000);
     entries.iter().map(line).collect()
 }
 
@@ -89,7 +89,7 @@ fn another_boot_node_or_format_is_nothing() {
     std::fs::rename(&file, path(dir.path(), "a/b")).unwrap();
     assert!(Journal::open(dir.path(), "a_b", boot(), NamesMetrics::default(), at(6)).1.is_empty());
     let damage: [fn(&mut Vec<u8>); 4] =
-        [|bytes| bytes[8] = 2, |bytes| bytes.truncate(20), Vec::clear, |bytes| bytes.splice(.., *b"garbage").for_each(drop)];
+        [|bytes| bytes[8] ^= 0x80, |bytes| bytes.truncate(20), Vec::clear, |bytes| bytes.splice(.., *b"garbage").for_each(drop)];
     for (index, damage) in damage.into_iter().enumerate() {
         write();
         let mut bytes = std::fs::read(&file).unwrap();
@@ -246,7 +246,7 @@ fn sample() -> (Vec<u8>, BTreeSet<String>) {
     for n in 0..6u8 {
         let name: Arc<str> = format!("name-{n}.example.org").into();
         let alias: Arc<str> = "alias".into();
-        let entries = [(ip(n), &name, Second(60)), (ip(n + 1), &name, Second(70)), (ip(n), &alias, Second(50))];
+        let entries = [(ip(n), &name, Tick(60)), (ip(n + 1), &name, Tick(70)), (ip(n), &alias, Tick(50))];
         writer.learned(ip(100 + n % 2), at(n.into()), entries);
     }
     let mut bytes = record::header(mark, &boot(), NODE);

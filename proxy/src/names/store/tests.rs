@@ -32,16 +32,20 @@ fn store(limits: Limits) -> Names {
 
 /// Has `pod` learn that each of `names` leads to each of `addresses`, for so many seconds.
 fn learn(store: &Names, pod: IpAddr, names: &[&str], addresses: &[IpAddr], ttl: u32, now: Moment) -> Lesson {
-    let expires = store.expiry(ttl, now);
-    let facts: Vec<_> = addresses.iter().map(|address| Fact { address: *address, names: names.len(), expires }).collect();
+    let facts: Vec<_> = addresses.iter().map(|address| store.fact(*address, names.len(), ttl, now)).collect();
     store.learn_facts(pod, names, &facts, now)
+}
+
+/// In seconds, without what is added to all.
+fn until(expires: u32) -> f64 {
+    f64::from(expires - SLACK_TICKS) / 4.0
 }
 
 fn shown(lesson: &Lesson) -> Vec<String> {
     let one = |learned: &super::super::Learned| {
         let name = |n: &super::super::LearnedName| {
             let news = if n.is_news { "!" } else { "" };
-            format!("{}{news}@{}", n.name, Second::not_before(n.expires).0)
+            format!("{}{news}@{}", n.name, until(Tick::not_before(n.expires).0))
         };
         let mut names: Vec<_> = learned.names.iter().map(name).collect();
         names.sort();
@@ -70,8 +74,8 @@ fn an_answer_teaches_each_name_of_its_chain() {
     let answer = believe(&query, &told.to_vec().unwrap()).unwrap();
     let store = store(Limits::default());
     let lesson = store.learn(ip(9), &answer, at(500));
-    let both = "cdn.example.net!@41 www.example.org!@41";
-    let other = "cdn.example.net!@101 www.example.org!@101";
+    let both = "cdn.example.net!@40.5 www.example.org!@40.5";
+    let other = "cdn.example.net!@100.5 www.example.org!@100.5";
     assert_eq!(shown(&lesson), [format!("192.0.2.1 {both}"), format!("192.0.2.2 {other}")]);
     let nothing = Answer { addresses: vec![], ..answer };
     assert!(store.learn(ip(8), &nothing, at(500)).is_empty());
@@ -81,39 +85,53 @@ fn an_answer_teaches_each_name_of_its_chain() {
 #[test]
 fn the_time_is_the_ttl_within_its_bounds_and_a_second_at_most() {
     let store = store(Limits { grace: Duration::from_secs(5), ..Limits::default() });
-    for (ttl, millis, second) in
-        [(0, 0, 35), (29, 0, 35), (30, 1, 36), (60, 999, 66), (60, 1000, 66), (u32::MAX, 0, 86_405), (86_401, 1, 86_406)]
-    {
-        assert_eq!(store.expiry(ttl, at(millis)), Second(second), "{ttl} s at {millis} ms");
+    for (ttl, millis, exact, rounded) in [
+        (0, 0, 35_000, 35_000),
+        (29, 0, 35_000, 35_000),
+        (30, 1, 35_001, 35_250),
+        (60, 999, 65_999, 66_000),
+        (60, 1000, 66_000, 66_000),
+        (u32::MAX, 0, 86_405_000, 86_405_000),
+        (86_401, 1, 86_405_001, 86_405_250),
+    ] {
+        let fact = store.fact(ip(1), 1, ttl, at(millis));
+        assert_eq!(fact.until.moment(), at(rounded), "{ttl} s at {millis} ms");
+        let beyond = at(exact).until(fact.expires.moment());
+        assert!(beyond >= Duration::from_millis(750) && beyond < Duration::from_secs(1), "{ttl} s at {millis} ms: {beyond:?}");
     }
     // A floor above the ceiling is the operator's word too.
     let odd = Names::new(Limits { max_ttl: Duration::from_secs(10), ..Limits::default() }, NamesMetrics::default());
-    assert_eq!(odd.expiry(3600, at(0)), Second(30));
+    assert_eq!(odd.fact(ip(1), 1, 3600, at(0)).until.moment(), at(30_000));
 }
 
 #[test]
-fn a_repeated_look_up_is_news_once_a_second_and_only_if_unconfirmed() {
+fn a_repeated_look_up_waits_for_the_kernel_only_if_it_holds_too_little() {
     let store = store(Limits::default());
     let say = |millis| learn(&store, ip(9), &["a"], &[ip(1)], 60, at(millis));
-    let first = say(100);
-    assert_eq!(shown(&first), ["192.0.2.1 a!@61"]);
-    let second = say(200);
-    assert_eq!(shown(&second), ["192.0.2.1 a!@61"], "nobody has confirmed it");
+    let first = say(200);
+    assert_eq!((shown(&first), first.prolongs), (vec!["192.0.2.1 a!@60.25".to_owned()], false));
+    let second = say(250);
+    assert_eq!((shown(&second), second.prolongs), (shown(&first), false), "nobody has confirmed it");
     store.confirm(&first);
-    assert!(say(300).is_empty() && say(1000).is_empty(), "the same second");
-    let later = say(1001);
-    assert_eq!(shown(&later), ["192.0.2.1 a!@62"]);
+    assert!(say(250).is_empty() && say(750).is_empty(), "the kernel holds more than it says");
+    let third = say(751);
+    assert_eq!((shown(&third), third.prolongs), (vec!["192.0.2.1 a!@61".to_owned()], true), "just as much");
+    assert!(say(752).is_empty() && say(1000).is_empty(), "it is on its way");
+    let fourth = say(1001);
+    assert_eq!((shown(&fourth), fourth.prolongs), (vec!["192.0.2.1 a!@61.25".to_owned()], false), "and has not arrived");
     store.confirm(&second);
-    assert_eq!(shown(&say(1002)), ["192.0.2.1 a!@62"], "an older confirmation is of the older time");
-    store.confirm(&later);
+    assert!(!say(1002).is_empty(), "an older confirmation is of the older time");
+    store.confirm(&third);
     assert!(say(1003).is_empty());
+    store.confirm(&fourth);
     let shorter = learn(&store, ip(9), &["a"], &[ip(1)], 30, at(1004));
     assert!(shorter.is_empty(), "an expiry only moves later");
     let other = learn(&store, ip(9), &["b"], &[ip(1)], 30, at(2000));
-    assert_eq!(shown(&other), ["192.0.2.1 a@62 b!@32"], "all the names of an address, and which of them are new");
-    assert_eq!(shown(&store.of_pod(ip(9), at(3000))), ["192.0.2.1 a@62 b!@32"]);
-    assert_eq!(store.names_of(ip(9), ip(1), at(31_999)).len(), 2);
-    assert_eq!(store.names_of(ip(9), ip(1), at(32_000)), ["a".into()]);
+    assert_eq!(shown(&other), ["192.0.2.1 a@61.25 b!@32"], "all the names of an address, and which of them are new");
+    assert!(say(1500).is_empty(), "another name's news is no reason to wait");
+    assert_eq!(shown(&store.of_pod(ip(9), at(3000))), ["192.0.2.1 a@61.25 b!@32"]);
+    assert_eq!(store.names_of(ip(9), ip(1), at(32_749)).len(), 2);
+    assert_eq!(store.names_of(ip(9), ip(1), at(32_750)), ["a".into()]);
     assert!(store.names_of(ip(9), ip(1), at(62_000)).is_empty());
     assert!(store.names_of(ip(8), ip(1), at(3000)).is_empty(), "another pod asked for nothing");
 }
@@ -253,8 +271,26 @@ struct Row {
 
 impl Model {
     fn expire(&mut self, now: Moment) {
-        self.names.retain(|(_, _, last)| !Second(*last).is_over(now));
-        self.entries.retain(|row| !Second(row.expires).is_over(now));
+        self.names.retain(|(_, _, last)| !Tick(*last).is_over(now));
+        self.entries.retain(|row| !Tick(row.expires).is_over(now));
+    }
+
+    /// Each pair that an answer says, with how long it does.
+    fn said<'m>(&'m self, pod: IpAddr, names: &'m [&str], facts: &'m [Fact]) -> impl Iterator<Item = (Option<&'m Row>, u32)> {
+        let row = move |name: &str, fact: &Fact| {
+            self.entries.iter().find(|row| row.pod == pod && row.name == name && row.address == fact.address)
+        };
+        facts.iter().flat_map(move |fact| names[..fact.names].iter().map(move |name| (row(name, fact), fact.until.0)))
+    }
+
+    /// Whether the kernel holds all that an answer says.
+    fn holds(&self, pod: IpAddr, names: &[&str], facts: &[Fact]) -> bool {
+        self.said(pod, names, facts).all(|(row, until)| row.is_some_and(|row| row.told >= until))
+    }
+
+    /// Whether it would not hold it a tick later, and won't.
+    fn is_ending(&self, pod: IpAddr, names: &[&str], facts: &[Fact]) -> bool {
+        self.said(pod, names, facts).any(|(row, until)| row.is_none_or(|row| row.expires <= until))
     }
 
     fn learn(&mut self, pod: IpAddr, names: &[&str], addresses: &[(IpAddr, usize, u32)], now: Moment) {
@@ -333,7 +369,7 @@ impl Model {
         let line = |address: &IpAddr| {
             let mut names: Vec<_> = rows()
                 .filter(|row| row.address == *address)
-                .map(|row| format!("{}{}@{}", row.name, if row.told < row.expires { "!" } else { "" }, row.expires))
+                .map(|row| format!("{}{}@{}", row.name, if row.told < row.expires { "!" } else { "" }, until(row.expires)))
                 .collect();
             names.sort();
             format!("{address} {}", names.join(" "))
@@ -372,7 +408,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => any::<prop::sample::Index>().prop_map(Step::Confirm),
         1 => (100u8..102).prop_map(Step::Forget),
         1 => Just(Step::Sweep),
-        3 => (0u64..8000).prop_map(Step::Wait),
+        3 => prop_oneof![0u64..8000, 0u64..600].prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -408,13 +444,20 @@ proptest! {
                     let names = &NAMES[first..(first + 3).min(NAMES.len())];
                     let facts: Vec<_> = list
                         .iter()
-                        .map(|(a, links, ttl)| Fact { address: ip(*a), names: (*links).min(names.len()), expires: store.expiry(*ttl, now) })
+                        .map(|(a, links, ttl)| store.fact(ip(*a), (*links).min(names.len()), *ttl, now))
                         .collect();
                     let lesson = store.learn_facts(ip(pod), names, &facts, now);
-                    let rows: Vec<_> = facts.iter().map(|fact| (fact.address, fact.names, fact.expires.0)).collect();
-                    model.learn(ip(pod), names, &rows, now);
-                    let asked: Vec<_> = rows.iter().map(|(address, _, _)| *address).collect();
-                    prop_assert_eq!(shown(&lesson), model.of_pod(ip(pod), Some(&asked)));
+                    model.expire(now);
+                    let holds = model.holds(ip(pod), names, &facts);
+                    prop_assert_eq!(lesson.prolongs, holds && model.is_ending(ip(pod), names, &facts));
+                    if holds && !lesson.prolongs {
+                        prop_assert!(lesson.is_empty() && lesson.displaced.is_empty());
+                    } else {
+                        let rows: Vec<_> = facts.iter().map(|fact| (fact.address, fact.names, fact.expires.0)).collect();
+                        model.learn(ip(pod), names, &rows, now);
+                        let asked: Vec<_> = rows.iter().map(|(address, _, _)| *address).collect();
+                        prop_assert_eq!(shown(&lesson), model.of_pod(ip(pod), Some(&asked)));
+                    }
                     let losses = model.losses(ip(pod));
                     prop_assert_eq!(lesson.displaced.iter().all(|gone| gone.pod == ip(pod)), true);
                     lessons.push((lesson, losses));
@@ -427,7 +470,7 @@ proptest! {
                             for name in learned.names.iter().filter(|name| name.is_news) {
                                 let same = |r: &&mut Row| r.pod == lesson.pod && r.address == learned.address && *r.name == *name.name;
                                 if let Some(row) = model.entries.iter_mut().find(same) {
-                                    row.told = row.told.max(Second::not_before(name.expires).0);
+                                    row.told = row.told.max(Tick::not_before(name.expires).0);
                                 }
                             }
                         }
