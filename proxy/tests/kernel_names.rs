@@ -501,8 +501,15 @@ fn the_enforcer_prolongs_what_is_asked_for_again() {
     let is_told = || scene.names.of_pod(ip("10.0.1.1"), Moment::now()).addresses.iter().all(|it| !it.names[0].is_news);
     assert!(wait_until(Duration::from_secs(2), is_told));
     assert!(say(longer).is_empty());
-    scene.is_open_until(&[to], prolonged);
+    // Overtaken by one that somebody waits for, it must not take that one's time back.
+    let overtaken = say(prolonged.before(ttl));
+    let awaited = say(prolonged.before(ttl).after(Duration::from_secs(1)));
+    assert!(overtaken.prolongs && !awaited.prolongs);
+    let last = expires(&awaited);
+    running.learn(awaited).unwrap();
+    running.prolong(overtaken);
+    scene.is_open_until(&[to], last);
     drop(running);
     let kept: Vec<Moment> = open(Moment::default()).1.iter().map(|entry| entry.expires).collect();
-    assert_eq!(kept, [prolonged]);
+    assert_eq!(kept, [last]);
 }

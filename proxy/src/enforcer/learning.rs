@@ -129,7 +129,12 @@ impl Enforcer {
             let _ = done.send(Err("the pod that asked is gone".to_owned()));
         }
         let taught = taught.into_iter().filter_map(still_awaited);
-        let (lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.map(|taught| (taught.lesson, taught.done)).unzip();
+        let (mut lessons, waiting): (Vec<Lesson>, Vec<_>) = taught.map(|taught| (taught.lesson, taught.done)).unzip();
+        if let Some(Learning { names, .. }) = &self.learning {
+            for lesson in &mut lessons {
+                names.catch_up(lesson);
+            }
+        }
         let learned = self.tell(&lessons);
         if let Some(learning) = &mut self.learning {
             learning.told = Some(Instant::now());
@@ -149,7 +154,7 @@ impl Enforcer {
         let Some(learning) = &mut self.learning else { return };
         let is_all = lessons.len() < TOGETHER;
         learning.prolong_at = Tick::now() + if is_all { PROLONG_PACE } else { Duration::ZERO };
-        lessons.retain(|lesson| !learning.names.is_forgotten(lesson));
+        lessons.retain_mut(|lesson| learning.names.catch_up(lesson));
         for error in self.tell(&lessons).into_iter().filter_map(Result::err) {
             tracing::debug!("addresses that a pod was told are not prolonged: {error}");
         }

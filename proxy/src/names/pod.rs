@@ -291,6 +291,17 @@ impl PodNames {
         }
     }
 
+    /// Raises the expiries of what is still known.
+    pub(super) fn catch_up(&self, learned: &mut Learned) {
+        let list = self.addresses.get(&learned.address).map(Vec::as_slice).unwrap_or_default();
+        for name in &mut learned.names {
+            if let Some(held) = list.iter().find(|held| held.name == name.name) {
+                name.expires = name.expires.max(held.expires.moment());
+                name.is_news |= held.told < held.expires;
+            }
+        }
+    }
+
     pub(super) fn names_of(&self, address: IpAddr, now: Moment) -> Vec<Arc<str>> {
         let list = self.addresses.get(&address).map(Vec::as_slice).unwrap_or_default();
         list.iter().filter(|held| !held.expires.is_over(now)).map(|held| Arc::clone(&held.name)).collect()

@@ -227,7 +227,7 @@ impl Names {
     pub fn confirm(&self, lesson: &Lesson) {
         let Some(shelf) = read(&self.pods).get(&lesson.pod).cloned() else { return };
         let mut inner = shelf.lock();
-        if inner.gone || inner.stamp != lesson.stamp {
+        if inner.is_void(lesson) {
             return;
         }
         for learned in &lesson.addresses {
@@ -235,6 +235,18 @@ impl Names {
                 inner.names.confirm(learned.address, &name.name, Tick::not_before(name.expires));
             }
         }
+    }
+
+    /// Brings a lesson that has waited up to date: told after a later one about the same names, it must not shorten their time.
+    ///
+    /// `false`: something of its pod was displaced or forgotten since, and may be told no more if nobody waits for it.
+    pub fn catch_up(&self, lesson: &mut Lesson) -> bool {
+        let Some(shelf) = read(&self.pods).get(&lesson.pod).cloned() else { return false };
+        let inner = shelf.lock();
+        for learned in &mut lesson.addresses {
+            inner.names.catch_up(learned);
+        }
+        !inner.is_void(lesson)
     }
 
     /// Whether the pod that `lesson` was learned for has been forgotten since: it must not be told to whoever has its address now.
@@ -357,6 +369,13 @@ impl Names {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    /// Whether what `lesson` says may not be so any more.
+    fn is_void(&self, lesson: &Lesson) -> bool {
+        self.gone || self.stamp != lesson.stamp
     }
 }
 

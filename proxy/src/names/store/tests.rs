@@ -137,6 +137,27 @@ fn a_repeated_look_up_waits_for_the_kernel_only_if_it_holds_too_little() {
 }
 
 #[test]
+fn a_lesson_that_has_waited_says_what_is_known_by_now() {
+    let store = store(Limits { names_per_pod: 2, ..Limits::default() });
+    let mut waiting = learn(&store, ip(9), &["a"], &[ip(1)], 60, at(0));
+    let later = learn(&store, ip(9), &["a"], &[ip(1), ip(2)], 60, at(5000));
+    assert!(store.catch_up(&mut waiting));
+    assert_eq!(shown(&waiting), ["192.0.2.1 a!@65"]);
+    store.confirm(&later);
+    assert!(learn(&store, ip(9), &["a"], &[ip(1)], 60, at(5000)).is_empty());
+    learn(&store, ip(9), &["b"], &[ip(3)], 600, at(5000));
+    assert!(store.catch_up(&mut waiting), "nothing was displaced");
+    learn(&store, ip(9), &["c"], &[ip(4)], 600, at(5000));
+    assert!(!store.catch_up(&mut waiting), "it was itself");
+    assert_eq!(shown(&waiting), ["192.0.2.1 a!@65"]);
+    let mut of_gone = learn(&store, ip(9), &["b"], &[ip(5)], 60, at(5000));
+    store.forget(ip(9), at(6000));
+    assert!(!store.catch_up(&mut of_gone));
+    learn(&store, ip(9), &["b"], &[ip(5)], 600, at(6000));
+    assert!(!store.catch_up(&mut of_gone), "another pod's");
+}
+
+#[test]
 fn what_is_forgotten_can_not_be_confirmed() {
     let store = store(Limits::default());
     let old = learn(&store, ip(9), &["a"], &[ip(1)], 60, at(5000));
