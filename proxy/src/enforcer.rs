@@ -17,20 +17,17 @@
 
 mod aside;
 mod flows;
+mod inputs;
 mod learning;
 mod node;
 mod state;
 
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant as Tick, Interval, MissedTickBehavior};
+use tokio::sync::watch;
 
 use crate::config::{Config, ConnectionRecords, Deny};
 use crate::feed::{Extent, Handover};
@@ -38,13 +35,14 @@ use crate::kernel::bridge::{self, Bridges};
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::revoke::Suspects;
 use crate::kernel::routes::{self, PolicyRouting};
-use crate::kernel::{self, Count, Harm, Kernel, Left, Mark, Stand};
+use crate::kernel::{self, Harm, Kernel, Left, Mark, Stand};
 use crate::metrics::Metrics;
-use crate::restart::Inherited;
 use flows::Unsettled;
+use inputs::{Ports, Work, every, next_work};
 use node::Node;
 
 pub use aside::Aside;
+pub use inputs::{AskCounts, Inputs};
 pub use learning::{Learner, Learning, Lessons, Taught};
 pub use state::{KernelState, Trouble, Unready};
 
@@ -68,34 +66,6 @@ pub enum EnforceError {
     Conntrack(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("look at what others do on this node")]
     Node(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// A question: what have the rules counted? Answered between two tables.
-pub type AskCounts = oneshot::Sender<Result<Vec<Count>, kernel::Error>>;
-
-/// What the kernel's thread is told and asked.
-#[derive(Debug)]
-pub struct Inputs {
-    pub handovers: mpsc::Receiver<Handover>,
-    pub asked: mpsc::Receiver<AskCounts>,
-    pub lessons: Lessons,
-    /// What a predecessor learned late.
-    pub inherited: mpsc::Receiver<Inherited>,
-    /// Successors that are ready.
-    pub asides: mpsc::Receiver<Aside>,
-}
-
-impl Inputs {
-    /// Tables, and nothing else.
-    pub fn tables(handovers: mpsc::Receiver<Handover>) -> Self {
-        Self {
-            handovers,
-            asked: mpsc::channel(1).1,
-            lessons: Learner::new().1,
-            inherited: mpsc::channel(1).1,
-            asides: mpsc::channel(1).1,
-        }
-    }
 }
 
 /// Everything that speaks to the kernel.
@@ -217,33 +187,33 @@ impl Enforcer {
 
     /// Works until nobody hands over tables any more. Once a successor has the kernel, nothing is written any more.
     pub async fn run(mut self, mut inputs: Inputs) {
-        let changes = self.bridges.descriptor().and_then(readable);
-        if let Err(error) = &changes {
-            tracing::warn!(%error, "ports of bridges are looked at every {:?} only", bridge::TICK);
-        }
-        let (mut watch, mut look, mut bridges) = (every(WATCH), every(LOOK), every(bridge::TICK));
+        let mut ports = Ports::new(self.bridges.descriptor(), bridge::TICK);
+        let (mut watch, mut look) = (every(WATCH), every(LOOK));
         loop {
-            let prolong_at = self.prolong_at();
-            // In this order: however many tables come, none of them puts off a look that is due. Ports of bridges come last, as
-            // pods can make work of them, and each table looks at them by itself.
+            let Inputs { handovers, asked, lessons, inherited, asides } = &mut inputs;
+            // Before the first table nobody can say whose it is.
+            let inherited = self.kernel.in_force().is_some().then_some(inherited);
+            let work = next_work(lessons, self.prolong_at(), inherited, asked, &mut ports);
+            // In this order: however many tables come, none of them puts off a look that is due. What pods can make work of comes last, and
+            // each table looks at the ports of bridges by itself.
             tokio::select! {
                 biased;
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
-                handover = inputs.handovers.recv() => match handover {
+                handover = handovers.recv() => match handover {
                     Some(handover) => self.take_over(handover),
                     None => return,
                 },
-                Some(aside) = inputs.asides.recv() => if let Some(successor) = aside.let_go(self.kernel.stand()).await {
+                Some(aside) = asides.recv() => if let Some(successor) = aside.let_go(self.kernel.stand()).await {
                     return self.stand_aside(&successor, inputs).await;
                 },
-                Some(taught) = inputs.lessons.awaited.recv() => self.learn(taught, &mut inputs.lessons.awaited),
-                Some(lesson) = at(prolong_at, inputs.lessons.prolonging.recv()) => self.prolong(lesson, &mut inputs.lessons.prolonging),
-                // Before the first table nobody can say whose it is.
-                Some(inherited) = inputs.inherited.recv(), if self.kernel.in_force().is_some() => self.inherit(inherited),
-                Some(asks) = inputs.asked.recv() => drop(asks.send(self.kernel.counts())),
-                () = changed(changes.as_ref().ok()) => self.look_at_bridges(),
-                _ = bridges.tick() => self.look_at_bridges(),
+                work = work => match work {
+                    Work::Learn(taught) => self.learn(taught, &mut inputs.lessons.awaited),
+                    Work::Prolong(lesson) => self.prolong(lesson, &mut inputs.lessons.prolonging),
+                    Work::Inherit(inherited) => self.inherit(inherited),
+                    Work::Count(asks) => drop(asks.send(self.kernel.counts())),
+                    Work::LookAtBridges => self.look_at_bridges(),
+                },
             }
         }
     }
@@ -468,41 +438,6 @@ impl Enforcer {
     }
 }
 
-#[expect(
-    deprecated,
-    reason = "unsound for types whose descriptor may change or close: an OwnedFd's doesn't, and what replaces it is unsafe"
-)]
-fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(fd, Interest::READABLE)
-}
-
-/// Once an interface has changed, or a filter of one.
-async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
-    match changes {
-        // Whoever is told reads to the end.
-        Some(changes) => match changes.readable().await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
 fn size(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Ticks from one period on; a tick that is late moves those after it.
-fn every(period: Duration) -> Interval {
-    let mut ticks = tokio::time::interval_at(Tick::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
-}
-
-/// What `next` yields, but not before then. `None`: at once.
-async fn at<T>(then: Option<Tick>, next: impl Future<Output = T>) -> T {
-    if let Some(then) = then.filter(|then| *then > Tick::now()) {
-        tokio::time::sleep_until(then).await;
-    }
-    next.await
 }
