@@ -252,7 +252,7 @@ fn a_successor_that_fails_changes_nothing() {
     assert!(stage.opens_now("shop/web", (ip(API[0]), GIT).into()));
 }
 
-/// A client that asks again and again, as resolver libraries do. How long it waits is printed, not judged: machines are busy.
+/// A client that asks again and again, as resolver libraries do, has its answer within a second. Machines are busy: of five times, once.
 #[test]
 fn look_ups_go_on_after_a_kill() {
     let Some(mut stage) = Stage::start(&egress(RULES), &RESOLVERS) else { return };
@@ -288,4 +288,5 @@ fn look_ups_go_on_after_a_kill() {
         waits.push(started.elapsed());
     }
     println!("from the start of the process to the first answer: {waits:?}");
+    assert!(waits.iter().any(|wait| *wait < Duration::from_secs(1)), "{waits:?}");
 }
