@@ -38,6 +38,10 @@ use crate::relay::{Seen, Side, relay_seen};
 use crate::socket::{Leg, Socket, asked_for};
 use crate::upstream::{DialError, Dialer, SourcePort};
 
+/// Who connected just before the drain is about to say something. A reset then would be a request that is lost, and most clients tell
+/// their users of it.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
 /// The steps of the end of the process.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
@@ -392,8 +396,10 @@ impl Conn {
         Ok(socket)
     }
 
+    /// Once the drain has begun, and who has just connected had the time to ask.
     pub(crate) async fn draining(&self) {
         self.dataplane.drain.begun.cancelled().await;
+        tokio::time::sleep_until(tokio::time::Instant::from_std(self.started) + FIRST_WORDS).await;
     }
 
     /// When the first head of the connection must be complete.

@@ -1,7 +1,7 @@
 //! The end of a proxy on purpose, and taking Sluice off a node.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_testnet::{Port, Signal, binary, wait_until};
 
@@ -36,8 +36,22 @@ fn what_is_under_way_ends_before_the_proxy_does() {
     assert_eq!(idle.get("/idle").unwrap().status, 200);
     assert!(wait_until(LONG, || !scene.seen("/drip").is_empty()), "the slow answer has begun");
 
+    let connected = Instant::now();
+    let mut young = Talk::open(frontend.ns(), "10.1.0.2:8080").unwrap();
+    let mut half = Talk::open(frontend.ns(), "10.1.0.2:8080").unwrap();
+    half.send("GET /half HTTP/1.1\r\nHo").unwrap();
     let proxy = scene.programs.proxy("node-1").unwrap();
     proxy.signal(Signal::SIGTERM).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let answers = [young.get("/young"), half.send("st: test\r\n\r\n").and_then(|()| half.answer())];
+    if connected.elapsed() < Duration::from_millis(900) {
+        assert!(
+            answers.iter().flatten().filter(|answer| answer.status == 200).count() == 2,
+            "who has just connected is heard: {answers:?}"
+        );
+    } else {
+        println!("NOT JUDGED: whether who has just connected is heard; this machine took {:?} for it", connected.elapsed());
+    }
     assert!(idle.ends_within(Duration::from_secs(2)), "an idle connection is not waited for");
     let answer = slow.answer().unwrap();
     let drops = answer.text().lines().count();
