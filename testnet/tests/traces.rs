@@ -35,7 +35,7 @@ fn a_program_enters_by_itself() {
     let copies = tempfile::tempdir().unwrap();
     open_to_all(copies.path());
     let program = copies.path().join("sluice-testnet");
-    std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_sluice-testnet").as_ref(), &program);
     let mut ways = vec![vec![]];
     if nix::unistd::geteuid().is_root() {
         ways.push(AS_NOBODY.to_vec());
@@ -55,6 +55,11 @@ const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--cl
 fn open_to_all(folder: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("a folder of this test");
+}
+
+/// By another process: what this one has open for writing, the children of other tests have too for a moment, and can't be started then.
+fn copy_program(from: &std::path::Path, to: &std::path::Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success());
 }
 
 /// The tests of `network.rs` once more, as nobody (uid 65534), inside `sluice-testnet run`.
@@ -81,9 +86,9 @@ fn an_ordinary_user_can_do_all_of_it() {
     let copies = tempfile::tempdir().unwrap();
     open_to_all(copies.path());
     let run = copies.path().join("sluice-testnet");
-    std::fs::copy(env!("CARGO_BIN_EXE_sluice-testnet"), &run).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_sluice-testnet").as_ref(), &run);
     let copy = copies.path().join("network");
-    std::fs::copy(tests, &copy).unwrap();
+    copy_program(&tests, &copy);
     // Without a user namespace the same tests say why they do nothing.
     let plain = Command::new(AS_NOBODY[0]).args(&AS_NOBODY[1..]).arg(&copy).arg("--nocapture").output().unwrap();
     let said = String::from_utf8_lossy(&plain.stdout);
