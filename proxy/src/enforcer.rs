@@ -24,6 +24,7 @@ mod state;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
@@ -201,11 +202,18 @@ impl Enforcer {
                 _ = watch.tick() => self.keep_rules(),
                 _ = look.tick() => self.look_around(),
                 handover = handovers.recv() => match handover {
-                    Some(handover) => self.take_over(handover),
+                    Some(handover) => {
+                        self.take_over(handover);
+                        inputs.lessons.is_late.store(self.is_first, Ordering::Relaxed);
+                    },
                     None => return,
                 },
-                Some(aside) = asides.recv() => if let Some(successor) = aside.let_go(self.kernel.stand()).await {
-                    return self.stand_aside(&successor, inputs).await;
+                Some(aside) = asides.recv() => {
+                    inputs.lessons.is_late.store(true, Ordering::Relaxed);
+                    if let Some(successor) = aside.let_go(self.kernel.stand()).await {
+                        return self.stand_aside(&successor, inputs).await;
+                    }
+                    inputs.lessons.is_late.store(false, Ordering::Relaxed);
                 },
                 work = work => match work {
                     Work::Learn(taught) => self.learn(taught, &mut inputs.lessons.awaited),

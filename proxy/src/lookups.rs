@@ -155,6 +155,10 @@ impl Judge for Lookups {
         self.learner.learn(lessons).await.map_err(NotLearned::Kernel)
     }
 
+    fn learns_later(&self) -> bool {
+        self.learner.is_late()
+    }
+
     fn seen(&self, asked: &Asked, fate: &Fate) {
         let table = self.table();
         let flow = flow(asked);

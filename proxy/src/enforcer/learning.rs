@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sluice_policy::Table;
@@ -66,6 +67,7 @@ pub struct Taught {
 pub struct Learner {
     awaited: mpsc::Sender<Taught>,
     prolonging: mpsc::Sender<Lesson>,
+    is_late: Arc<AtomicBool>,
 }
 
 /// Where the kernel's thread gets them.
@@ -74,12 +76,21 @@ pub struct Lessons {
     pub(super) awaited: mpsc::Receiver<Taught>,
     /// What nobody waits for.
     pub(super) prolonging: mpsc::Receiver<Lesson>,
+    /// They wait for long: the first table is still to come, or a successor is about to have the kernel, or has it.
+    pub(super) is_late: Arc<AtomicBool>,
 }
 
 impl Learner {
     pub fn new() -> (Self, Lessons) {
         let ((awaited, to_answer), (prolonging, to_prolong)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
-        (Self { awaited, prolonging }, Lessons { awaited: to_answer, prolonging: to_prolong })
+        let is_late = Arc::new(AtomicBool::new(true));
+        let lessons = Lessons { awaited: to_answer, prolonging: to_prolong, is_late: Arc::clone(&is_late) };
+        (Self { awaited, prolonging, is_late }, lessons)
+    }
+
+    /// Whether lessons wait for the first table, or for another process, which is about to have the kernel.
+    pub fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Relaxed)
     }
 
     /// Soon the kernel holds it, and it is written down. Without room it isn't, nor if the kernel refuses: the next answer waits for it then.

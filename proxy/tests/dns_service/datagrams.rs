@@ -1,6 +1,7 @@
 //! What clients see, by datagrams mostly.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluice_proxy::dns::service::{Fate, Settings, Transport};
@@ -233,6 +234,32 @@ fn what_is_no_query_is_not_forwarded() {
     assert!(wait_until(LONG, || scene.metrics.not_diverted.get() == 2));
     assert_eq!(scene.metrics.malformed.get(), 8);
     assert_eq!((scene.judge.fates().len(), liar.queries().len()), (0, 0));
+}
+
+/// As while a successor takes the kernel over: what one pod asks at its own pace would be more than it may have in flight.
+#[test]
+fn what_can_not_be_learned_for_now_waits_at_the_sockets() {
+    const QUERIES: u16 = 800;
+    let Some(mut scene) = Scene::start(Settings::default()) else { return };
+    let _authority = scene.authority();
+    let most = Settings::default().in_flight_per_pod;
+    assert!(usize::from(QUERIES) > most);
+    // At its beginning, for two seconds, the proxy takes little at a time anyway.
+    std::thread::sleep(Duration::from_millis(2_500));
+    scene.judge.is_late.store(true, Ordering::SeqCst);
+    let asks = Socket::open(scene.client.ns(), at(AUTHORITY[0], 53)).unwrap();
+    for id in 0..QUERIES {
+        asks.send(&Message::query(id, "slow.example.test", Kind::A).bytes()).unwrap();
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    assert!(wait_until(LONG, || scene.proxy.service.in_flight() >= most / 2));
+    std::thread::sleep(SHORT);
+    assert_eq!(scene.judge.fates(), [], "none is refused");
+    scene.judge.is_late.store(false, Ordering::SeqCst);
+    scene.judge.gate.add_permits(QUERIES.into());
+    let fates = scene.judge.await_fates(QUERIES.into());
+    assert!(fates.iter().all(|fate| matches!(fate, Fate::Answered { .. })), "{fates:?}");
+    scene.proxy.finish();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A node whose pods' questions come to the DNS proxy, with servers for them, and a judge that does as names say.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(crate) struct ByName {
     seen: Mutex<Vec<(Asked, Fate)>>,
     learned: Mutex<Vec<Answer>>,
     pub(crate) gate: Semaphore,
+    /// Nothing is learned for now.
+    pub(crate) is_late: AtomicBool,
 }
 
 impl Judge for ByName {
@@ -66,6 +69,10 @@ impl Judge for ByName {
             }
             _ => Ok(()),
         }
+    }
+
+    fn learns_later(&self) -> bool {
+        self.is_late.load(Ordering::SeqCst)
     }
 
     fn seen(&self, asked: &Asked, fate: &Fate) {
@@ -172,7 +179,12 @@ impl Scene {
         let client = net.add_pod(&node, "shop/client", &CLIENT.map(ip)).unwrap();
         let other = net.add_pod(&node, "shop/other", &OTHER.map(ip)).unwrap();
         divert(node.ns(), &[&client, &other]);
-        let judge = Arc::new(ByName { seen: Mutex::default(), learned: Mutex::default(), gate: Semaphore::new(0) });
+        let judge = Arc::new(ByName {
+            seen: Mutex::default(),
+            learned: Mutex::default(),
+            gate: Semaphore::new(0),
+            is_late: AtomicBool::new(false),
+        });
         let metrics = DnsMetrics::new(&mut Registry::default());
         let proxy = Proxy::start(node.ns(), Service::new(Arc::clone(&judge), settings, metrics.clone()));
         Some(Self { proxy, judge, metrics, net, node, client, other })

@@ -47,6 +47,11 @@ pub trait Judge: Send + Sync + 'static {
     /// answer without addresses. It is dropped when the pod has waited for [`Settings::answer_within`].
     fn learn(&self, asked: &Asked, answer: &Answer) -> impl Future<Output = Result<(), NotLearned>> + Send;
 
+    /// Whether nothing can be learned just now, but soon again. No more is taken meanwhile than waits without harm.
+    fn learns_later(&self) -> bool {
+        false
+    }
+
     /// Once for each query, when it is known what became of it: for records and metrics. No I/O.
     fn seen(&self, asked: &Asked, fate: &Fate);
 }

@@ -39,8 +39,8 @@ use crate::limits::Place;
 
 /// Datagrams that are taken in a row, before the answers of others have their turn.
 const IN_A_ROW: usize = 64;
-/// What waits at the socket when this process begins came at its own pace, also if it is one pod's. It is taken at half of what one pod may
-/// have in flight, for no longer than this.
+/// What waits at the socket when this process begins, or while nothing can be learned, came at its own pace, also if it is one pod's. It is taken
+/// at half of what one pod may have in flight, for no longer than this.
 const LONGEST_BACKLOG: Duration = Duration::from_secs(2);
 const LOOK_INTO_BACKLOG_MS: u8 = 1;
 const LOOK_FOR_OLD: Duration = Duration::from_secs(2);
@@ -119,7 +119,7 @@ struct Desk<J> {
     /// Whether the doors are waited for.
     is_open: bool,
     is_draining: bool,
-    /// Until when what waited at the doors at first is taken slowly.
+    /// Until when what waits at the doors is taken slowly.
     backlog: Option<Instant>,
     legs: Legs,
     learning: Slab<Learning>,
@@ -235,9 +235,12 @@ impl<J: Judge> Desk<J> {
         !self.legs.is_waiting() && self.learning.is_empty() && !self.doors.iter().any(|door| door.awaits_room)
     }
 
-    /// Nothing is read while too much of what waited before this began is in flight, or once the drain has begun. Yields how long to wait
+    /// Nothing is read while too much of what waited is in flight, or once the drain has begun. Yields how long to wait
     /// for events.
     fn open_or_close_doors(&mut self) -> io::Result<EpollTimeout> {
+        if self.service.judge.learns_later() {
+            self.backlog = Some(Instant::now() + LONGEST_BACKLOG);
+        }
         self.backlog = self.backlog.filter(|end| Instant::now() < *end);
         let is_enough = self.backlog.is_some() && self.service.in_flight() * 2 >= self.service.settings.in_flight_per_pod;
         let is_open = !is_enough && !self.is_draining;
