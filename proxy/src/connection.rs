@@ -12,6 +12,7 @@
 //! is over.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,10 +38,6 @@ use crate::records::{Record, RecordSink, RecordType, RecordVerdict, TlsFacts};
 use crate::relay::{Seen, Side, relay_seen};
 use crate::socket::{Leg, Socket, asked_for};
 use crate::upstream::{DialError, Dialer, SourcePort};
-
-/// Who connected just before the drain is about to say something. A reset then would be a request that is lost, and most clients tell
-/// their users of it.
-const FIRST_WORDS: Duration = Duration::from_secs(1);
 
 /// The steps of the end of the process.
 #[derive(Clone, Debug, Default)]
@@ -141,6 +138,8 @@ pub(crate) struct Conn {
     stage: Mutex<Stage>,
     underway: Arc<Underway>,
     tls: OnceLock<TlsFacts>,
+    /// A request has begun.
+    asked: AtomicBool,
 }
 
 /// Why the kernel diverted a connection.
@@ -174,6 +173,7 @@ async fn handle(dataplane: Arc<Dataplane>, stream: TcpStream, client: SocketAddr
         stage: Mutex::new(Stage::Detecting),
         underway: Arc::default(),
         tls: OnceLock::new(),
+        asked: AtomicBool::new(false),
         dataplane,
     });
     let mut table = conn.dataplane.table.clone();
@@ -394,12 +394,6 @@ impl Conn {
         let socket = self.dataplane.dialer.connect(&self.ends, port, &self.server, limit).await?;
         self.dataplane.metrics.connected(started.elapsed());
         Ok(socket)
-    }
-
-    /// Once the drain has begun, and who has just connected had the time to ask.
-    pub(crate) async fn draining(&self) {
-        self.dataplane.drain.begun.cancelled().await;
-        tokio::time::sleep_until(tokio::time::Instant::from_std(self.started) + FIRST_WORDS).await;
     }
 
     /// When the first head of the connection must be complete.

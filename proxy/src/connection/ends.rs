@@ -1,6 +1,7 @@
 //! What ends a connection, whatever it does: a new table, the end of the process, and that nothing moves.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluice_policy::{Reason, Table};
@@ -11,6 +12,29 @@ use crate::judge::Ruling;
 
 /// A request is judged by the table of its moment. What still goes on so long after a new one is judged by that too.
 const REQUEST_GRACE: Duration = Duration::from_secs(1);
+
+/// Who connected just before the drain is about to say something. A reset then would be a request that is lost, and most clients tell
+/// their users of it.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
+impl Conn {
+    /// Once the drain has begun, and who has just connected has asked, or had the time to.
+    pub(crate) async fn draining(&self) {
+        self.dataplane.drain.begun.cancelled().await;
+        if !self.has_asked() {
+            tokio::time::sleep_until(tokio::time::Instant::from_std(self.started) + FIRST_WORDS).await;
+        }
+    }
+
+    /// A request has begun.
+    pub(crate) fn asks(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
 
 /// Ends when the connection must end, whatever it does.
 pub(super) async fn watch_over(conn: &Conn, mut table: watch::Receiver<Arc<Table>>) -> Ended {

@@ -46,6 +46,7 @@ struct Allowed {
 
 /// Answers one request. Never fails: a failure is an answer too.
 pub(crate) async fn exchange(http: Arc<HttpConn>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+    http.conn.asks();
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
     // The same question as the guard's, which holds back what follows such a request.

@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -57,13 +56,9 @@ pub(crate) async fn serve_http2(conn: &Arc<Conn>, socket: Socket, read: BytesMut
         guard: None,
         tunnel: Default::default(),
     });
-    let asked = Arc::new(AtomicBool::new(false));
     let service = {
-        let (http, asked) = (Arc::clone(&http), Arc::clone(&asked));
-        service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            exchange(Arc::clone(&http), request)
-        })
+        let http = Arc::clone(&http);
+        service_fn(move |request| exchange(Arc::clone(&http), request))
     };
     let server = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
@@ -90,7 +85,7 @@ pub(crate) async fn serve_http2(conn: &Arc<Conn>, socket: Socket, read: BytesMut
             // What happens while select! waits is seen only after it: its conditions are asked once, before.
             () = first_by.as_mut(), if !first_is_due => {
                 first_is_due = true;
-                if !asked.load(Ordering::Relaxed) {
+                if !conn.has_asked() {
                     conn.reset();
                     return Ended::Denied(Ruling::by_proxy(Reason::HeadTimeout));
                 }
