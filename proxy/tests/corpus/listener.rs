@@ -94,8 +94,9 @@ fn is_any_ready<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> bool {
 fn accept_ready(sockets: &[Socket], identity: &str) {
     for socket in sockets {
         while let Ok((client, from)) = socket.accept() {
-            // A client that has gone meanwhile is not the listener's concern.
-            let _ = from.as_socket().map_or(Ok(()), |from| answer(&client, from, identity));
+            let (Some(from), identity) = (from.as_socket(), identity.to_owned()) else { continue };
+            // By itself: one that says nothing must not keep the others waiting. A client that has gone meanwhile is not the listener's concern.
+            std::thread::spawn(move || answer(&client, from, &identity));
         }
     }
 }
