@@ -127,7 +127,11 @@ pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<
             let each = |stream, client, original| {
                 connections.spawn(handle_connection(Arc::clone(&dataplane), stream, client, original));
             };
-            accept_each(listener, &dataplane.drain.begun, &dataplane.metrics.accept_backoffs, each).await;
+            let drain = &dataplane.drain;
+            accept_each(&listener, &drain.begun, &dataplane.metrics.accept_backoffs, each).await;
+            if !drain.handed_over.is_cancelled() {
+                close(listener, BACKLOG, each);
+            }
         });
     }
     loops.spawn(audited::accept_loop(listeners.audit_port, Arc::clone(&dataplane), connections.clone()));
@@ -140,7 +144,7 @@ pub async fn run(listeners: Listeners, dataplane: Arc<Dataplane>) -> io::Result<
 /// The only accept loop but [`audited`]'s: for both families, every core, and the DNS proxy. `each` gets a connection with its client
 /// and where that wanted to go, and must not wait. Ends with `end`.
 pub(crate) async fn accept_each(
-    listener: TcpListener,
+    listener: &TcpListener,
     end: &CancellationToken,
     backoffs: &Counter,
     each: impl Fn(TcpStream, SocketAddr, OriginalDst),
@@ -173,8 +177,64 @@ pub(crate) async fn accept_each(
     }
 }
 
+/// Closes a listener. Who waits at it, at most `most` of them, gets in first: they hold their connections for open, and the kernel resets
+/// them with the last of a listener. What connects at that very moment is lost then.
+pub(crate) fn close(listener: TcpListener, most: i32, each: impl Fn(TcpStream, SocketAddr, OriginalDst)) {
+    if let Err(error) = let_in(listener, most, each) {
+        tracing::warn!(%error, "connections that waited to be accepted are reset");
+    }
+}
+
+/// By the kernel's own word for who waits: the runtime may not have heard of them yet.
+fn let_in(listener: TcpListener, most: i32, each: impl Fn(TcpStream, SocketAddr, OriginalDst)) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    for _ in 0..most {
+        let (stream, client) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_one_connections(&error) => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        stream.set_nonblocking(true)?;
+        let Ok(original) = stream.local_addr() else { continue };
+        each(TcpStream::from_std(stream)?, client, OriginalDst(original));
+    }
+    Ok(())
+}
+
 /// Errors of accept(2) that are about the connection and not about the listener.
 fn is_one_connections(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, PermissionDenied};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::TcpStream as StdStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_at_a_door_gets_in_before_it_closes() {
+        for (most, within) in [(BACKLOG, 100), (10, 10)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let end = CancellationToken::new();
+            end.cancel();
+            let clients: Vec<StdStream> = (0..100).map(|_| StdStream::connect(address).unwrap()).collect();
+            let let_in = RefCell::new(Vec::new());
+            let each = |stream, client, original| let_in.borrow_mut().push((stream, client, original));
+            accept_each(&listener, &end, &Counter::default(), each).await;
+            assert!(let_in.borrow().is_empty(), "from the end on nobody is waited for");
+            close(listener, most, each);
+            let let_in = let_in.into_inner();
+            assert_eq!(let_in.len(), within);
+            assert!(let_in.iter().all(|(.., original)| original.0 == address));
+            let of_each = |(_, client, _): &(TcpStream, SocketAddr, OriginalDst)| *client;
+            let ours: Vec<SocketAddr> = clients.iter().take(within).map(|client| client.local_addr().unwrap()).collect();
+            assert_eq!(let_in.iter().map(of_each).collect::<Vec<_>>(), ours, "in their turn");
+            assert!(StdStream::connect(address).is_err(), "it is closed");
+        }
+    }
 }

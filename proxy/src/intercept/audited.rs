@@ -19,8 +19,7 @@ use super::{is_one_connections, on_loopback};
 use crate::connection::{Dataplane, handle_audited};
 use crate::judge::OriginalDst;
 
-/// So many wait when the door closes, and are let in all the same: few.
-const MOST_WAITING: usize = 256;
+/// So many may wait when the door closes, and are let in all the same: few.
 const BACKLOG: i32 = 256;
 /// How often is looked whether there is room.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,7 +43,7 @@ pub(super) async fn accept_loop(port: u16, dataplane: Arc<Dataplane>, connection
                 }
             }
         } else if !is_wanted && !open.is_empty() {
-            close(&mut open, &dataplane, &connections).await;
+            close(&mut open, &dataplane, &connections);
         }
         tokio::select! {
             biased;
@@ -66,7 +65,7 @@ pub(super) async fn accept_loop(port: u16, dataplane: Arc<Dataplane>, connection
             () = tokio::time::sleep(LOOK), if has_audit => {}
         }
     }
-    close(&mut open, &dataplane, &connections).await;
+    close(&mut open, &dataplane, &connections);
 }
 
 fn listeners(port: u16) -> Result<Vec<TcpListener>, Box<dyn std::error::Error>> {
@@ -88,11 +87,11 @@ fn spawn((stream, client): (TcpStream, SocketAddr), dataplane: &Arc<Dataplane>, 
     connections.spawn(handle_audited(Arc::clone(dataplane), stream, client, OriginalDst(original)));
 }
 
-/// Lets in who waits at the door, and closes it: a listener that is closed resets those. What knocks at that very moment is lost.
-async fn close(open: &mut Vec<TcpListener>, dataplane: &Arc<Dataplane>, connections: &TaskTracker) {
-    for _ in 0..open.len() * MOST_WAITING {
-        let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, accept(open)).await else { break };
-        spawn(accepted, dataplane, connections);
+/// Lets in who waits at the door, and closes it.
+fn close(open: &mut Vec<TcpListener>, dataplane: &Arc<Dataplane>, connections: &TaskTracker) {
+    for listener in open.drain(..) {
+        super::close(listener, BACKLOG, |stream, client, original| {
+            connections.spawn(handle_audited(Arc::clone(dataplane), stream, client, original));
+        });
     }
-    open.clear();
 }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Answer, DenyWith, ExtendedError, Query, failure, no_such_name, refusal};
+use crate::intercept;
 use crate::limits::Admission;
 pub use metrics::DnsMetrics;
 pub use sockets::Sockets;
@@ -192,8 +193,8 @@ impl<J: Judge> Service<J> {
         self.connections.open()
     }
 
-    /// Answers what arrives at these sockets. From `drain` on nothing is taken from them any more, and this ends when the queries that were
-    /// read have their answers, and clients with connections are quiet.
+    /// Answers what arrives at these sockets. From `drain` on no datagram is taken from them, and nobody but who has connected
+    /// already; this ends when the queries that were read have their answers, and clients with connections are quiet.
     pub async fn run(self: Arc<Self>, sockets: Sockets, drain: CancellationToken) -> io::Result<()> {
         let Sockets { udp, tcp } = sockets;
         let tasks = TaskTracker::new();
@@ -207,7 +208,8 @@ impl<J: Judge> Service<J> {
                 let each = |stream, client, server| {
                     tasks.spawn(stream::serve(Arc::clone(&service), stream, client, server, drain.clone()));
                 };
-                crate::intercept::accept_each(listener, &drain, &backoffs, each).await;
+                intercept::accept_each(&listener, &drain, &backoffs, each).await;
+                intercept::close(listener, sockets::BACKLOG, each);
             });
         }
         let streams = async {

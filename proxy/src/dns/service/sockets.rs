@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::intercept::{ListenError, both_families, on_loopback};
 
 /// Connections that the kernel completes before they are accepted.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 /// What waits while a core is busy: some thousand queries, each of which the kernel counts with its own overhead.
 const WAITING_BYTES: usize = 4 << 20;
 
