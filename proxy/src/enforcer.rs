@@ -398,7 +398,8 @@ impl Enforcer {
         self.metrics.bridge_ports.set(size(standing.bound));
         self.metrics.bridge_ports_unidentified.set(size(standing.unidentified));
         let error = kept.err().map(|error| format!("pods on bridges may be closed: {}", crate::error_chain(&error)));
-        if self.failures.bridges == error {
+        // Until it has been looked again, what failed has failed.
+        if self.failures.bridges == error || (error.is_none() && self.bridges.is_due()) {
             return;
         }
         if let Some(error) = &error {

@@ -235,14 +235,13 @@ impl Bridges {
         if now.duration_since(self.asked) + TICK / 2 >= pause && self.ports.are_awaited(&self.locals) {
             return self.look(From::Ports);
         }
-        if !self.heard.filters.is_empty() {
-            self.ports.repair(&std::mem::take(&mut self.heard.filters))?;
-        }
+        let ports = std::mem::take(&mut self.heard.filters);
+        let mut done = self.ports.repair(&ports);
         if now.duration_since(self.watched) >= WATCH {
             self.watched = now;
-            self.guard()?;
+            done = done.and(self.guard());
         }
-        Ok(self.standing())
+        self.conclude(done)
     }
 
     /// Removes all that Sluice put on bridges and their ports, of whatever process. Whether there was anything.
@@ -262,6 +261,11 @@ impl Bridges {
         self.told.foreign.iter().map(|(_, name)| name.clone()).collect()
     }
 
+    /// Whether something failed that hasn't been made again yet.
+    pub fn is_due(&self) -> bool {
+        self.is_due
+    }
+
     /// How it stands with the ports.
     pub fn standing(&self) -> Standing {
         self.ports.standing()
@@ -274,18 +278,23 @@ impl Bridges {
         happened.much || happened.bridges || happened.links.iter().any(is_known)
     }
 
-    /// Pods come and go while their ports are looked at: what fails for that is no failure, and is made again by the next look.
     fn look(&mut self, from: From) -> Result<Standing, Error> {
         let begun = Instant::now();
         let looked = self.look_once(from);
         // Pods can make a look long: most of the time is for others.
         self.asked = Instant::now();
         self.rest = begun.elapsed() * RESTS;
-        match looked {
+        self.conclude(looked)
+    }
+
+    /// How it stands after this. Pods come and go while their ports are looked at: what fails for that is no failure. Whatever failed is
+    /// made again by the next look.
+    fn conclude(&mut self, done: Result<(), Error>) -> Result<Standing, Error> {
+        match done {
             Ok(()) => self.excused = 0,
             Err(error) => {
-                let now = self.looker.links().map_err(Error::Look)?;
-                if now == self.links || self.excused >= MOST_EXCUSES {
+                (self.is_due, self.heard.much) = (true, true);
+                if self.excused >= MOST_EXCUSES || !self.has_anything_moved()? {
                     return Err(error);
                 }
                 self.excused += 1;
@@ -294,10 +303,17 @@ impl Bridges {
         Ok(self.standing())
     }
 
+    /// Whether an interface has come, gone or changed since the interfaces were looked at. Of one that is going the kernel tells in many
+    /// words, so none of them must be the last.
+    fn has_anything_moved(&mut self) -> Result<bool, Error> {
+        let happened = self.events.drain().map_err(Error::Look)?;
+        let has_moved = happened.much || happened.bridges || !happened.links.is_empty();
+        self.heard.add(happened);
+        Ok(has_moved || self.looker.links().map_err(Error::Look)? != self.links)
+    }
+
     fn look_once(&mut self, from: From) -> Result<(), Error> {
-        // Should this fail, the next look begins anew.
         let happened = std::mem::take(&mut self.heard);
-        (self.is_due, self.heard.much) = (true, true);
         if from == From::Links {
             self.see()?;
         }
@@ -309,7 +325,7 @@ impl Bridges {
         if !self.told.any {
             self.guard()?;
             self.ports.forget(&self.links)?;
-            (self.is_due, self.heard.much) = (false, false);
+            self.is_due = false;
             return Ok(());
         }
         // Before the first port is opened: what is redirected earlier is dropped as another's.
@@ -326,7 +342,7 @@ impl Bridges {
         // Whatever became of the ports: what isn't opened is closed.
         self.guard.close(&self.told.exempt, self.told.any)?;
         opened?;
-        (self.is_due, self.heard.much) = (false, false);
+        self.is_due = false;
         Ok(())
     }
 

@@ -338,18 +338,22 @@ impl Ports {
         Ok(())
     }
 
-    /// Puts back what somebody else took from these ports, and takes from those that are nobody's what somebody put there.
+    /// Puts back what somebody else took from these ports, and takes from those that are nobody's what somebody put there. Goes on with
+    /// the others where one fails, and yields the first error.
     pub(super) fn repair(&mut self, ports: &BTreeSet<u32>) -> Result<(), Error> {
+        let mut result = Ok(());
         for index in ports {
-            if let Some(held) = self.held.get(index) {
-                let failed = |source| Error::Redirect { port: held.port.name.clone(), source };
-                self.redirect.set(&held.port).map_err(failed)?;
+            let done = if let Some(held) = self.held.get(index) {
+                self.redirect.set(&held.port).map_err(|source| Error::Redirect { port: held.port.name.clone(), source })
             } else if let Some(closed) = self.closed.get(index) {
                 let name = closed.link.name.clone();
-                self.close(*index, &name)?;
-            }
+                self.close(*index, &name)
+            } else {
+                Ok(())
+            };
+            result = result.and(done);
         }
-        Ok(())
+        result
     }
 
     /// [`repair`](Self::repair) of all ports, and of what is written down of their pods.
