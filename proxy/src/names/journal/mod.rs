@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use self::record::{Mark, Unusable, Writer};
 use super::lesson::{Forgotten, Lesson};
@@ -46,6 +46,10 @@ const HEADER_BYTES: u64 = 4096;
 const APPEND_PATIENCE: Duration = Duration::from_millis(100);
 /// How long writing the file anew waits for appends of another process.
 const COMPACT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long until another look whether it has let go.
+const STEP: Duration = Duration::from_millis(1);
+/// So often is looked whether the file is the one of its name, however long that takes.
+const LEAST_ATTEMPTS: usize = 4;
 /// A temporary file this old has lost its process.
 const ABANDONED: Duration = Duration::from_secs(60);
 
@@ -256,12 +260,13 @@ impl Journal {
 
     /// The file of this name, locked, and its length. It is opened anew if another process has put it there.
     fn current<'a>(&self, state: &'a mut State, hold: Hold) -> Result<(&'a mut Opened, u64), WriteError> {
-        for _ in 0..4 {
+        let until = Instant::now() + hold.patience();
+        for attempt in 1.. {
             let opened = match state.file.take() {
                 Some(opened) => opened,
                 None => self.attach(state)?,
             };
-            if !hold.take(&opened.file).map_err(|source| self.failed(source))? {
+            if !hold.take(&opened.file, until).map_err(|source| self.failed(source))? {
                 state.file = Some(opened);
                 return Err(WriteError::Busy { path: self.path.clone() });
             }
@@ -273,6 +278,10 @@ impl Journal {
             };
             if is_current {
                 return Ok((state.file.insert(opened), own.len()));
+            }
+            // Another process may write it anew as fast as it is opened here.
+            if attempt >= LEAST_ATTEMPTS && Instant::now() >= until {
+                break;
             }
         }
         Err(WriteError::Busy { path: self.path.clone() })
@@ -367,14 +376,15 @@ enum Hold {
 }
 
 impl Hold {
-    /// `false`: the other process doesn't let go.
-    fn take(self, file: &File) -> io::Result<bool> {
-        const STEP: Duration = Duration::from_millis(1);
-        let patience = match self {
+    fn patience(self) -> Duration {
+        match self {
             Self::Shared => APPEND_PATIENCE,
             Self::Alone => COMPACT_PATIENCE,
-        };
-        let mut waited = Duration::ZERO;
+        }
+    }
+
+    /// `false`: the other process doesn't let go.
+    fn take(self, file: &File, until: Instant) -> io::Result<bool> {
         loop {
             let taken = match self {
                 Self::Shared => file.try_lock_shared(),
@@ -383,10 +393,9 @@ impl Hold {
             match taken {
                 Ok(()) => return Ok(true),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if waited >= patience => return Ok(false),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return Ok(false),
                 Err(TryLockError::WouldBlock) => std::thread::sleep(STEP),
             }
-            waited += STEP;
         }
     }
 }
