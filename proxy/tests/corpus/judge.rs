@@ -115,6 +115,10 @@ enum Expected {
     Answer {
         by: String,
     },
+    /// As that, or silence: who never knew a neighbour that two pods claim to be can't ask it.
+    AnswerIfAsked {
+        by: String,
+    },
     Silence,
     /// ICMP, so that the client tries another way: QUIC where names are checked.
     Refusal,
@@ -142,7 +146,8 @@ fn judge_state(stage: &mut Stage, state: &State, judged: &mut Judged) -> Result<
         outcomes[*place] = outcome;
     }
     judged.probes += tried.len();
-    judged.denied += tried.iter().filter(|t| !matches!(t.expected, Expected::Answer { .. })).count();
+    judged.denied +=
+        tried.iter().filter(|t| !matches!(t.expected, Expected::Answer { .. } | Expected::AnswerIfAsked { .. })).count();
     judged.retried += late.len();
     let wrong = tried.iter().zip(&outcomes).filter(|(t, outcome)| !is_met(t, outcome));
     Ok(wrong.map(|(t, outcome)| describe(stage, t, outcome)).collect())
@@ -197,7 +202,12 @@ fn expected(stage: &Stage, probe: &Probe, server: String) -> Expected {
     let is_lookup = |enforced: &&Enforced| enforced.ask(&flow(probe), |table, flow| table.is_lookup(flow));
     let asked = stage.path(probe.from.ip, probe.to.ip).find(is_lookup).filter(|_| probe.from.ip != probe.to.ip);
     if let Some(asked) = asked {
-        return Expected::Answer { by: listener::identity_for_lookups(asked.node.name()) };
+        let by = listener::identity_for_lookups(asked.node.name());
+        return if stage.is_contested_neighbour(asked, probe.to.ip) {
+            Expected::AnswerIfAsked { by }
+        } else {
+            Expected::Answer { by }
+        };
     }
     let stop = stage
         .path(probe.from.ip, probe.to.ip)
@@ -239,18 +249,19 @@ fn l4_decision(enforced: &Enforced, probe: &Probe) -> Decision {
 
 /// Whether an answer was due and none came yet.
 fn is_late(expected: &Expected, outcome: &Outcome) -> bool {
-    *expected != Expected::Silence && matches!(outcome, Outcome::Timeout | Outcome::Silent)
+    matches!(expected, Expected::Answer { .. } | Expected::Refusal) && matches!(outcome, Outcome::Timeout | Outcome::Silent)
 }
 
 fn is_met(tried: &Tried<'_>, outcome: &Outcome) -> bool {
     match (&tried.expected, outcome) {
         (Expected::Silence, outcome) => *outcome == Outcome::Timeout,
+        (Expected::AnswerIfAsked { .. }, Outcome::Timeout) => true,
         (Expected::Refusal, outcome) => matches!(outcome, Outcome::Unreachable(_) | Outcome::Refused),
         (Expected::Answer { .. }, Outcome::Connected { .. }) if tried.probe.protocol == Protocol::Icmp => true,
-        (Expected::Answer { by }, Outcome::Connected { peer, seen }) => {
+        (Expected::Answer { by } | Expected::AnswerIfAsked { by }, Outcome::Connected { peer, seen }) => {
             peer.as_ref() == Some(by) && seen.is_some_and(|client| client.ip() == tried.probe.from.ip)
         }
-        (Expected::Answer { .. }, _) => false,
+        (Expected::Answer { .. } | Expected::AnswerIfAsked { .. }, _) => false,
     }
 }
 

@@ -58,7 +58,7 @@ const SHOWN: usize = 8;
 #[test]
 fn edge_and_a_tenth() {
     let seed = Seed::drawn();
-    println!("SLUICE_SEED={seed} draws this tenth again");
+    println!("{} draws this tenth again", seed.variables());
     run(&select::edge_and_a_tenth(seed));
 }
 
@@ -75,7 +75,7 @@ fn many_random_worlds() {
 
 fn random_worlds(count: usize) {
     let seed = Seed::drawn();
-    println!("SLUICE_SEED={seed} draws these worlds again");
+    println!("{} draws these worlds again", seed.variables());
     run(&random::jobs(seed, count));
 }
 

@@ -15,17 +15,23 @@ const FAMILIES: [&str; 8] =
 const WHOLE: &str = "edge";
 /// The variable that repeats a draw.
 const SEED: &str = "SLUICE_SEED";
+/// The variable that says how pods are joined.
+const LAYOUT: &str = "SLUICE_LAYOUT";
 
 /// How the nodes have their pods: `SLUICE_LAYOUT=routed` (default), `bridge0` or `bridge1`, by bridge-nf-call-iptables.
 pub(crate) fn network() -> sluice_testnet::Layout {
-    #[expect(clippy::disallowed_methods, reason = "beside the seed, all that this test reads of its environment")]
-    let given = std::env::var("SLUICE_LAYOUT").ok();
-    match given.as_deref() {
-        None | Some("routed") => sluice_testnet::Layout::Routed,
-        Some("bridge0") => sluice_testnet::Layout::Bridge { call_iptables: false },
-        Some("bridge1") => sluice_testnet::Layout::Bridge { call_iptables: true },
-        Some(other) => panic!("SLUICE_LAYOUT={other}: routed, bridge0 or bridge1"),
+    match &*network_name() {
+        "routed" => sluice_testnet::Layout::Routed,
+        "bridge0" => sluice_testnet::Layout::Bridge { call_iptables: false },
+        "bridge1" => sluice_testnet::Layout::Bridge { call_iptables: true },
+        other => panic!("{LAYOUT}={other}: routed, bridge0 or bridge1"),
     }
+}
+
+fn network_name() -> String {
+    #[expect(clippy::disallowed_methods, reason = "beside the seed, all that this test reads of its environment")]
+    let given = std::env::var(LAYOUT).ok();
+    given.unwrap_or_else(|| "routed".to_owned())
 }
 
 /// A case in one layout.
@@ -52,6 +58,11 @@ impl Seed {
         let given = given.map(|text| text.parse().unwrap_or_else(|_| panic!("{SEED}={text:?} is not a number")));
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::from(d.subsec_nanos()) ^ d.as_secs());
         Self(given.unwrap_or_else(now))
+    }
+
+    /// The variables that draw the same again.
+    pub(crate) fn variables(self) -> String {
+        format!("{LAYOUT}={} {SEED}={self}", network_name())
     }
 
     fn number(self, of: &Case, what: &str) -> u64 {

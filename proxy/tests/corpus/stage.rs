@@ -235,6 +235,14 @@ impl Stage {
         &self.enforced
     }
 
+    /// Whether `ip` is on the bridge of this node's pods and two pods claim it: what says there whose it is, is dropped.
+    pub(crate) fn is_contested_neighbour(&self, on: &Enforced, ip: IpAddr) -> bool {
+        let is_there = |placed: &Placed| &*placed.node == on.node.name() && placed.ips.contains(&ip);
+        on.bridges.is_some()
+            && on.table.endpoint(ip).is_some_and(|endpoint| endpoint.conflict)
+            && self.pods.values().any(is_there)
+    }
+
     /// The nodes that a packet passes, in that order: its source's and its destination's, where these are pods.
     pub(crate) fn path(&self, from: IpAddr, to: IpAddr) -> impl Iterator<Item = &Enforced> {
         let node_of = |ip| self.pods.values().find(|placed| placed.ips.contains(&ip)).map(|placed| &placed.node);
