@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluice_proxy::dns::service::{Fate, Settings, Transport};
-use sluice_testnet::dns::{Client, Kind, Lookup, Message, Query, Record, Reply, ResolvConf, Socket, Stream};
+use sluice_testnet::dns::{Client, Kind, Lookup, Message, Reply, ResolvConf, Socket, Stream};
 use sluice_testnet::{Protocol, Service, wait_until};
 
-use crate::stage::{AUTHORITY, CLIENT, LIAR, LONG, SHORT, Scene, WEB, at, ip, right};
+use crate::stage::{AUTHORITY, CLIENT, LIAR, LONG, SHORT, Scene, WEB, at, ip, large, right};
 
 #[test]
 fn answers_come_by_both_transports_and_families() {
@@ -88,14 +88,6 @@ fn one_socket_asks_thousands_of_questions() {
         assert_eq!(socket.receive(Duration::from_millis(1)).unwrap(), None, "and no second");
     }
     assert_eq!(scene.metrics.unsent.get(), 0);
-}
-
-/// 4,000 bytes and more, in a datagram.
-fn large(query: &Query) -> Vec<Reply> {
-    let asked = query.message().expect("DNS");
-    let name = asked.questions[0].name.clone();
-    let record = |i: u16| Record::address(&name, 60, ip(&format!("192.0.{}.{}", i / 256, i % 256)));
-    vec![Reply::message(&(0..130).fold(asked.reply(), |message, i| message.answer(record(i))))]
 }
 
 #[test]

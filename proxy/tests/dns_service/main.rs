@@ -4,5 +4,6 @@
 
 mod connections;
 mod datagrams;
+mod links;
 mod servers;
 mod stage;

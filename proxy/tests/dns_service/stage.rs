@@ -95,7 +95,8 @@ impl ByName {
 
     /// Once so many queries have ended.
     pub(crate) fn await_fates(&self, count: usize) -> Vec<Fate> {
-        assert!(wait_until(LONG, || self.fates().len() >= count), "{:?}", self.fates());
+        let is_enough = wait_until(LONG, || self.fates().len() >= count);
+        assert!(is_enough, "{} of {count}, the last {:?}", self.fates().len(), self.fates().last());
         self.fates()
     }
 }
@@ -215,6 +216,14 @@ pub(crate) fn right(query: &Query) -> Message {
     let asked = query.message().expect("DNS");
     let name = asked.questions[0].name.clone();
     asked.reply().answer(Record::address(&name, 60, ip(WEB[0])))
+}
+
+/// 4,000 bytes and more: 130 addresses.
+pub(crate) fn large(query: &Query) -> Vec<Reply> {
+    let asked = query.message().expect("DNS");
+    let name = asked.questions[0].name.clone();
+    let record = |i: u16| Record::address(&name, 60, ip(&format!("192.0.{}.{}", i / 256, i % 256)));
+    vec![Reply::message(&(0..130).fold(asked.reply(), |message, i| message.answer(record(i))))]
 }
 
 fn zone() -> Zone {

@@ -54,15 +54,21 @@ impl Socket {
 
     /// The next datagram within `wait`, from whoever.
     pub fn receive(&self, wait: Duration) -> io::Result<Option<Datagram>> {
-        self.socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+        let until = Instant::now() + wait;
         let mut bytes = vec![0; usize::from(u16::MAX)];
-        match self.socket.recv_from(&mut bytes) {
-            Ok((count, from)) => {
-                bytes.truncate(count);
-                Ok(Some(Datagram { from, bytes }))
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.recv_from(&mut bytes) {
+                Ok((count, from)) => {
+                    bytes.truncate(count);
+                    return Ok(Some(Datagram { from, bytes }));
+                }
+                // With a time, the kernel doesn't go on by itself.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(None),
+                Err(error) => return Err(error),
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
-            Err(error) => Err(error),
         }
     }
 

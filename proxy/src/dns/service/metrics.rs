@@ -14,6 +14,8 @@ pub struct DnsMetrics {
     pub not_believed: Counter,
     /// Answers that couldn't be sent to the pod.
     pub unsent: Counter,
+    /// Sockets for the answers of one pod, since another's took all the room in the one for all.
+    pub lanes: Counter,
     /// Answers that were sent in fragments.
     pub fragmented: Counter,
     /// Connections that were closed for want of room.
@@ -31,6 +33,8 @@ impl DnsMetrics {
         registry.register("malformed", "Messages that are no DNS query", m.malformed);
         registry.register("not_believed", "Answers of servers that didn't fit their question", m.not_believed);
         registry.register("unsent", "Answers that couldn't be sent to the pod", m.unsent);
+        let help = "Sockets opened for the answers of one pod, as the one of all pods was full";
+        registry.register("answer_sockets", help, m.lanes);
         registry.register("fragmented", "Answers sent in fragments", m.fragmented);
         registry.register("connections_refused", "Connections closed for want of room", m.connections_refused);
         registry.register("accept_backoffs", "Waits of a listener for file descriptors or memory", m.accept_backoffs);

@@ -1,4 +1,15 @@
 //! Answers leave from the address that was asked, which is no address of ours: by raw sockets.
+//!
+//! ```text
+//! answer -> the socket of all -----------------> the pod
+//!              | no room
+//!              `-> a lane, a socket of this pod's -> the pod
+//!                    | no room
+//!                    `-> waits behind the pod's other answers
+//! ```
+//!
+//! What the link of a pod holds up, as a shaper does, or the kernel until the pod says where it is, takes room in the socket that it was
+//! sent by. So one pod can fill that of all, but no other waits for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,32 +17,69 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustc_hash::FxHashMap;
+use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::time::Instant;
 
 use super::DnsMetrics;
 use super::packet::Datagram;
 use crate::limits::Place;
 
-/// Answers that wait for room in the socket, besides those that hold a place.
-const MOST_WAITING: usize = 1024;
+/// Answers of one pod that wait for room, besides those that hold a place.
+const MOST_WAITING: usize = 512;
+/// Who has waited for so long has asked again, or given up.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Lanes that are looked at together.
+const EVENTS: usize = 16;
 
-/// The raw socket of a family: it only sends, headers included. Needs CAP_NET_RAW, and CAP_NET_ADMIN where that isn't enough to be transparent.
+/// The raw sockets of a family: they only send, headers included. Need CAP_NET_RAW, and CAP_NET_ADMIN where that isn't enough to be
+/// transparent.
 #[derive(Debug)]
 pub(super) struct Sender {
+    is_v4: bool,
+    /// That of all pods without a lane.
     socket: Socket,
-    /// What the kernel had no room for, in turn, each with the place of its query.
-    waiting: VecDeque<(Outgoing, Option<Place>)>,
+    lanes: Slab<Lane>,
+    /// By the pod's address, whose port is 0.
+    lane_of: FxHashMap<SocketAddr, usize>,
+    /// Is ready when a lane in which something waits has room.
+    room: Epoll,
     next_fragmented: Arc<AtomicU32>,
     metrics: DnsMetrics,
+}
+
+/// The socket of a pod for which the one of all had no room.
+#[derive(Debug)]
+struct Lane {
+    pod: SocketAddr,
+    socket: Socket,
+    /// In turn.
+    waiting: VecDeque<Waiting>,
+    /// Since the last look for old ones.
+    is_used: bool,
+}
+
+/// An answer for which the kernel had no room, and the place of its query.
+#[derive(Debug)]
+struct Waiting {
+    outgoing: Outgoing,
+    _place: Option<Place>,
+    since: Instant,
 }
 
 impl Sender {
     pub(super) fn open(is_v4: bool, next_fragmented: &Arc<AtomicU32>, metrics: &DnsMetrics) -> io::Result<Self> {
         Ok(Self {
+            is_v4,
             socket: raw(is_v4)?,
-            waiting: VecDeque::new(),
+            lanes: Slab::new(),
+            lane_of: FxHashMap::default(),
+            room: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             next_fragmented: Arc::clone(next_fragmented),
             metrics: metrics.clone(),
         })
@@ -39,52 +87,108 @@ impl Sender {
 
     /// Sends, now or [when there is room](Self::go_on): `place` is given back then.
     pub(super) fn send(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8], place: Option<Place>) {
-        let Some(mut outgoing) = Outgoing::new(from, to, message) else {
-            return self.failed(&io::ErrorKind::InvalidInput.into());
+        if let Err(error) = self.try_send(from, to, message, place) {
+            failed(&self.metrics, to, &error);
+        }
+    }
+
+    fn try_send(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8], place: Option<Place>) -> io::Result<()> {
+        let mut outgoing = Outgoing::new(from, to, message).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut pod = to;
+        pod.set_port(0);
+        let number = match self.lane_of.get(&pod) {
+            Some(number) => *number,
+            None => match outgoing.go_on(&self.socket, &self.next_fragmented, &self.metrics) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.open_lane(pod)?,
+                sent => return sent,
+            },
         };
-        if !self.waiting.is_empty() {
-            return self.wait(outgoing, place);
+        let lane = &mut self.lanes[number];
+        lane.is_used = true;
+        if lane.waiting.is_empty() {
+            match outgoing.go_on(&lane.socket, &self.next_fragmented, &self.metrics) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return sent,
+            }
+            self.room.add(&lane.socket, EpollEvent::new(EpollFlags::EPOLLOUT, number as u64))?;
+        } else if place.is_none() && lane.waiting.len() >= MOST_WAITING {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        match outgoing.go_on(&self.socket, &self.next_fragmented, &self.metrics) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(outgoing, place),
-            Err(error) => self.failed(&error),
-        }
+        lane.waiting.push_back(Waiting { outgoing, _place: place, since: Instant::now() });
+        Ok(())
     }
 
-    fn wait(&mut self, outgoing: Outgoing, place: Option<Place>) {
-        if place.is_none() && self.waiting.len() >= MOST_WAITING {
-            return self.failed(&io::ErrorKind::WouldBlock.into());
-        }
-        self.waiting.push_back((outgoing, place));
+    fn open_lane(&mut self, pod: SocketAddr) -> io::Result<usize> {
+        let socket = raw(self.is_v4)?;
+        self.metrics.lanes.inc();
+        let number = self.lanes.insert(Lane { pod, socket, waiting: VecDeque::new(), is_used: true });
+        self.lane_of.insert(pod, number);
+        Ok(number)
     }
 
-    /// Whether something waits until the socket can be written to.
+    /// Whether something waits until its socket can be written to.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.lanes.iter().any(|(_, lane)| !lane.waiting.is_empty())
     }
 
     /// Sends what waits, as far as there is room.
     pub(super) fn go_on(&mut self) {
-        while let Some((outgoing, _)) = self.waiting.front_mut() {
-            match outgoing.go_on(&self.socket, &self.next_fragmented, &self.metrics) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => self.failed(&error),
-                Ok(()) => {}
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = self.room.wait(&mut events, EpollTimeout::ZERO).unwrap_or_else(|error| {
+            tracing::debug!(%error, "sockets of the DNS proxy can't be waited for");
+            0
+        });
+        for event in &events[..count] {
+            let number = usize::try_from(event.data()).unwrap_or(usize::MAX);
+            let Some(lane) = self.lanes.get_mut(number) else { continue };
+            while let Some(Waiting { outgoing, .. }) = lane.waiting.front_mut() {
+                match outgoing.go_on(&lane.socket, &self.next_fragmented, &self.metrics) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => failed(&self.metrics, lane.pod, &error),
+                    Ok(()) => {}
+                }
+                lane.waiting.pop_front();
             }
-            self.waiting.pop_front();
+            rest(&self.room, lane);
         }
     }
 
-    fn failed(&self, error: &io::Error) {
-        self.metrics.unsent.inc();
-        tracing::debug!(%error, "an answer could not be sent");
+    /// Gives up what has waited for too long, and closes the lanes that nothing came to since this was called last.
+    pub(super) fn close_old(&mut self, now: Instant) {
+        let Self { lanes, lane_of, room, metrics, .. } = self;
+        lanes.retain(|_, lane| {
+            let is_late = |waiting: &mut Waiting| now.saturating_duration_since(waiting.since) > LONGEST_WAIT;
+            while lane.waiting.pop_front_if(is_late).is_some() {
+                failed(metrics, lane.pod, &io::ErrorKind::TimedOut.into());
+                rest(room, lane);
+            }
+            let stays = std::mem::take(&mut lane.is_used) || !lane.waiting.is_empty();
+            if !stays {
+                lane_of.remove(&lane.pod);
+            }
+            stays
+        });
     }
 }
 
+/// The lane is waited for no more if nothing waits in it.
+fn rest(room: &Epoll, lane: &Lane) {
+    if lane.waiting.is_empty()
+        && let Err(error) = room.delete(&lane.socket)
+    {
+        tracing::debug!(%error, "a socket of the DNS proxy is waited for in vain");
+    }
+}
+
+fn failed(metrics: &DnsMetrics, to: SocketAddr, error: &io::Error) {
+    metrics.unsent.inc();
+    tracing::debug!(%error, pod = %to.ip(), "an answer could not be sent");
+}
+
 impl AsFd for Sender {
+    /// Is readable when something that waits can go on.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.room.0.as_fd()
     }
 }
 

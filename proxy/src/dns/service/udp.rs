@@ -106,8 +106,6 @@ pub(super) async fn run<J: Judge>(service: Arc<Service<J>>, sockets: Vec<UdpSock
 struct Door {
     socket: UdpSocket,
     sender: Sender,
-    /// Whether the sender's socket is waited for.
-    awaits_room: bool,
 }
 
 /// The look-ups by datagram of one core.
@@ -157,7 +155,8 @@ impl<J: Judge> Desk<J> {
             socket.set_nonblocking(true)?;
             epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, FIRST_DOOR + doors.len() as u64))?;
             let sender = Sender::open(socket.local_addr()?.is_ipv4(), &service.next_fragmented, &service.metrics)?;
-            doors.push(Door { socket, sender, awaits_room: false });
+            epoll.add(&sender, EpollEvent::new(EpollFlags::EPOLLIN, FIRST_SENDER + doors.len() as u64))?;
+            doors.push(Door { socket, sender });
         }
         let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         epoll.add(&clock, EpollEvent::new(EpollFlags::EPOLLIN, CLOCK))?;
@@ -223,7 +222,7 @@ impl<J: Judge> Desk<J> {
                 }
                 CLOCK => self.look(Instant::now()),
                 token @ FIRST_LEG.. => self.leg_ready(place_of(token, FIRST_LEG)),
-                token @ FIRST_SENDER.. => self.go_on_sending(place_of(token, FIRST_SENDER)),
+                token @ FIRST_SENDER.. => self.doors[place_of(token, FIRST_SENDER)].sender.go_on(),
                 token => self.take_datagrams(place_of(token, FIRST_DOOR), in_a_row),
             }
         }
@@ -232,7 +231,7 @@ impl<J: Judge> Desk<J> {
 
     /// Whether nobody waits for an answer.
     fn is_idle(&self) -> bool {
-        !self.legs.is_waiting() && self.learning.is_empty() && !self.doors.iter().any(|door| door.awaits_room)
+        !self.legs.is_waiting() && self.learning.is_empty() && !self.doors.iter().any(|door| door.sender.is_waiting())
     }
 
     /// Nothing is read while too much of what waited is in flight, or once the drain has begun. Yields how long to wait
@@ -261,6 +260,7 @@ impl<J: Judge> Desk<J> {
         if now >= self.look_for_old {
             self.look_for_old = now + LOOK_FOR_OLD;
             self.legs.close_old(now);
+            self.doors.iter_mut().for_each(|door| door.sender.close_old(now));
         }
         self.set_clock(now);
     }
@@ -415,29 +415,6 @@ impl<J: Judge> Desk<J> {
 
     fn send(&mut self, door: usize, (from, to): (SocketAddr, SocketAddr), message: &[u8], place: Option<Place>) {
         self.doors[door].sender.send(from, to, message, place);
-        self.await_room(door);
-    }
-
-    fn go_on_sending(&mut self, door: usize) {
-        self.doors[door].sender.go_on();
-        self.await_room(door);
-    }
-
-    fn await_room(&mut self, number: usize) {
-        let door = &mut self.doors[number];
-        if door.awaits_room == door.sender.is_waiting() {
-            return;
-        }
-        let changed = if door.awaits_room {
-            self.epoll.delete(&door.sender)
-        } else {
-            self.epoll.add(&door.sender, EpollEvent::new(EpollFlags::EPOLLOUT, FIRST_SENDER + number as u64))
-        };
-        match changed {
-            Ok(()) => door.awaits_room = !door.awaits_room,
-            // It is tried again with the next answer.
-            Err(error) => tracing::error!(%error, "a socket of the DNS proxy can't be waited for"),
-        }
     }
 }
 
