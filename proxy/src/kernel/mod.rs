@@ -89,6 +89,8 @@ pub use config::{Config, ConfigError, DEFAULT_HOOK_PRIORITY, Deny, Log, Mark, ex
 pub use counts::{Count, CountedAction};
 pub use harm::Harm;
 pub use netlink::Error as NetlinkError;
+#[cfg(test)]
+pub(crate) use netlink::no_namespaces;
 pub use site::{Budget, Site, Subject};
 pub use stand::{Left, Stand};
 

@@ -351,7 +351,7 @@ impl<'a> Iterator for Answers<'a> {
 
 /// Whether tests that need namespaces of their own must be left out here, said loudly.
 #[cfg(test)]
-pub(super) fn no_namespaces() -> bool {
+pub(crate) fn no_namespaces() -> bool {
     sluice_testnet::capability().inspect_err(|why| eprintln!("\n!!! SKIPPED: {why} !!!\n")).is_err()
 }
 

@@ -1,8 +1,12 @@
 //! What the client hears, from the server's address: the server's datagrams, and that it is denied.
 
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::hellos::Answerable;
@@ -10,15 +14,29 @@ use super::keys::{Keys, Side, sealed_bytes};
 use crate::dns::service::packet::Datagram;
 use crate::dns::service::sender;
 
-/// The raw socket of a family. Nothing waits for it: what the kernel doesn't take at once is lost, as on any way.
+/// How long a pod's own socket stays that nothing is sent by.
+const LANE_TIME: Duration = Duration::from_secs(2);
+
+/// The raw sockets of a family. Nothing waits for them: what the kernel doesn't take at once is lost, as on any way. But what the link of
+/// one pod holds up, as a shaper does, takes room in the socket that it was sent by, and costs no other pod anything.
 #[derive(Debug)]
 pub(super) struct Answers {
+    is_v4: bool,
+    /// That of all pods.
     socket: Socket,
+    /// Those of pods for which there was no room in it, by their addresses, whose port is 0.
+    lanes: Mutex<FxHashMap<SocketAddr, Lane>>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    socket: Socket,
+    used: Instant,
 }
 
 impl Answers {
     pub(super) fn open(is_v4: bool) -> io::Result<Self> {
-        Ok(Self { socket: sender::raw(is_v4)? })
+        Ok(Self { is_v4, socket: sender::raw(is_v4)?, lanes: Mutex::default() })
     }
 
     /// Sends a datagram in one packet, or not at all: QUIC's must not be cut (RFC 9000 section 14).
@@ -39,10 +57,31 @@ impl Answers {
         self.send(server, client, &packet)
     }
 
-    fn packet(&self, mut to: SocketAddr, packet: &[u8]) -> io::Result<()> {
+    fn packet(&self, client: SocketAddr, packet: &[u8]) -> io::Result<()> {
         // Of IPv6, the port of a raw socket's peer is a protocol.
-        to.set_port(0);
-        self.socket.send_to(packet, &to.into()).map(drop)
+        let mut pod = client;
+        pod.set_port(0);
+        match self.socket.send_to(packet, &pod.into()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.by_lane(pod, packet),
+            sent => sent.map(drop),
+        }
+    }
+
+    fn by_lane(&self, pod: SocketAddr, packet: &[u8]) -> io::Result<()> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = Instant::now();
+        let lane = match lanes.entry(pod) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => place.insert(Lane { socket: sender::raw(self.is_v4)?, used }),
+        };
+        lane.used = used;
+        lane.socket.send_to(packet, &pod.into()).map(drop)
+    }
+
+    /// Closes the sockets that nothing was sent by for a while.
+    pub(super) fn close_old(&self) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|_, lane| lane.used.elapsed() < LANE_TIME);
     }
 }
 
@@ -68,8 +107,58 @@ fn connection_close(to: &Answerable) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use sluice_testnet::Net;
+    use sluice_testnet::dns::Socket;
+
     use super::super::packet::{Packet, Version, first, frames};
     use super::*;
+    use crate::kernel::no_namespaces;
+
+    #[test]
+    fn a_link_that_takes_nothing_costs_no_other_pod_anything() {
+        const ANSWERS: usize = 100;
+        if no_namespaces() {
+            return;
+        }
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let net = Net::new().unwrap();
+        let node = net.add_node("node-1", &[]).unwrap();
+        let slow = net.add_pod(&node, "shop/slow", &[ip("10.0.0.9"), ip("fd00::9")]).unwrap();
+        let other = net.add_pod(&node, "shop/other", &[ip("10.0.0.8"), ip("fd00::8")]).unwrap();
+        for (server, [to_slow, to_other]) in [("192.0.2.1", ["10.0.0.9", "10.0.0.8"]), ("2001:db8::1", ["fd00::9", "fd00::8"])] {
+            let server = SocketAddr::from((ip(server), 443));
+            let answers = node.ns().run(|| Answers::open(server.is_ipv4())).unwrap();
+            let [of_slow, of_other] = [&slow, &other].map(|pod| Socket::open(pod.ns(), server).unwrap());
+            let send = |socket: &Socket, to: &str| {
+                let client = (ip(to), socket.port().unwrap()).into();
+                node.ns().run(|| answers.send(server, client, &[0; 1200]))
+            };
+            let received = |socket: &Socket| {
+                let datagram = socket.receive(Duration::from_secs(10)).unwrap().expect("an answer");
+                assert_eq!((datagram.from, datagram.bytes.len()), (server, 1200));
+            };
+            // Both ends of each link know each other then.
+            for (socket, to) in [(&of_slow, to_slow), (&of_other, to_other)] {
+                send(socket, to).unwrap();
+                received(socket);
+            }
+            let shaper = ["dev", slow.interface(), "root", "tbf", "rate", "8kbit", "burst", "5k", "limit", "10mb"];
+            node.ns().exec("tc", &[&["qdisc", "add"], &shaper[..]].concat()).unwrap();
+            let sent = (0..10_000).take_while(|_| send(&of_slow, to_slow).is_ok()).count();
+            assert!(sent < 10_000, "a pod's own room has an end");
+            for _ in 0..ANSWERS {
+                send(&of_other, to_other).unwrap();
+                received(&of_other);
+            }
+            assert_eq!(answers.lanes.lock().unwrap().len(), 2);
+            std::thread::sleep(LANE_TIME);
+            answers.close_old();
+            assert_eq!(answers.lanes.lock().unwrap().len(), 0);
+            node.ns().exec("tc", &[&["qdisc", "del"], &shaper[..3]].concat()).unwrap();
+        }
+    }
 
     #[test]
     fn a_client_can_read_that_it_is_denied() {

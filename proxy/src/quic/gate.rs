@@ -100,6 +100,7 @@ impl Gate {
                 () = drain.over.cancelled() => return self.shared.drop_unread(Duration::ZERO),
                 () = drain.handed_over.cancelled() => return self.shared.drop_unread(Duration::ZERO),
                 _ = look_for_old.tick() => {
+                    self.shared.answers.close_old();
                     let is_ending = drain.begun.is_cancelled();
                     self.shared.drop_unread(if is_ending { Duration::ZERO } else { HELLO_TIME });
                     if is_ending && self.shared.lock().is_empty() {
