@@ -113,6 +113,7 @@ mod protocol;
 mod reply;
 mod sctp;
 mod service;
+mod shaper;
 mod wait;
 
 use std::io;
@@ -133,6 +134,7 @@ pub use probe::{Outcome, Probe};
 pub use programs::Programs;
 pub use protocol::{Port, Protocol};
 pub use service::Service;
+pub use shaper::Shaper;
 pub use wait::{binary, wait_until};
 
 /// Why a network could not be made or changed.

@@ -109,8 +109,8 @@ fn connection_close(to: &Answerable) -> Option<Vec<u8>> {
 mod tests {
     use std::net::IpAddr;
 
-    use sluice_testnet::Net;
     use sluice_testnet::dns::Socket;
+    use sluice_testnet::{Net, Shaper};
 
     use super::super::packet::{Packet, Version, first, frames};
     use super::*;
@@ -144,8 +144,7 @@ mod tests {
                 send(socket, to).unwrap();
                 received(socket);
             }
-            let shaper = ["dev", slow.interface(), "root", "tbf", "rate", "8kbit", "burst", "5k", "limit", "10mb"];
-            node.ns().exec("tc", &[&["qdisc", "add"], &shaper[..]].concat()).unwrap();
+            let _shaper = Shaper::add(&node, &slow, "8kbit").unwrap();
             let sent = (0..10_000).take_while(|_| send(&of_slow, to_slow).is_ok()).count();
             assert!(sent < 10_000, "a pod's own room has an end");
             for _ in 0..ANSWERS {
@@ -156,7 +155,6 @@ mod tests {
             std::thread::sleep(LANE_TIME);
             answers.close_old();
             assert_eq!(answers.lanes.lock().unwrap().len(), 0);
-            node.ns().exec("tc", &[&["qdisc", "del"], &shaper[..3]].concat()).unwrap();
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_proxy::dns::service::Settings;
 use sluice_testnet::dns::{Kind, Message, Socket};
-use sluice_testnet::wait_until;
+use sluice_testnet::{Shaper, wait_until};
 
 use crate::stage::{AUTHORITY, LIAR, LONG, SHORT, Scene, WEB, at, ip, large};
 
@@ -15,41 +15,15 @@ const REFUSED: u16 = 30;
 /// So few that those of one socket find room in it before they are read.
 const LARGE: u16 = 12;
 
-/// As long as it is there, so much goes to a pod, and all else waits.
-struct Shaper<'s>(&'s Scene);
-
-impl<'s> Shaper<'s> {
-    fn add(scene: &'s Scene) -> Self {
-        let shaper = Self(scene);
-        shaper.tc("add", &["tbf", "rate", "8kbit", "burst", "5k", "limit", "10mb"]).unwrap();
-        shaper
-    }
-
-    fn hasten(&self) {
-        self.tc("change", &["tbf", "rate", "100mbit", "burst", "5k", "limit", "10mb"]).unwrap();
-    }
-
-    fn tc(&self, verb: &str, what: &[&str]) -> Result<String, sluice_testnet::Error> {
-        let args = [&["qdisc", verb, "dev", self.0.client.interface(), "root"], what].concat();
-        self.0.node.ns().exec("tc", &args)
-    }
-}
-
-impl Drop for Shaper<'_> {
-    fn drop(&mut self) {
-        let _ = self.tc("del", &[]);
-    }
-}
-
 impl Scene {
     /// The client asks `server` from each of these sockets, and its link takes next to nothing.
-    fn ask_behind_a_shaper(&self, server: &str) -> (Shaper<'_>, Vec<Socket>) {
+    fn ask_behind_a_shaper(&self, server: &str) -> (Shaper, Vec<Socket>) {
         // Both ends of the link know each other by then, and nothing else is on its way.
         let mut first = Socket::open(self.client.ns(), at(server, 53)).unwrap();
         let before = self.judge.fates().len() + 1;
         first.ask("refused.example.test", Kind::A, LONG).unwrap().expect("an answer");
         self.judge.await_fates(before);
-        let shaper = Shaper::add(self);
+        let shaper = Shaper::add(&self.node, &self.client, "8kbit").unwrap();
         let mut sockets = Vec::new();
         for number in 1..=SOCKETS {
             let socket = Socket::open(self.client.ns(), at(server, 53)).unwrap();
@@ -71,7 +45,7 @@ fn answers_wait_for_a_slow_link_and_come_whole() {
     let _liar = scene.liar(large);
     for server in LIAR {
         let (shaper, sockets) = scene.ask_behind_a_shaper(server);
-        shaper.hasten();
+        shaper.change("100mbit").unwrap();
         for socket in &sockets {
             let mut answered = Vec::new();
             for _ in 0..REFUSED + LARGE {
@@ -116,10 +90,9 @@ fn a_link_that_takes_nothing_holds_up_no_other_pod() {
 fn what_waits_for_too_long_is_given_up() {
     let Some(mut scene) = Scene::start(Settings::default()) else { return };
     let _liar = scene.liar(large);
-    let (shaper, _sockets) = scene.ask_behind_a_shaper(LIAR[0]);
+    let (_shaper, _sockets) = scene.ask_behind_a_shaper(LIAR[0]);
     assert!(wait_until(LONG * 2, || scene.proxy.service.in_flight() == 0), "places are given back");
     assert!(scene.metrics.unsent.get() > 0 && scene.metrics.lanes.get() > 0);
     // Although the link is what it was.
-    std::mem::forget(shaper);
     scene.proxy.finish();
 }
